@@ -1,0 +1,1 @@
+"""Commands that print figures; every number in the README comes from one of them."""

@@ -1,0 +1,1 @@
+"""The generate server: NAS algorithms behind GenerateService."""

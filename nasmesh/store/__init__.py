@@ -1,0 +1,1 @@
+"""The object store: immutable objects named by content."""

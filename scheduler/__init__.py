@@ -1,0 +1,1 @@
+"""The scheduler: owns searches, trials, tasks and attempts. Imports no torch, onnx or numpy."""

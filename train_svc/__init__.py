@@ -1,0 +1,1 @@
+"""The train server: PyTorch behind TrainService."""
