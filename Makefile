@@ -1,0 +1,55 @@
+# Every command a newcomer needs. `make help` lists them.
+SHELL := /bin/bash
+DATASET ?= digits
+OUT ?= runs/$(DATASET)
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run data test test-unit test-e2e check fix protos bench
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## make .venv with everything, development tools included
+	@scripts/setup.sh dev
+	@scripts/tools.sh
+
+run: ## search a network on real images through the whole mesh (DATASET=digits|fashion-mnist, OUT=folder)
+	@scripts/setup.sh run
+	@if [ "$(DATASET)" != digits ]; then $(MAKE) --no-print-directory data; fi
+	@$(BIN)/nasmesh up --any-port --search examples/$(DATASET).yaml --out $(OUT)
+
+data: ## obtain the images of DATASET (digits come with scikit-learn)
+	@scripts/data.sh $(DATASET)
+
+test: ## run all tests
+	@scripts/setup.sh dev
+	@scripts/tools.sh
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-unit: ## run the unit and contract tests only
+	@scripts/setup.sh dev
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/contract
+
+test-e2e: ## run the tests that start real processes
+	@scripts/setup.sh dev
+	@scripts/tools.sh
+	@$(BIN)/python -m pytest tests/e2e
+
+check: ## format, lint, types, import contracts, protos, shape, documents
+	@scripts/setup.sh dev
+	@scripts/check.sh
+
+fix: ## apply formatters and safe lint fixes
+	@scripts/setup.sh dev
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format --quiet .
+	@cd protos && ../$(BIN)/buf format -w
+
+protos: ## regenerate the committed stubs
+	@scripts/setup.sh dev
+	@scripts/protos.sh
+
+bench: ## run every benchmark quickly
+	@scripts/setup.sh dev
+	@for name in train_step slot_idle startup; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
