@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
-grpcurl_version=v1.9.3
+grpcurl_version=v1.9.4
 
 missing() {
   if [ "${CI:-}" = true ]; then echo "tools: $1" >&2; exit 1; fi
