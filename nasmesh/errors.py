@@ -1,3 +1,4 @@
+# ruff: noqa: N818  (the names are the vocabulary of callers: what went wrong, without "Error" nine times)
 """The domain's errors: what went wrong, by whom it can be mended, and the sentence for people.
 
 Code raises the narrowest of these with a machine-readable reason and the offending field; nasmesh.rpc.status maps

@@ -18,7 +18,7 @@ BLOCK_ID = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 def format_name(collection: str, identifier: str, *, field: str = "name") -> str:
-    """Return "{collection}/{identifier}"; raises Invalid (NAME_INVALID) where the id breaks the collection's grammar."""
+    """Return "{collection}/{identifier}"; raises Invalid (NAME_INVALID) for an id outside the grammar."""
     pattern = _PATTERNS[collection]
     if not pattern.fullmatch(identifier):
         raise Invalid(

@@ -33,7 +33,7 @@ def object_ref(kind: ObjectKind, content: bytes, *, extension: str = "onnx") -> 
 
 
 def check_ref(ref: pb.ObjectRef, *, field: str) -> ObjectKind:
-    """Return the kind of a reference that came from outside; raises Invalid (OBJECT_KEY_MISMATCH, OBJECT_REF_INVALID)."""
+    """Return the kind of a reference from outside; raises Invalid (OBJECT_KEY_MISMATCH, OBJECT_REF_INVALID)."""
     match = _KEY.fullmatch(ref.key)
     if match is None or ref.size_bytes < 0:
         raise Invalid("OBJECT_REF_INVALID", f"{field}: {ref.key[:120]!r} is not an object key", field=field)
@@ -45,5 +45,7 @@ def check_ref(ref: pb.ObjectRef, *, field: str) -> ObjectKind:
 def check_content(ref: pb.ObjectRef, content: bytes) -> bytes:
     """Return the bytes if they are those the reference names; raises Invalid (OBJECT_CORRUPT)."""
     if len(content) != ref.size_bytes or hashlib.sha256(content).hexdigest() != ref.sha256:
-        raise Invalid("OBJECT_CORRUPT", f"object {ref.key}: the bytes do not have the digest that names them", field="object")
+        raise Invalid(
+            "OBJECT_CORRUPT", f"object {ref.key}: the bytes do not have the digest that names them", field="object"
+        )
     return content

@@ -1,0 +1,95 @@
+"""Every number that bounds something, each with its reason. A limit that is written elsewhere is a mistake."""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# --- wire -------------------------------------------------------------------------------------------------------
+# Control goes by gRPC, data by the object store, so no message needs more; one over it is refused before decoding.
+MESSAGE_BYTES: Final = 4 * MIB
+# One piece of a streamed object (ExportNetwork, ImportNetwork); well below MESSAGE_BYTES, large enough to be quick.
+CHUNK_BYTES: Final = 1 * MIB
+# What an error may carry: gRPC drops trailers over 8 KiB, and the text travels twice, once percent-encoded (x 3).
+ERROR_TEXT_BYTES: Final = 1 * KIB
+ERROR_DETAIL_BYTES: Final = 3 * KIB
+# A ping after 20 s of silence, given up after 10 s: below the 60 s after which many home routers forget a connection.
+KEEPALIVE_S: Final = 20
+KEEPALIVE_TIMEOUT_S: Final = 10
+# The server's allowance must be below the client's period, else it answers pings with GOAWAY (too_many_pings).
+KEEPALIVE_PERMITTED_S: Final = 10
+# grpc core refuses bursts of new streams beyond its default of 1000 pending ones; thousands of agents may reconnect.
+PENDING_CALLS: Final = 100_000
+# Calls at once on the asyncio server: 5,000 agents with a stream each, and clients; surplus is refused at once.
+CONCURRENT_CALLS: Final = 20_000
+# Threads of a generate, train or evaluate server; every open Watch stream holds one.
+SERVER_THREADS: Final = 32
+# How long calls in hand may take to end when a server stops.
+STOP_GRACE_S: Final = 5.0
+
+# --- leases and retries (RELIABILITY 4.2) ----------------------------------------------------------------------
+# A lease survives two lost heartbeats and clocks that run at half or double rate.
+LEASE_S: Final = 30.0
+HEARTBEAT_S: Final = 10.0
+LEASE_RATIO: Final = 3
+# Attempts at one task before it is quarantined; losses by restart, store outage or drain do not count.
+ATTEMPTS: Final = 3
+# Full jitter: a delay is uniform in [0, min(cap, base * factor ** n)].
+BACKOFF_BASE_S: Final = 1.0
+BACKOFF_FACTOR: Final = 2.0
+BACKOFF_CAP_S: Final = 60.0
+# A job that nobody watches checkpoints and stops after this.
+ORPHAN_S: Final = 600.0
+# Finished results are kept by a server until deleted, or this long.
+SPOOL_KEEP_S: Final = 24 * 3600.0
+# Answers to request ids are kept this long.
+REQUEST_KEEP_S: Final = 7 * 24 * 3600.0
+# A cancelled job has this long to end by itself before its child process is killed.
+CANCEL_GRACE_S: Final = 2.0
+
+# --- objects ------------------------------------------------------------------------------------------------------
+# A network as it is admitted. Weightless ones are kilobytes; this is for imported ones with weights.
+NETWORK_BYTES: Final = 64 * MIB
+# protobuf cannot serialise more than 2 GiB; the margin is for the graph and the optimiser's scalars.
+CHECKPOINT_BYTES: Final = 1_900_000_000
+# A generator's opaque state travels in messages and in the journal with every call.
+STATE_BYTES: Final = 1 * MIB
+# A temporary file in an object directory that nobody has written to for this long was left by a crash.
+LEFTOVER_S: Final = 3600.0
+
+# --- admission of networks (RELIABILITY 5.3) ------------------------------------------------------------------
+ADMISSION_TIME_S: Final = 2
+ADMISSION_MEMORY_BYTES: Final = 512 * MIB
+ADMISSION_NODES: Final = 20_000
+ADMISSION_INITIALIZERS: Final = 5_000
+ADMISSION_ATTRIBUTES: Final = 32
+ADMISSION_NAME_CHARS: Final = 128
+ADMISSION_METADATA_BYTES: Final = 4 * KIB
+ADMISSION_ARCHITECTURE_BYTES: Final = 1 * MIB
+ADMISSION_RANK: Final = 6
+ADMISSION_DIM: Final = 65_536
+ADMISSION_KERNEL: Final = 31
+ADMISSION_STRIDE: Final = 8
+ADMISSION_PAD: Final = 31
+ADMISSION_DILATION: Final = 16
+ADMISSION_OPSET_MIN: Final = 13
+# The brief for networks reads up to 26; operators keep their meaning for our allow-list up to there.
+ADMISSION_OPSET_MAX: Final = 26
+ADMISSION_PARAMETERS: Final = 1_000_000_000
+ADMISSION_ACTIVATION_BYTES: Final = 2 * 1024 * MIB
+ADMISSION_MACS: Final = 10_000_000_000_000
+
+# --- lists, queues, logs ----------------------------------------------------------------------------------------
+PAGE_SIZE: Final = 100
+PAGE_SIZE_MAX: Final = 1000
+SEARCHES_OPEN: Final = 20
+QUEUED_NETWORKS: Final = 10_000
+# A line must fit one write to a pipe (PIPE_BUF), so that lines of several processes never mix.
+LOG_LINE_BYTES: Final = 4 * KIB
+
+if LEASE_S < LEASE_RATIO * HEARTBEAT_S:  # not an assert: must hold under python -O too
+    raise RuntimeError(f"LEASE_S must be at least {LEASE_RATIO} times HEARTBEAT_S")
+if KEEPALIVE_PERMITTED_S >= KEEPALIVE_S:
+    raise RuntimeError("servers must permit pings more often than clients send them")
+if ERROR_TEXT_BYTES * 3 + ERROR_DETAIL_BYTES * 4 // 3 > 8 * KIB:
+    raise RuntimeError("an error must fit gRPC's 8 KiB of trailers")

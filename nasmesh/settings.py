@@ -1,0 +1,96 @@
+"""The environment, read once into frozen values; nothing else reads it. Flags of a program come on top."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nasmesh.errors import Invalid
+
+KNOWN = {
+    "NASMESH_HOME": "directory for journal, objects and work of local programs [./.nasmesh]",
+    "NASMESH_STORE": "URL of the object store [dir:{home}/objects]",
+    "NASMESH_SCHEDULER": "HOST:PORT of the scheduler, for clients [127.0.0.1:7400]",
+    "NASMESH_JOURNAL": "the scheduler's journal [sqlite:{home}/journal.db]",
+    "NASMESH_DATA": "directory with data sets that are not bundled [{home}/data]",
+    "NASMESH_LOG_LEVEL": "debug, info, warning or error [info]",
+    "NASMESH_LOG_FORMAT": "json, console, or auto: console on a terminal, else json [auto]",
+    "NASMESH_FAILPOINT": "tests only: where a program kills itself, as NAME:kill [none]",
+}
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("auto", "json", "console")
+DEFAULT_SCHEDULER = "127.0.0.1:7400"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says, with defaults filled in."""
+
+    home: Path
+    store: str
+    scheduler: str
+    journal: str
+    data: Path
+    log_level: str
+    log_format: str
+    failpoint: str
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings of this process; raises Invalid (SETTING_UNKNOWN, SETTING_INVALID) naming the variable."""
+    env = os.environ if environ is None else environ
+    _refuse_unknown(env)
+    root = home(env)
+    scheduler = env.get("NASMESH_SCHEDULER") or DEFAULT_SCHEDULER
+    parse_address(scheduler, field="NASMESH_SCHEDULER")
+    return Settings(
+        home=root,
+        store=env.get("NASMESH_STORE") or f"dir:{root / 'objects'}",
+        scheduler=scheduler,
+        journal=env.get("NASMESH_JOURNAL") or f"sqlite:{root / 'journal.db'}",
+        data=Path(env.get("NASMESH_DATA") or root / "data").expanduser().absolute(),
+        log_level=_one_of(env, "NASMESH_LOG_LEVEL", LOG_LEVELS, "info"),
+        log_format=_one_of(env, "NASMESH_LOG_FORMAT", LOG_FORMATS, "auto"),
+        failpoint=env.get("NASMESH_FAILPOINT", ""),
+    )
+
+
+def home(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the absolute directory of local state: NASMESH_HOME, or .nasmesh in the current directory."""
+    env = os.environ if environ is None else environ
+    return Path(env.get("NASMESH_HOME") or ".nasmesh").expanduser().absolute()
+
+
+def parse_address(text: str, *, field: str = "address") -> tuple[str, int]:
+    """Return (host, port) of "HOST:PORT" or "[IPV6]:PORT"; raises Invalid (ADDRESS_INVALID). Port 0 means any."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    plain = host[1:-1] if bracketed else host
+    wrong = not colon or not plain or (":" in plain) != bracketed or any(c in plain for c in "/@[] \t\n")
+    if wrong or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise Invalid(
+            "ADDRESS_INVALID", f"{field}: {text[:80]!r} is not HOST:PORT, for example 127.0.0.1:7400", field=field
+        )
+    return plain, int(port)
+
+
+def format_address(host: str, port: int) -> str:
+    """Return "HOST:PORT", with brackets around an IPv6 host."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _refuse_unknown(env: Mapping[str, str]) -> None:
+    """Raise on the first NASMESH_* variable that nothing reads: a misspelt setting must not be ignored in silence."""
+    for name in sorted(env):
+        if name.startswith("NASMESH_") and name not in KNOWN:
+            near = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.0)
+            raise Invalid("SETTING_UNKNOWN", f"{name}: no such setting; did you mean {near[0]}?", field=name)
+
+
+def _one_of(env: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str) -> str:
+    """Return the lower-cased value of a variable with few values."""
+    value = (env.get(name) or default).lower()
+    if value not in allowed:
+        raise Invalid("SETTING_INVALID", f"{name}: {value[:80]!r} is not one of {', '.join(allowed)}", field=name)
+    return value

@@ -1,0 +1,53 @@
+"""The seam between the mesh and whatever keeps its objects."""
+
+from typing import Protocol
+
+from nasmesh import limits
+from nasmesh.errors import Invalid
+from nasmesh.store.keys import ObjectKind
+from nasmesh.v1 import object_pb2 as pb
+
+_MOST_BYTES = {ObjectKind.NETWORK: limits.NETWORK_BYTES}
+
+
+class ObjectStore(Protocol):
+    """Keeps immutable objects named by content. Safe to use from several threads and processes at once.
+
+    The same bytes put twice are one object. An object that was put is there after a power cut once `put` returned.
+    """
+
+    @property
+    def kind_name(self) -> str:
+        """What kind of store this is, for people: "directory", "memory"."""
+        ...
+
+    def put(self, kind: ObjectKind, content: bytes, *, extension: str = "onnx") -> pb.ObjectRef:
+        """Keep the bytes and return their reference; raises Invalid (OBJECT_TOO_LARGE), Unavailable (STORE_DOWN)."""
+        ...
+
+    def get(self, ref: pb.ObjectRef) -> bytes:
+        """Return the bytes, verified against the digest every time.
+
+        Raises NotFound (OBJECT_MISSING), Invalid (OBJECT_CORRUPT, OBJECT_KEY_MISMATCH, OBJECT_REF_INVALID),
+        Unavailable (STORE_DOWN).
+        """
+        ...
+
+    def exists(self, ref: pb.ObjectRef) -> bool:
+        """Say whether an object of that key and size is there, without reading it; raises as get does for bad refs."""
+        ...
+
+    def location(self, ref: pb.ObjectRef) -> str:
+        """Return where the object is, for people; nothing parses it."""
+        ...
+
+
+def check_size(kind: ObjectKind, size_bytes: int) -> None:
+    """Refuse what is too large to keep; raises Invalid (OBJECT_TOO_LARGE)."""
+    most = _MOST_BYTES.get(kind, limits.CHECKPOINT_BYTES)
+    if size_bytes > most:
+        raise Invalid(
+            "OBJECT_TOO_LARGE",
+            f"an object under {kind.value}/ may have {most:,} bytes, this one has {size_bytes:,}",
+            field="object",
+        )
