@@ -1,0 +1,71 @@
+"""Short constructors for the architecture messages that the spaces emit."""
+
+from collections.abc import Sequence
+
+from nasmesh.v1 import architecture_pb2 as pb
+
+_RELU = pb.Activation(kind=pb.ACTIVATION_KIND_RELU)
+
+
+def block(identifier: str, group: str, sources: Sequence[str | pb.Edge], operation: pb.Operation) -> pb.Block:
+    """Return a block; several sources are concatenated along channels."""
+    edges = [source if isinstance(source, pb.Edge) else pb.Edge(source=source) for source in sources]
+    merge = pb.MERGE_CONCAT if len(edges) > 1 else pb.MERGE_UNSPECIFIED
+    return pb.Block(id=identifier, group=group, inputs=edges, merge=merge, operation=operation)
+
+
+def convolution(kernel: int, channels: int, *, stride: int = 1, separable: bool = False, bias: bool = False) -> pb.Conv:
+    """Return a square convolution with same padding."""
+    return pb.Conv(
+        channels=channels,
+        kernel_h=kernel,
+        kernel_w=kernel,
+        stride=stride,
+        dilation=1,
+        groups=1,
+        separable=separable,
+        padding=pb.PADDING_SAME,
+        bias=bias,
+    )
+
+
+def conv_relu(conv: pb.Conv) -> pb.Operation:
+    """Return convolution then ReLU, without normalisation."""
+    unit = pb.ConvUnit(conv=conv, activation=_RELU, order=pb.CONV_ORDER_CONV_NORM_ACT)
+    return pb.Operation(conv_unit=unit)
+
+
+def conv_norm_relu(conv: pb.Conv, *, affine: bool, dropout: float = 0.0) -> pb.Operation:
+    """Return convolution, batch normalisation, ReLU and, above rate 0, dropout."""
+    norm = pb.BatchNorm(scale=affine, offset=affine, momentum=0.9, epsilon=1e-5)
+    unit = pb.ConvUnit(conv=conv, norm=norm, activation=_RELU, order=pb.CONV_ORDER_CONV_NORM_ACT)
+    if dropout > 0:
+        unit.dropout.rate = dropout
+    return pb.Operation(conv_unit=unit)
+
+
+def max_pool() -> pb.Operation:
+    """Return a 2x2 max-pool with stride 2; an odd size is rounded up."""
+    pool = pb.Pool(kind=pb.POOL_KIND_MAX, kernel=2, stride=2, padding=pb.PADDING_SAME)
+    return pb.Operation(pool=pool)
+
+
+def identity() -> pb.Operation:
+    """Return the operation that only merges its inputs."""
+    return pb.Operation(identity=pb.Identity())
+
+
+def image_input(dims: Sequence[int]) -> pb.TensorInput:
+    """Return the data input "x"."""
+    return pb.TensorInput(id="x", data_type=pb.DATA_TYPE_FLOAT32, dims=dims)
+
+
+def head_blocks(source: str, classes: int, dropout: float) -> list[pb.Block]:
+    """Return the classifier: global mean, dropout above rate 0, linear. The last block gives the logits."""
+    head = [block("head_pool", "head", [source], pb.Operation(global_pool=pb.GlobalPool(kind=pb.POOL_KIND_AVERAGE)))]
+    if dropout > 0:
+        drop = pb.Operation(dropout=pb.Dropout(rate=dropout))
+        head.append(block("head_dropout", "head", [head[-1].id], drop))
+    linear = pb.Operation(linear=pb.Linear(features=classes, bias=True))
+    head.append(block("head_linear", "head", [head[-1].id], linear))
+    return head
