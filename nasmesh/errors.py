@@ -81,9 +81,17 @@ class Compacted(NasmeshError):
 class Busy(NasmeshError):
     """No capacity now."""
 
-    def __init__(self, reason: str, message: str, *, retry_after_s: float = 1.0, field: str = "") -> None:
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        retry_after_s: float = 1.0,
+        field: str = "",
+        metadata: dict[str, str] | None = None,
+    ) -> None:
         """Keep how long the caller should wait, in seconds."""
-        super().__init__(reason, message, field=field)
+        super().__init__(reason, message, field=field, metadata=metadata)
         self.retry_after_s = retry_after_s
 
 

@@ -1,0 +1,65 @@
+"""What both servers and channels tell gRPC, and where plaintext is allowed."""
+
+import ipaddress
+
+from nasmesh import limits
+from nasmesh.errors import Invalid
+from nasmesh.settings import format_address, parse_address
+
+Options = list[tuple[str, int]]
+
+_MESSAGES: Options = [
+    ("grpc.max_send_message_length", limits.MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
+]
+
+CHANNEL: Options = [
+    *_MESSAGES,
+    ("grpc.keepalive_time_ms", limits.KEEPALIVE_S * 1000),
+    ("grpc.keepalive_timeout_ms", limits.KEEPALIVE_TIMEOUT_S * 1000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    # 0: no limit on pings while a stream is silent; without it core stops pinging after two.
+    ("grpc.http2.max_pings_without_data", 0),
+    # Retry loops wait at most a few seconds for a server that has just come back.
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.enable_retries", 0),
+]
+
+SERVER: Options = [
+    *_MESSAGES,
+    # Linux lets two servers share a port unless told otherwise; the second would steal half of the first's calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", limits.KEEPALIVE_S * 1000),
+    ("grpc.keepalive_timeout_ms", limits.KEEPALIVE_TIMEOUT_S * 1000),
+    ("grpc.http2.min_ping_interval_without_data_ms", limits.KEEPALIVE_PERMITTED_S * 1000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.server.max_pending_requests", limits.PENDING_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", limits.PENDING_CALLS),
+]
+
+
+def plaintext_address(address: str, *, insecure: bool, reason: str, field: str) -> str:
+    """Return the address to bind or dial without TLS; raises Invalid with `reason` for one beyond this machine.
+
+    "localhost" becomes 127.0.0.1: it names two addresses, and gRPC is content with binding either of them.
+    """
+    host, port = parse_address(address, field=field)
+    if host == "localhost":
+        host = "127.0.0.1"
+    if not insecure and not is_loopback(host):
+        raise Invalid(
+            reason,
+            f"{field}: {address} is reachable from other machines and this connection has no TLS; "
+            "use 127.0.0.1, or --insecure on a network that you trust",
+            field=field,
+        )
+    return format_address(host, port)
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether an IP address can be reached from this machine only; names other than localhost are not trusted."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
