@@ -1,0 +1,275 @@
+"""The state of all jobs of a server behind one lock: what may change, in which order, and who is told."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from google.protobuf.message import DecodeError
+
+from nasmesh import ids
+from nasmesh.clock import Clock
+from nasmesh.errors import Busy, Conflict, NotFound, Stale, Unavailable
+from nasmesh.jobs.records import RecordDirectory
+from nasmesh.limits import SPOOL_KEEP_S
+from nasmesh.logs import get_logger
+from nasmesh.v1 import job_pb2, object_pb2, search_pb2, worker_pb2
+
+ENDED = frozenset({job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """One job at one moment. `request`, `progress` and `result` are serialised messages."""
+
+    job_id: str
+    state: job_pb2.JobState.ValueType
+    sequence: int
+    request: bytes
+    progress: bytes = b""
+    checkpoint: object_pb2.ObjectRef | None = None
+    result: bytes = b""
+    failure: search_pb2.Failure | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job will not change any more."""
+        return self.state in ENDED
+
+
+@dataclass(slots=True)
+class Job:
+    """A job with its past; changed only under the board's lock, `view` only by the board."""
+
+    view: JobView
+    states: list[JobView] = field(default_factory=list)
+    cancel_at: float | None = None
+    """When the process of a cancelled job is ended, on the monotonic clock; None: not cancelled."""
+    wake: Callable[[], None] | None = None
+    ended_at: float = 0.0
+
+
+class Board:
+    """Jobs by id. Slots take, mark and finish them; everybody else starts, reads, watches, cancels and deletes them."""
+
+    def __init__(self, records: RecordDirectory, *, clock: Clock, noun: str, capacity: int) -> None:
+        """Load the ended jobs of an earlier process; `capacity` bounds jobs that have not ended."""
+        self._records = records
+        self._clock = clock
+        self._noun = noun
+        self._capacity = capacity
+        self._log = get_logger("jobs")
+        self._changed = threading.Condition()
+        self._jobs: dict[str, Job] = {}
+        self._queue: deque[Job] = deque()
+        self._draining = False
+        self._closed = False
+        for job_id, content in records.load():
+            self._load(job_id, content)
+
+    def start(self, job_id: str, request: bytes) -> JobView:
+        """Queue a job, or return the one that has this id and body."""
+        ids.check_job_id(job_id, field=f"{self._noun}_id")
+        with self._changed:
+            self._forget_old()
+            existing = self._jobs.get(job_id)
+            if existing is not None:
+                if existing.view.request != request:
+                    raise Conflict(
+                        f"{self._noun.upper()}_ID_REUSED",
+                        f"{self._noun} {job_id} exists with another body; choose another id",
+                        field=f"{self._noun}_id",
+                    )
+                return existing.view
+            if self._draining or self._closed:
+                raise Unavailable("DRAINING", "this server is shutting down; use another")
+            if sum(not job.view.ended for job in self._jobs.values()) >= self._capacity:
+                raise Busy("NO_SLOT", f"all slots and the queue are full ({self._capacity} jobs)", retry_after_s=1.0)
+            job = Job(JobView(job_id, job_pb2.JOB_STATE_QUEUED, 1, request))
+            job.states.append(job.view)
+            self._jobs[job_id] = job
+            self._queue.append(job)
+            self._changed.notify_all()
+            return job.view
+
+    def get(self, job_id: str) -> JobView:
+        """Return one job."""
+        with self._changed:
+            return self._find(job_id).view
+
+    def list(self) -> tuple[JobView, ...]:
+        """Return all jobs, newest first."""
+        with self._changed:
+            return tuple(job.view for job in reversed(self._jobs.values()))
+
+    def watch(self, job_id: str, after_sequence: int, timeout_s: float | None) -> Iterator[JobView]:
+        """Yield the job's changes after a sequence number until it ends, is deleted, or is silent for the time."""
+        with self._changed:
+            job = self._find(job_id)
+        sequence = after_sequence
+        over = False
+        while not over:
+            views, over = self._changes(job, sequence, timeout_s)
+            for view in views:
+                sequence = view.sequence
+                yield view
+
+    def cancel(self, job_id: str, grace_s: float) -> JobView:
+        """Ask a job to stop; a queued one ends at once, an ended one stays as it is. The first call sets the grace."""
+        with self._changed:
+            job = self._find(job_id)
+            if job in self._queue:
+                self._queue.remove(job)
+                self._end(job, replace(job.view, state=job_pb2.JOB_STATE_CANCELLED))
+            elif not job.view.ended and job.cancel_at is None:
+                job.cancel_at = self._clock.monotonic() + grace_s
+                if job.wake is not None:
+                    job.wake()
+            return job.view
+
+    def delete(self, job_id: str) -> None:
+        """Forget an ended job."""
+        with self._changed:
+            job = self._find(job_id)
+            if not job.view.ended:
+                raise Stale(f"{self._noun.upper()}_NOT_ENDED", f"{self._noun} {job_id} has not ended; cancel it first")
+            del self._jobs[job_id]
+            self._records.remove(job_id)
+            self._changed.notify_all()
+
+    def take(self) -> Job | None:
+        """Wait for a queued job, mark it RUNNING and return it; None once the board is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closed)
+            if self._closed:
+                return None
+            job = self._queue.popleft()
+            self._move(job, replace(job.view, state=job_pb2.JOB_STATE_RUNNING), is_state=True)
+            return job
+
+    def mark(self, job: Job, mark: worker_pb2.JobMark) -> None:
+        """Record how far a running job is."""
+        with self._changed:
+            checkpoint = mark.checkpoint if mark.HasField("checkpoint") else job.view.checkpoint
+            progress = mark.progress or job.view.progress
+            self._move(job, replace(job.view, progress=progress, checkpoint=checkpoint), is_state=False)
+
+    def finish(self, job: Job, finished: worker_pb2.JobFinished) -> None:
+        """Record how a running job ended, on disk first."""
+        if finished.HasField("failure"):
+            view = replace(job.view, state=job_pb2.JOB_STATE_FAILED, failure=finished.failure)
+        elif finished.HasField("stopped"):
+            view = replace(job.view, state=job_pb2.JOB_STATE_CANCELLED)
+        else:
+            view = replace(job.view, state=job_pb2.JOB_STATE_SUCCEEDED, result=finished.result)
+        self._end(job, view)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take no more jobs, ask those at hand to stop, and wait; returns whether all ended in time."""
+        with self._changed:
+            self._draining = True
+            active = [job.view.job_id for job in self._jobs.values() if not job.view.ended]
+            for job_id in active:
+                self.cancel(job_id, timeout_s)
+            return self._changed.wait_for(lambda: all(job.view.ended for job in self._jobs.values()), timeout_s)
+
+    def close(self) -> None:
+        """Let slots and watchers go; jobs at hand end without a record, so that a next process starts them again."""
+        with self._changed:
+            self._closed = True
+            for job in self._jobs.values():
+                if not job.view.ended and job.wake is not None:
+                    job.wake()
+            self._changed.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        """Whether slots should drop what they do."""
+        return self._closed
+
+    def _find(self, job_id: str) -> Job:
+        job = self._jobs.get(job_id)
+        if job is None:
+            raise NotFound(
+                f"{self._noun.upper()}_UNKNOWN", f"there is no {self._noun} {job_id[:80]!r}", field=f"{self._noun}_id"
+            )
+        return job
+
+    def _changes(self, job: Job, sequence: int, timeout_s: float | None) -> tuple[Sequence[JobView], bool]:
+        """Wait for changes after a sequence number; returns them, and whether there will be no more."""
+        job_id = job.view.job_id
+
+        def is_gone() -> bool:
+            return self._closed or self._jobs.get(job_id) is not job
+
+        with self._changed:
+            moved = self._changed.wait_for(lambda: job.view.sequence > sequence or is_gone(), timeout_s)
+            views = [view for view in job.states if view.sequence > sequence]
+            if job.view.sequence > max([sequence, *(view.sequence for view in views)]):
+                views.append(job.view)
+            return views, job.view.ended or is_gone() or not moved
+
+    def _move(self, job: Job, view: JobView, *, is_state: bool) -> None:
+        with self._changed:
+            job.view = replace(view, sequence=job.view.sequence + 1)
+            if is_state:
+                job.states.append(job.view)
+            self._changed.notify_all()
+
+    def _end(self, job: Job, view: JobView) -> None:
+        if self._closed:
+            return
+        try:
+            # Before anybody is told: a result that was seen must not be lost.
+            self._records.put(view.job_id, _record(replace(view, sequence=view.sequence + 1)))
+        except OSError as error:
+            # The work is done and can still be fetched from memory; only a restart would lose it.
+            self._log.error("job_record_not_written", job=view.job_id, error=str(error))
+        job.ended_at = self._clock.monotonic()
+        self._move(job, view, is_state=True)
+        self._log.info("job_ended", job=view.job_id, state=job_pb2.JobState.Name(view.state))
+
+    def _forget_old(self) -> None:
+        limit = self._clock.monotonic() - SPOOL_KEEP_S
+        for job_id in [key for key, job in self._jobs.items() if job.view.ended and job.ended_at < limit]:
+            del self._jobs[job_id]
+            self._records.remove(job_id)
+
+    def _load(self, job_id: str, content: bytes) -> None:
+        try:
+            record = worker_pb2.JobRecord.FromString(content)
+        except DecodeError:
+            record = worker_pb2.JobRecord()
+        if record.job_id != job_id or record.state not in ENDED:
+            self._log.warning("job_record_unreadable", job=job_id)
+            self._records.remove(job_id)
+            return
+        job = Job(_view(record), ended_at=self._clock.monotonic())
+        job.states.append(job.view)
+        self._jobs[job_id] = job
+
+
+def _record(view: JobView) -> bytes:
+    return worker_pb2.JobRecord(
+        job_id=view.job_id,
+        request=view.request,
+        state=view.state,
+        sequence=view.sequence,
+        progress=view.progress,
+        checkpoint=view.checkpoint,
+        result=view.result,
+        failure=view.failure,
+    ).SerializeToString()
+
+
+def _view(record: worker_pb2.JobRecord) -> JobView:
+    return JobView(
+        job_id=record.job_id,
+        state=record.state,
+        sequence=record.sequence,
+        request=record.request,
+        progress=record.progress,
+        checkpoint=record.checkpoint if record.HasField("checkpoint") else None,
+        result=record.result,
+        failure=record.failure if record.HasField("failure") else None,
+    )

@@ -1,0 +1,66 @@
+"""Turns exceptions into the Failure that a job or an attempt ends with, and Failures by the child's end into words."""
+
+import signal
+
+from nasmesh.errors import Busy, NasmeshError, Unavailable
+from nasmesh.v1 import search_pb2 as pb
+
+UNCOUNTED_REASONS = frozenset({"STORE_DOWN", "DRAINING", "SERVER_UNREACHABLE", "NO_SLOT", "PORT_IN_USE"})
+"""Faults of the surroundings: another attempt is made without using up one of the network's own."""
+
+_TEXT = 500
+
+
+def failure_of(error: BaseException) -> pb.Failure:
+    """Return how an exception ends the work: own errors keep their reason, memory faults have theirs."""
+    if isinstance(error, NasmeshError):
+        return failure(
+            error.reason,
+            error.message,
+            retryable=isinstance(error, Unavailable | Busy),
+            counted=error.reason not in UNCOUNTED_REASONS,
+        )
+    # torch's own out-of-memory error is recognised by name: this module must not import torch.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return out_of_memory("an allocation failed")
+    return failure("JOB_FAILED", f"the work raised {type(error).__name__}: {error}", retryable=True)
+
+
+def failure(reason: str, message: str, *, retryable: bool, counted: bool = True) -> pb.Failure:
+    """Return a Failure with a text of bounded length."""
+    return pb.Failure(reason=reason, message=message[:_TEXT], retryable=retryable, counted=counted)
+
+
+def out_of_memory(what: str) -> pb.Failure:
+    """Return the failure of a job that asked for more memory than it may have."""
+    return failure(
+        "CHILD_OUT_OF_MEMORY",
+        f"out of memory: {what}; use a smaller network or batch, or a server with a higher memory limit",
+        retryable=True,
+    )
+
+
+def crashed(returncode: int, stderr_tail: str) -> pb.Failure:
+    """Return the failure of a job whose process ended by itself, with the signal's name and its last words."""
+    if returncode < 0:
+        how = f"was killed by {_signal_name(-returncode)}"
+        if returncode == -signal.SIGKILL:
+            how += " (by a person, or by the kernel for want of memory)"
+    else:
+        how = f"exited with {returncode}"
+    words = f"; last words: {stderr_tail}" if stderr_tail else ""
+    return failure("CHILD_CRASHED", f"the process of the job {how}{words}", retryable=True)
+
+
+def timed_out(timeout_s: float) -> pb.Failure:
+    """Return the failure of a job that used up its time."""
+    return failure(
+        "JOB_TIMED_OUT", f"the job was ended after {timeout_s:g} s; raise the server's job timeout", retryable=True
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
