@@ -1,0 +1,155 @@
+"""Which values of a network are parameters, and by which rule each starts.
+
+A parameter is a typed graph input other than the data input (weightless network), or an initialiser that carries the
+init rule in its metadata_props (network with weights). Other initialisers are constants: nobody trains them. Batch
+norm's running statistics are parameters here, because weights contain them; `trainable_names` leaves them out.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx
+
+from nasmesh.model.reasons import Reason, rejected
+
+INIT_KEY = "nasmesh.init"
+DATA_INPUT = "x"
+_ARITY = {
+    "zeros": 0,
+    "ones": 0,
+    "constant": 1,
+    "normal": 2,
+    "uniform": 2,
+    "kaiming_normal": 0,
+    "kaiming_uniform": 0,
+    "xavier_normal": 0,
+    "xavier_uniform": 0,
+}
+_STATISTICS = (3, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class InitRule:
+    """How a parameter starts.
+
+    kind: zeros | ones | constant(value) | normal(mean, std) | uniform(low, high) | kaiming_normal | kaiming_uniform |
+    xavier_normal | xavier_uniform. Kaiming counts fan_in and assumes ReLU (He et al. 2015).
+    """
+
+    kind: str
+    numbers: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the text form, for example "normal:0.5:0.01"."""
+        return ":".join([self.kind, *(repr(float(number)) for number in self.numbers)])
+
+
+def parse_init(rule: str, *, where: str = "") -> InitRule:
+    """Return a rule from its text form; raises Rejected (INIT_RULE_INVALID) naming `where`."""
+    kind, *rest = rule.split(":")
+    try:
+        numbers = tuple(float(text) for text in rest)
+    except ValueError:
+        numbers = (math.nan,)
+    if _ARITY.get(kind) != len(numbers) or not all(math.isfinite(number) for number in numbers):
+        raise rejected(
+            Reason.INIT_RULE_INVALID, f"{rule[:80]!r} is no init rule; use one of {sorted(_ARITY)}", where=where
+        )
+    return InitRule(kind, numbers)
+
+
+def default_init(role: str, rank: int) -> InitRule:
+    """Return the rule for a parameter that names none, from the last part of its name and its rank."""
+    if role.endswith(("bias", "running_mean")):
+        return InitRule("zeros")
+    if rank >= 2:
+        return InitRule("kaiming_normal")
+    return InitRule("ones")
+
+
+def init_rule(model: onnx.ModelProto, name: str) -> InitRule:
+    """Return the rule of a parameter, the default one where it names none; KeyError if it is none."""
+    for proto in _parameters(model):
+        if proto.name == name:
+            rule = _annotation(proto)
+            return parse_init(rule, where=name) if rule else default_init(name, len(parameter_dims(proto)))
+    raise KeyError(name)
+
+
+def parameter_dims(proto: onnx.ValueInfoProto | onnx.TensorProto) -> tuple[int, ...]:
+    """Return the dims of a parameter's proto; 0 where an input's dimension is not a fixed number."""
+    if isinstance(proto, onnx.TensorProto):
+        return tuple(proto.dims)
+    return tuple(dim.dim_value for dim in proto.type.tensor_type.shape.dim)
+
+
+def parameters(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Return the dims of every parameter by name, in the model's order."""
+    return {proto.name: parameter_dims(proto) for proto in _parameters(model)}
+
+
+def parameter_names(model: onnx.ModelProto) -> list[str]:
+    """Return the names of all parameters, running statistics included, in the model's order."""
+    return [proto.name for proto in _parameters(model)]
+
+
+def is_parameter(model: onnx.ModelProto, name: str) -> bool:
+    """Tell whether a value is a parameter."""
+    return any(proto.name == name for proto in _parameters(model))
+
+
+def statistic_names(model: onnx.ModelProto) -> set[str]:
+    """Return the names of batch norm's running statistics."""
+    norms = [node for node in model.graph.node if node.op_type == "BatchNormalization" and len(node.input) == 5]
+    return {node.input[position] for node in norms for position in _STATISTICS}
+
+
+def trainable_names(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the parameters that an optimiser updates."""
+    statistics = statistic_names(model)
+    return [name for name in parameter_names(model) if name not in statistics]
+
+
+def data_inputs(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the inputs that are samples: "x" by convention, else the one input whose batch is not fixed.
+
+    Raises Rejected (INPUT_AMBIGUOUS) where that names not exactly one.
+    """
+    inputs = [value for value in model.graph.input if value.name not in {t.name for t in model.graph.initializer}]
+    if any(value.name == DATA_INPUT for value in inputs):
+        return [DATA_INPUT]
+    if len(inputs) == 1:
+        return [inputs[0].name]
+    free = [value.name for value in inputs if _has_free_batch(value)]
+    if len(free) != 1:
+        message = f"cannot tell which of {len(inputs)} inputs is the data; name it 'x'"
+        raise rejected(Reason.INPUT_AMBIGUOUS, message, where="graph.input")
+    return free
+
+
+def annotate(proto: onnx.ValueInfoProto | onnx.TensorProto, rule: InitRule) -> None:
+    """Write the init rule on a parameter's proto; this also marks an initialiser as a parameter."""
+    for prop in proto.metadata_props:
+        if prop.key == INIT_KEY:
+            prop.value = str(rule)
+            return
+    proto.metadata_props.add(key=INIT_KEY, value=str(rule))
+
+
+def _has_free_batch(value: onnx.ValueInfoProto) -> bool:
+    dims = value.type.tensor_type.shape.dim
+    return bool(dims) and not dims[0].HasField("dim_value")
+
+
+def _annotation(proto: onnx.ValueInfoProto | onnx.TensorProto) -> str:
+    return next((prop.value for prop in proto.metadata_props if prop.key == INIT_KEY), "")
+
+
+def _parameters(model: onnx.ModelProto) -> Iterable[onnx.ValueInfoProto | onnx.TensorProto]:
+    valued = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in valued]
+    if inputs:
+        data = set(data_inputs(model))
+        yield from (value for value in inputs if value.name not in data)
+    yield from (tensor for tensor in model.graph.initializer if _annotation(tensor))

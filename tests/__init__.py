@@ -1,0 +1,1 @@
+"""Tests; importable so that parts share builders."""

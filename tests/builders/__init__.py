@@ -1,0 +1,1 @@
+"""Builders of things that tests need, instead of fixture trees."""
