@@ -20,14 +20,14 @@ def open_channel(address: str, *, insecure: bool = False) -> grpc.Channel:
     Raises Invalid (ADDRESS_INVALID, DIAL_PLAINTEXT).
     """
     target = options.plaintext_address(address, insecure=insecure, reason="DIAL_PLAINTEXT", field="address")
-    channel = grpc.insecure_channel(target, options=options.CHANNEL)
+    channel = grpc.insecure_channel(target, options=options.channel_options(target))
     return grpc.intercept_channel(channel, _Deadlines())
 
 
 def open_aio_channel(address: str, *, insecure: bool = False) -> grpc.aio.Channel:
     """Return an asyncio channel to HOST:PORT; as open_channel, but streams have no deadline of themselves."""
     target = options.plaintext_address(address, insecure=insecure, reason="DIAL_PLAINTEXT", field="address")
-    return grpc.aio.insecure_channel(target, options=options.CHANNEL, interceptors=[_AioDeadlines()])
+    return grpc.aio.insecure_channel(target, options=options.channel_options(target), interceptors=[_AioDeadlines()])
 
 
 @contextmanager

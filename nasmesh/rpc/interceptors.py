@@ -16,6 +16,13 @@ from nasmesh.rpc.status import DETAILS_KEY, to_rpc_status
 _NOT_SERVED = "this server does not serve this call"
 Handler = Any  # grpc.RpcMethodHandler is generic over messages that an interceptor cannot know
 
+_MAKERS = {
+    ("unary", "unary"): grpc.unary_unary_rpc_method_handler,
+    ("unary", "stream"): grpc.unary_stream_rpc_method_handler,
+    ("stream", "unary"): grpc.stream_unary_rpc_method_handler,
+    ("stream", "stream"): grpc.stream_stream_rpc_method_handler,
+}
+
 
 def _covers(services: frozenset[str], method: str) -> bool:
     return method.rpartition("/")[0].lstrip("/") in services
@@ -33,13 +40,7 @@ class ErrorInterceptor(grpc.ServerInterceptor):
         handler = continuation(details)
         if handler is None or not _covers(self._services, details.method):
             return handler
-        streams = handler.response_streaming
-        behavior = (
-            (handler.stream_stream if handler.request_streaming else handler.unary_stream)
-            if streams
-            else (handler.stream_unary if handler.request_streaming else handler.unary_unary)
-        )
-        return _replace(handler, _stream(behavior) if streams else _single(behavior))
+        return _replace(handler, _stream if handler.response_streaming else _single)
 
 
 class AioErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -56,26 +57,16 @@ class AioErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None or not _covers(self._services, details.method):
             return handler
-        streams = handler.response_streaming
-        behavior = (
-            (handler.stream_stream if handler.request_streaming else handler.unary_stream)
-            if streams
-            else (handler.stream_unary if handler.request_streaming else handler.unary_unary)
-        )
-        return _replace(handler, _aio_stream(behavior) if streams else _aio_single(behavior))
+        return _replace(handler, _aio_stream if handler.response_streaming else _aio_single)
 
 
-def _replace(handler: Handler, behavior: Callable[..., Any]) -> Handler:
-    """Return the handler with another behaviour of the same shape."""
-    makers = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }
-    make: Callable[..., Any] = makers[bool(handler.request_streaming), bool(handler.response_streaming)]
+def _replace(handler: Handler, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Handler:
+    """Return the handler with its behaviour wrapped in one of the same shape."""
+    asks = "stream" if handler.request_streaming else "unary"
+    answers = "stream" if handler.response_streaming else "unary"
+    make: Callable[..., Any] = _MAKERS[asks, answers]
     return make(
-        behavior,
+        wrap(getattr(handler, f"{asks}_{answers}")),
         request_deserializer=handler.request_deserializer,
         response_serializer=handler.response_serializer,
     )

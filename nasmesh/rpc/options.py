@@ -57,6 +57,12 @@ def plaintext_address(address: str, *, insecure: bool, reason: str, field: str) 
     return format_address(host, port)
 
 
+def channel_options(target: str) -> Options:
+    """Return the options of a channel; a proxy that the environment names is not asked for this machine's own ports."""
+    here = is_loopback(parse_address(target)[0])
+    return [*CHANNEL, ("grpc.enable_http_proxy", 0)] if here else CHANNEL
+
+
 def is_loopback(host: str) -> bool:
     """Say whether an IP address can be reached from this machine only; names other than localhost are not trusted."""
     try:

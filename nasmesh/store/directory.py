@@ -176,14 +176,17 @@ def _write_new(incoming: int, folder: int, name: str, content: bytes) -> None:
 def _read(folder: int, name: str, ref: pb.ObjectRef) -> bytes:
     """Read an object whose size is as promised; raises OSError, Invalid (OBJECT_CORRUPT)."""
     descriptor = os.open(name, _OPEN_OBJECT, dir_fd=folder)
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        found = os.fstat(file.fileno())
+    try:
+        found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise _corrupt(ref, "it is not a regular file")
         # Compared before reading, so that a huge file under a small name costs nothing.
         if found.st_size != ref.size_bytes:
             raise _corrupt(ref, f"it has {found.st_size} bytes, not {ref.size_bytes}")
-        return file.read()
+        with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
+            return file.readall()
+    finally:
+        os.close(descriptor)
 
 
 def _corrupt(ref: pb.ObjectRef, why: str) -> Invalid:
