@@ -1,0 +1,110 @@
+"""The agents that are or were connected: what they can do, what they hold. In memory only: agents say it all again."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from nasmesh.errors import NasmeshError
+from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
+from nasmesh.v1 import generate_service_pb2 as generate_pb
+from nasmesh.v1 import job_pb2
+from scheduler.domain import TaskKind
+
+
+class Session(Protocol):
+    """An agent's open stream. Messages are sent in order; neither method blocks or raises."""
+
+    def send(self, message: dispatch_pb.WorkResponse) -> None:
+        """Queue a message for the agent."""
+        ...
+
+    def close(self, error: NasmeshError) -> None:
+        """End the stream with an error."""
+        ...
+
+
+@dataclass(slots=True)
+class AgentEntry:
+    """One agent. `free` is what it last said it can take, less what it was given since; `held` and `used` are what it holds."""
+
+    name: str
+    slots: dict[TaskKind, int]
+    server: job_pb2.Server
+    labels: dict[str, str]
+    session: Session | None
+    last_seen_us: int
+    draining: bool = False
+    free: dict[TaskKind, int] = field(default_factory=dict)
+    held: dict[str, TaskKind] = field(default_factory=dict)
+    used: dict[TaskKind, int] = field(default_factory=dict)
+
+    def room(self, kind: TaskKind) -> int:
+        """Return how many leases of a kind it can be given now: never beyond its slots, nor beyond what it asked for."""
+        if self.session is None or self.draining:
+            return 0
+        return min(self.free.get(kind, 0), self.slots.get(kind, 0) - self.used.get(kind, 0))
+
+    def hold(self, task: str, kind: TaskKind) -> None:
+        """Book an attempt on the agent."""
+        if task not in self.held:
+            self.held[task] = kind
+            self.used[kind] = self.used.get(kind, 0) + 1
+
+    def drop(self, task: str) -> None:
+        """Book the end of an attempt."""
+        kind = self.held.pop(task, None)
+        if kind is not None:
+            self.used[kind] -= 1
+
+    def can_do(self, kind: TaskKind, need: str) -> bool:
+        """Say whether it serves what a task needs: a generator ("" for any), or a data set."""
+        if kind is TaskKind.GENERATE:
+            return not need or any(generator.name == need for generator in self.server.generators)
+        return not self.server.datasets or any(d.name == need and d.available for d in self.server.datasets)
+
+
+class Agents:
+    """All agents known since the start."""
+
+    def __init__(self) -> None:
+        """Know none."""
+        self._entries: dict[str, AgentEntry] = {}
+
+    def get(self, name: str) -> AgentEntry | None:
+        """Return an agent by name."""
+        return self._entries.get(name)
+
+    def put(self, entry: AgentEntry) -> None:
+        """Add or replace an agent."""
+        self._entries[entry.name] = entry
+
+    def all(self) -> Iterable[AgentEntry]:
+        """Return all agents in the order of names."""
+        return [self._entries[name] for name in sorted(self._entries)]
+
+    def connected(self) -> Iterable[AgentEntry]:
+        """Return the agents with an open stream, in the order of names."""
+        return [entry for entry in self.all() if entry.session is not None]
+
+    def grant(self, name: str, task: str, kind: TaskKind) -> None:
+        """Book a lease on an agent."""
+        entry = self._entries.get(name)
+        if entry is not None:
+            entry.hold(task, kind)
+            entry.free[kind] = max(0, entry.free.get(kind, 0) - 1)
+
+    def release(self, name: str, task: str) -> AgentEntry | None:
+        """Book the end of an attempt; returns the agent."""
+        entry = self._entries.get(name)
+        if entry is not None:
+            entry.drop(task)
+        return entry
+
+    def generator(self, name: str) -> generate_pb.Generator | None:
+        """Return a generator that a connected agent serves."""
+        return next((g for g in self.generators() if g.name == name), None)
+
+    def generators(self) -> list[generate_pb.Generator]:
+        """Return the generators that connected agents serve, by name, each once."""
+        found = {g.name: g for entry in self.connected() for g in entry.server.generators}
+        return [found[name] for name in sorted(found)]

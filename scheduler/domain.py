@@ -1,0 +1,315 @@
+"""The scheduler's values: searches, tasks, attempts, the facts that change them and what follows from a fact.
+
+Protobuf messages appear as opaque values (specs, trials, outcomes). Nothing here reads a clock, a file or a socket.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
+from nasmesh.v1 import object_pb2
+from nasmesh.v1 import search_pb2 as pb
+
+
+class TaskKind(IntEnum):
+    """Kinds of work."""
+
+    GENERATE = pb.TASK_KIND_GENERATE
+    TRAIN = pb.TASK_KIND_TRAIN
+    EVALUATE = pb.TASK_KIND_EVALUATE
+
+
+class TaskState(IntEnum):
+    """Where a task stands."""
+
+    QUEUED = pb.TASK_STATE_QUEUED
+    RUNNING = pb.TASK_STATE_RUNNING
+    SUCCEEDED = pb.TASK_STATE_SUCCEEDED
+    FAILED = pb.TASK_STATE_FAILED
+    CANCELLED = pb.TASK_STATE_CANCELLED
+    QUARANTINED = pb.TASK_STATE_QUARANTINED
+
+
+class SearchState(IntEnum):
+    """Where a search stands."""
+
+    RUNNING = pb.SEARCH_STATE_RUNNING
+    FINALIZING = pb.SEARCH_STATE_FINALIZING
+    SUCCEEDED = pb.SEARCH_STATE_SUCCEEDED
+    FAILED = pb.SEARCH_STATE_FAILED
+    CANCELLED = pb.SEARCH_STATE_CANCELLED
+
+
+OPEN_TASKS = frozenset({TaskState.QUEUED, TaskState.RUNNING})
+OPEN_SEARCHES = frozenset({SearchState.RUNNING, SearchState.FINALIZING})
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at a task. `digest` recognises a repetition of the outcome that ended it."""
+
+    number: int
+    agent: str
+    epoch: int
+    lease_time_us: int
+    failure: pb.Failure | None = None
+    digest: bytes = b""
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a generate task asks: fixed when the task is created, so that every attempt asks the same.
+
+    `call` is 0 for the enlargement of the final networks. Results [results_from, results_to) of the search are sent.
+    """
+
+    call: int
+    results_from: int = 0
+    results_to: int = 0
+    count: int = 0
+    in_flight: int = 0
+
+
+@dataclass(slots=True)
+class Task:
+    """Work on behalf of a search (generate) or a trial (train, evaluate). `trial` is 0 for generate tasks."""
+
+    id: str
+    kind: TaskKind
+    search: str
+    trial: int
+    order: int
+    state: TaskState = TaskState.QUEUED
+    counted: int = 0
+    losses: int = 0
+    attempts: list[Attempt] = field(default_factory=list)
+    checkpoint: object_pb2.ObjectRef | None = None
+    ask: Ask | None = None
+
+    def current(self) -> Attempt:
+        """Return the newest attempt; only for tasks that were leased."""
+        return self.attempts[-1]
+
+    def story(self) -> str:
+        """Return what happened to the task, for the message of an illegal transition."""
+        tries = "; ".join(
+            f"attempt {a.number} by {a.agent} epoch {a.epoch} "
+            + (f"failed {a.failure.reason}" if a.failure else "ended" if a.ended else "open")
+            for a in self.attempts
+        )
+        return (
+            f"task {self.id} ({self.kind.name}) is {self.state.name}, {self.counted} counted: {tries or 'no attempt'}"
+        )
+
+
+@dataclass(slots=True)
+class SearchRun:
+    """A search with what its generator and its budget need. `leaders` are (key, trial), smaller keys are better."""
+
+    id: str
+    spec: pb.SearchSpec
+    create_time_us: int
+    start_uptime_s: float
+    state: SearchState = SearchState.RUNNING
+    reason: str = ""
+    end_time_us: int = 0
+    stop_reason: str = ""
+    sequence: int = 0
+    trials: list[pb.Trial] = field(default_factory=list)
+    outcomes: dict[int, int] = field(default_factory=dict)
+    active: int = 0
+    results: list[int] = field(default_factory=list)
+    cursor: int = 0
+    calls: int = 0
+    iterations: int = 0
+    empty_calls: int = 0
+    generator_state: bytes = b""
+    generator_version: str = ""
+    after_results: int = 0
+    in_flight_below: int = 0
+    device_time_s: float = 0.0
+    final_device_time_s: float = 0.0
+    leaders: list[tuple[float, int]] = field(default_factory=list)
+    final_trials: list[int] = field(default_factory=list)
+    generate_task: str = ""
+    open_tasks: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Resource name."""
+        return f"searches/{self.id}"
+
+    def trial_name(self, number: int) -> str:
+        """Return the resource name of one of its trials."""
+        return f"searches/{self.id}/trials/{number}"
+
+
+@dataclass(slots=True)
+class State:
+    """Everything that is durable. `dirty` names the rows that changed since the last snapshot, and is not compared."""
+
+    epoch: int = 0
+    sequence: int = 0
+    uptime_s: float = 0.0
+    tasks_created: int = 0
+    searches: dict[str, SearchRun] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    networks: dict[str, pb.Network] = field(default_factory=dict)
+    network_names: list[str] = field(default_factory=list)
+    dirty: dict[str, None] = field(default_factory=dict, compare=False)
+
+
+# --- facts ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """A scheduler took the journal over."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchCreated:
+    """A search was created; the spec is complete."""
+
+    search: str
+    spec: pb.SearchSpec
+
+
+@dataclass(frozen=True, slots=True)
+class SearchCancelled:
+    """A person cancelled a search."""
+
+    search: str
+
+
+@dataclass(frozen=True, slots=True)
+class SearchExpired:
+    """A search used up its wall time."""
+
+    search: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptLeased:
+    """A task was leased to an agent; the attempt's number follows from the task."""
+
+    task: str
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptLost:
+    """An attempt was given up without an outcome."""
+
+    task: str
+    attempt: int
+    failure: pb.Failure
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointReported:
+    """An attempt stored a checkpoint that a next one continues from."""
+
+    task: str
+    attempt: int
+    checkpoint: object_pb2.ObjectRef
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeReported:
+    """An attempt ended with an outcome that passed the checks."""
+
+    outcome: dispatch_pb.AttemptOutcome
+    digest: bytes
+
+
+Change = (
+    Booted
+    | SearchCreated
+    | SearchCancelled
+    | SearchExpired
+    | AttemptLeased
+    | AttemptLost
+    | CheckpointReported
+    | OutcomeReported
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A fact with its times: `time_us` since 1970 for people, `uptime_s` of schedulers for budgets."""
+
+    time_us: int
+    uptime_s: float
+    change: Change
+
+
+# --- effects --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A task waits for an agent, after a back-off that grows with `failures` (0: at once)."""
+
+    task: str
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A task is leased: arm the lease and tell the agent."""
+
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """An attempt ended: disarm its lease and free its slot."""
+
+    task: str
+    attempt: int
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """An attempt in work is not wanted any more: tell the agent to stop it."""
+
+    task: str
+    attempt: int
+    epoch: int
+    agent: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A search (trial 0) or one of its trials changed; `sequence` numbers the changes of a search."""
+
+    search: str
+    trial: int
+    sequence: int
+
+
+Effect = Queued | Granted | Closed | Revoked | Changed
+
+
+@dataclass(slots=True)
+class Work:
+    """What one event does: the state it changes, its times, the effects so far, the rows it touched."""
+
+    state: State
+    time_us: int
+    effects: list[Effect] = field(default_factory=list)
+    touched: dict[tuple[str, int], None] = field(default_factory=dict)
+
+    def touch(self, search: str, trial: int = 0) -> None:
+        """Note that a search or trial changed; it gets its sequence number when the event is through."""
+        self.touched[(search, trial)] = None
+
+
+class IllegalTransitionError(Exception):
+    """A fact contradicts the state; a fault in this program, told with the task's story."""

@@ -1,0 +1,1 @@
+"""The journal: the scheduler's durable event log, snapshots and request table."""

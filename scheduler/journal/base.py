@@ -1,0 +1,75 @@
+"""The seam between the scheduler and whatever keeps its journal."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was answered to a request id: the digest of method and body, and the reply's bytes."""
+
+    body_digest: bytes
+    reply: bytes
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one transaction writes: events with consecutive sequence numbers, answers, and rows of a snapshot.
+
+    `rows` maps snapshot keys to bodies; when `snapshot_sequence` is set they bring the snapshot up to that event.
+    """
+
+    first_sequence: int
+    events: tuple[bytes, ...]
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    rows: Mapping[str, bytes] = field(default_factory=dict)
+    snapshot_sequence: int = 0
+
+
+class Journal(Protocol):
+    """An append-only log with one writer. `append` is all or nothing and durable when it returns.
+
+    A journal is taken over by `open`, which raises the epoch; whoever held it before gets Stale (EPOCH_STALE) from then
+    on. Not thread-safe: one thread uses it.
+    """
+
+    @property
+    def kind_name(self) -> str:
+        """What kind of journal this is: "sqlite", "memory"."""
+        ...
+
+    def open(self) -> int:
+        """Take the journal over and return the new epoch.
+
+        Raises Unavailable (JOURNAL_LOCKED, JOURNAL_FULL, JOURNAL_IO), Invalid (JOURNAL_CORRUPT, JOURNAL_TOO_NEW).
+        """
+        ...
+
+    def snapshot(self) -> tuple[int, Iterator[tuple[str, bytes]]]:
+        """Return the sequence number that the snapshot stands at (0: none) and its rows in the order of keys."""
+        ...
+
+    def events(self, after: int) -> Iterator[tuple[int, bytes]]:
+        """Return the events after a sequence number, in order; raises Invalid (JOURNAL_CORRUPT) at a gap."""
+        ...
+
+    def append(self, batch: Batch) -> None:
+        """Write a batch durably, or nothing of it.
+
+        Raises Unavailable (JOURNAL_FULL, JOURNAL_IO), Stale (EPOCH_STALE).
+        """
+        ...
+
+    def answer(self, request_id: str) -> Answer | None:
+        """Return what was answered to a request id, if it is still kept."""
+        ...
+
+    def forget_answers(self, before_s: float) -> None:
+        """Drop answers given before a wall time."""
+        ...
+
+    def close(self) -> None:
+        """Let the journal go."""
+        ...

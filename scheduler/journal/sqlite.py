@@ -1,0 +1,239 @@
+"""The journal in one SQLite file: write-ahead log, synchronous=FULL, one transaction a batch."""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from nasmesh.errors import Invalid, NasmeshError, Stale, Unavailable
+from nasmesh.logs import get_logger
+from scheduler.journal.base import Answer, Batch
+
+APPLICATION_ID = 0x4E41534D  # "NASM"
+SCHEMA_VERSION = 1
+# Checking every page of a file larger than this would delay the start by seconds; reads find damage there.
+QUICK_CHECK_BYTES = 64 * 1024 * 1024
+
+_SCHEMA = """
+CREATE TABLE epoch (number INTEGER NOT NULL);
+INSERT INTO epoch VALUES (0);
+CREATE TABLE event (sequence INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE snapshot (key TEXT PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE snapshot_at (sequence INTEGER NOT NULL);
+INSERT INTO snapshot_at VALUES (0);
+CREATE TABLE answer (request_id TEXT PRIMARY KEY, body_digest BLOB NOT NULL, reply BLOB NOT NULL, time_s REAL NOT NULL);
+CREATE INDEX answer_by_time ON answer (time_s);
+"""
+
+_log = get_logger(__name__)
+
+
+class SqliteJournal:
+    """Keeps the log in a file. A second scheduler on the same file is refused by a lock beside it."""
+
+    kind_name = "sqlite"
+
+    def __init__(self, path: Path) -> None:
+        """Name the file; nothing is opened yet."""
+        self._path = path
+        self._lock = -1
+        self._epoch = 0
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> int:
+        """Lock the file, check it, create it where it is missing, and raise the epoch; see Journal."""
+        self._take_lock()
+        try:
+            self._connect()
+            with self._transaction() as db:
+                db.execute("UPDATE epoch SET number = number + 1")
+                self._epoch = int(db.execute("SELECT number FROM epoch").fetchone()[0])
+        except NasmeshError:
+            self.close()
+            raise
+        except sqlite3.Error as error:
+            self.close()
+            raise self._explain(error) from error
+        return self._epoch
+
+    def snapshot(self) -> tuple[int, Iterator[tuple[str, bytes]]]:
+        """Return the snapshot; see Journal."""
+        try:
+            at = int(self._db().execute("SELECT sequence FROM snapshot_at").fetchone()[0])
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
+        return at, self._rows()
+
+    def events(self, after: int) -> Iterator[tuple[int, bytes]]:
+        """Return events; see Journal."""
+        expected = after
+        try:
+            for sequence, body in self._db().execute(
+                "SELECT sequence, body FROM event WHERE sequence > ? ORDER BY sequence", (after,)
+            ):
+                expected += 1
+                if sequence != expected:
+                    raise self._corrupt(f"event {expected} is missing")
+                yield sequence, body
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
+
+    def append(self, batch: Batch) -> None:
+        """Write a batch in one transaction; see Journal."""
+        try:
+            with self._transaction() as db:
+                found = int(db.execute("SELECT number FROM epoch").fetchone()[0])
+                if found != self._epoch:
+                    raise Stale("EPOCH_STALE", f"journal: epoch {found} has taken over from {self._epoch}")
+                db.executemany("INSERT INTO event VALUES (?, ?)", enumerate(batch.events, start=batch.first_sequence))
+                if batch.answers:
+                    rows = [(key, a.body_digest, a.reply, a.time_s) for key, a in batch.answers.items()]
+                    db.executemany("INSERT INTO answer VALUES (?, ?, ?, ?)", rows)
+                if batch.snapshot_sequence:
+                    db.executemany("INSERT OR REPLACE INTO snapshot VALUES (?, ?)", batch.rows.items())
+                    db.execute("UPDATE snapshot_at SET sequence = ?", (batch.snapshot_sequence,))
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
+
+    def answer(self, request_id: str) -> Answer | None:
+        """Return an answer; see Journal."""
+        try:
+            row = (
+                self._db()
+                .execute("SELECT body_digest, reply, time_s FROM answer WHERE request_id = ?", (request_id,))
+                .fetchone()
+            )
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
+        return Answer(*row) if row else None
+
+    def forget_answers(self, before_s: float) -> None:
+        """Drop old answers; see Journal."""
+        try:
+            with self._transaction() as db:
+                db.execute("DELETE FROM answer WHERE time_s < ?", (before_s,))
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
+
+    def close(self) -> None:
+        """Close the file and give the lock back."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    # --- below: opening ---------------------------------------------------------------------------------------
+
+    def _take_lock(self) -> None:
+        path = self._path.with_name(self._path.name + ".lock")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise Unavailable(
+                "JOURNAL_LOCKED",
+                f"journal {self._path}: another scheduler uses it; stop that one, or give this one its own --journal",
+                field="journal",
+            ) from error
+        except OSError as error:
+            self.close()
+            raise Unavailable(
+                "JOURNAL_IO", f"journal {self._path}: {error.strerror}; check path, owner and space", field="journal"
+            ) from error
+
+    def _connect(self) -> None:
+        # The core commits from one worker thread and reads from the loop's, never both at once.
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, cached_statements=64)
+        self._connection = db
+        db.execute("PRAGMA busy_timeout = 5000")
+        version = int(db.execute("PRAGMA user_version").fetchone()[0])
+        application = int(db.execute("PRAGMA application_id").fetchone()[0])
+        if version > SCHEMA_VERSION:
+            raise Invalid(
+                "JOURNAL_TOO_NEW",
+                f"journal {self._path}: written by a newer nasmesh (schema {version}, this one knows {SCHEMA_VERSION});"
+                " upgrade nasmesh, or use another --journal",
+                field="journal",
+            )
+        tables = int(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+        if tables and application != APPLICATION_ID:
+            raise self._corrupt("it is a database of something else")
+        if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            raise Unavailable("JOURNAL_IO", f"journal {self._path}: this file system allows no write-ahead log")
+        db.execute("PRAGMA synchronous = FULL")
+        if not tables:
+            db.executescript(
+                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
+                f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+        elif self._path.stat().st_size <= QUICK_CHECK_BYTES:
+            told = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if told != "ok":
+                raise self._corrupt(str(told)[:200])
+
+    def _db(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise Unavailable("JOURNAL_CLOSED", f"journal {self._path}: it is closed")
+        return self._connection
+
+    def _rows(self) -> Iterator[tuple[str, bytes]]:
+        try:
+            yield from self._db().execute("SELECT key, body FROM snapshot ORDER BY key")
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
+
+    def _transaction(self) -> "_Transaction":
+        return _Transaction(self._db())
+
+    # --- below: errors ------------------------------------------------------------------------------------------
+
+    def _explain(self, error: sqlite3.Error) -> NasmeshError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        _log.error("journal_error", path=str(self._path), error=str(error), code=code)
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return self._corrupt(str(error))
+        if code == sqlite3.SQLITE_FULL:
+            return Unavailable(
+                "JOURNAL_FULL", f"journal {self._path}: no space left; free some space, work then goes on by itself"
+            )
+        return Unavailable("JOURNAL_IO", f"journal {self._path}: {error}; check disk and permissions")
+
+    def _corrupt(self, what: str) -> Invalid:
+        return Invalid(
+            "JOURNAL_CORRUPT",
+            f"journal {self._path} is damaged ({what}); restore it from a backup together with its -wal file, or move"
+            " it away to start with an empty one (objects in the store stay)",
+            field="journal",
+        )
+
+
+class _Transaction:
+    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK on any error, so that nothing is half applied."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._db.execute("BEGIN IMMEDIATE")
+        return self._db
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            try:
+                self._db.execute("COMMIT")
+            except sqlite3.Error:
+                self._rollback()
+                raise
+        else:
+            self._rollback()
+
+    def _rollback(self) -> None:
+        if self._db.in_transaction:
+            with closing(self._db.cursor()) as cursor:
+                cursor.execute("ROLLBACK")

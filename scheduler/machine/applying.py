@@ -1,0 +1,186 @@
+"""From a fact to its consequences: one function a fact, looked up in a table. Pure."""
+
+from collections.abc import Callable
+from typing import Any
+
+from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
+from nasmesh.v1 import search_pb2 as pb
+from scheduler.domain import (
+    OPEN_SEARCHES,
+    AttemptLeased,
+    AttemptLost,
+    Booted,
+    Changed,
+    CheckpointReported,
+    Effect,
+    Event,
+    IllegalTransitionError,
+    OutcomeReported,
+    SearchCancelled,
+    SearchCreated,
+    SearchExpired,
+    SearchRun,
+    SearchState,
+    State,
+    Task,
+    TaskKind,
+    TaskState,
+    Work,
+)
+from scheduler.machine import searching, tasks, trials
+
+
+def apply(state: State, event: Event) -> list[Effect]:
+    """Apply one fact to the state, in place, and return what follows from it.
+
+    Raises IllegalTransitionError, with the task's story, where the fact contradicts the state; the state is then unusable.
+    """
+    if event.uptime_s < state.uptime_s:
+        raise IllegalTransitionError(f"uptime went back from {state.uptime_s} to {event.uptime_s} s")
+    state.sequence += 1
+    state.uptime_s = event.uptime_s
+    work = Work(state, event.time_us)
+    _RULES[type(event.change)](work, event.change)
+    for search, trial in sorted(work.touched, key=lambda row: (row[0], row[1] == 0, row[1])):
+        run = state.searches[search]
+        run.sequence += 1
+        state.dirty[f"search/{search}"] = None
+        work.effects.append(Changed(search, trial, run.sequence))
+    return work.effects
+
+
+def _booted(work: Work, change: Booted) -> None:
+    if change.epoch <= work.state.epoch:
+        raise IllegalTransitionError(f"epoch went from {work.state.epoch} to {change.epoch}")
+    work.state.epoch = change.epoch
+
+
+def _created(work: Work, change: SearchCreated) -> None:
+    if change.search in work.state.searches:
+        raise IllegalTransitionError(f"search {change.search} exists")
+    searching.start(work, SearchRun(change.search, change.spec, work.time_us, work.state.uptime_s))
+
+
+def _cancelled(work: Work, change: SearchCancelled) -> None:
+    searching.cancel(work, _open_search(work, change.search), "cancelled by request")
+
+
+def _expired(work: Work, change: SearchExpired) -> None:
+    run = _open_search(work, change.search)
+    if run.state is not SearchState.RUNNING:
+        raise IllegalTransitionError(f"search {run.id} is {run.state.name}: wall time counts in the search phase only")
+    elapsed = work.state.uptime_s - run.start_uptime_s
+    searching.halt(work, run, f"max_wall_time_s reached: {elapsed:.1f} of {run.spec.budget.max_wall_time_s:.1f} s")
+    searching.advance(work, run)
+
+
+def _leased(work: Work, change: AttemptLeased) -> None:
+    task = _task(work, change.task)
+    tasks.lease(work, task, change.agent)
+    _set_phase(work, task)
+
+
+def _lost(work: Work, change: AttemptLost) -> None:
+    task = _running(work, change.task, change.attempt)
+    _fail(work, task, b"", change.failure)
+
+
+def _checkpointed(work: Work, change: CheckpointReported) -> None:
+    task = _running(work, change.task, change.attempt)
+    task.checkpoint = change.checkpoint
+    work.state.dirty[f"task/{task.id}"] = None
+
+
+def _reported(work: Work, change: OutcomeReported) -> None:
+    outcome = change.outcome
+    task = _running(work, outcome.token.task, outcome.token.attempt)
+    if outcome.HasField("failure"):
+        _fail(work, task, change.digest, outcome.failure)
+    elif outcome.HasField("released"):
+        _release(work, task, change.digest, outcome.released)
+    else:
+        tasks.succeed(work, task, change.digest)
+        run = work.state.searches[task.search]
+        _record(work, run, task, outcome)
+        searching.advance(work, run)
+
+
+def _record(work: Work, run: SearchRun, task: Task, outcome: dispatch_pb.AttemptOutcome) -> None:
+    if task.kind is TaskKind.TRAIN:
+        trials.trained(work, run, run.trials[task.trial - 1], outcome.train)
+    elif task.kind is TaskKind.EVALUATE:
+        trials.scored(work, run, run.trials[task.trial - 1], outcome.evaluate)
+    elif task.ask is not None and task.ask.call:
+        searching.record_proposals(work, run, task.ask, outcome.generate)
+    else:
+        searching.record_final(work, run, outcome.generate)
+
+
+def _release(work: Work, task: Task, digest: bytes, released: dispatch_pb.AttemptReleased) -> None:
+    if released.HasField("checkpoint"):
+        task.checkpoint = released.checkpoint
+    tasks.release(work, task, digest)
+    _set_phase(work, task)
+
+
+def _fail(work: Work, task: Task, digest: bytes, failure: pb.Failure) -> None:
+    final = tasks.fail(work, task, digest, failure)
+    run = work.state.searches[task.search]
+    if final is None:
+        _set_phase(work, task)
+    elif task.trial:
+        trial = run.trials[task.trial - 1]
+        trial.failure.CopyFrom(final)
+        lost = final.reason == "LOST"
+        trials.end(work, run, trial, pb.TRIAL_OUTCOME_LOST if lost else pb.TRIAL_OUTCOME_FAILED)
+        searching.advance(work, run)
+    else:
+        searching.fail(work, run, final)
+
+
+_PHASES = {
+    (TaskKind.TRAIN, TaskState.QUEUED): pb.TRIAL_PHASE_TRAIN_QUEUED,
+    (TaskKind.TRAIN, TaskState.RUNNING): pb.TRIAL_PHASE_TRAINING,
+    (TaskKind.EVALUATE, TaskState.QUEUED): pb.TRIAL_PHASE_EVALUATE_QUEUED,
+    (TaskKind.EVALUATE, TaskState.RUNNING): pb.TRIAL_PHASE_EVALUATING,
+}
+
+
+def _set_phase(work: Work, task: Task) -> None:
+    if task.trial:
+        run = work.state.searches[task.search]
+        run.trials[task.trial - 1].phase = _PHASES[task.kind, task.state]
+        trials.mark(work, run, task.trial)
+
+
+def _task(work: Work, task_id: str) -> Task:
+    task = work.state.tasks.get(task_id)
+    if task is None:
+        raise IllegalTransitionError(f"there is no task {task_id}")
+    return task
+
+
+def _running(work: Work, task_id: str, attempt: int) -> Task:
+    task = _task(work, task_id)
+    if task.state is not TaskState.RUNNING or task.current().number != attempt:
+        raise IllegalTransitionError(f"attempt {attempt} is not in work: {task.story()}")
+    return task
+
+
+def _open_search(work: Work, search: str) -> SearchRun:
+    run = work.state.searches.get(search)
+    if run is None or run.state not in OPEN_SEARCHES:
+        raise IllegalTransitionError(f"search {search} is {run.state.name if run else 'unknown'}, not open")
+    return run
+
+
+_RULES: dict[type, Callable[[Work, Any], None]] = {
+    Booted: _booted,
+    SearchCreated: _created,
+    SearchCancelled: _cancelled,
+    SearchExpired: _expired,
+    AttemptLeased: _leased,
+    AttemptLost: _lost,
+    CheckpointReported: _checkpointed,
+    OutcomeReported: _reported,
+}

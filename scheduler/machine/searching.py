@@ -1,0 +1,197 @@
+"""When a search asks its generator again, when its phases end, and how it ends. Pure."""
+
+from nasmesh import limits
+from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
+from nasmesh.v1 import search_pb2 as pb
+from scheduler.domain import OPEN_SEARCHES, OPEN_TASKS, Ask, SearchRun, SearchState, TaskKind, Work
+from scheduler.machine import tasks, trials
+
+# A generator that answers with nothing, with nothing in flight, is asked this often before the search moves on.
+EMPTY_CALLS = 3
+
+
+def start(work: Work, run: SearchRun) -> None:
+    """Begin a new search: its generator is asked for the first time."""
+    work.state.searches[run.id] = run
+    trials.mark(work, run)
+    advance(work, run)
+
+
+def record_proposals(work: Work, run: SearchRun, ask: Ask, result: dispatch_pb.GenerateResult) -> None:
+    """Record an answer of the generator: trials, new state and results cursor together."""
+    run.cursor = ask.results_to
+    run.calls = ask.call
+    run.generator_state = result.state
+    run.generator_version = result.generator_version
+    run.after_results = result.next_call.after_results
+    run.in_flight_below = result.next_call.in_flight_below
+    run.empty_calls = 0 if result.trials else run.empty_calls + 1
+    if result.trials:
+        run.iterations += 1
+    for proposed in result.trials:
+        trials.propose(work, run, proposed)
+    if result.done:
+        run.stop_reason = f"the generator finished: {result.note}" if result.note else "the generator finished"
+    trials.mark(work, run)
+
+
+def record_final(work: Work, run: SearchRun, result: dispatch_pb.GenerateResult) -> None:
+    """Record the enlarged networks: each is trained with every seed asked for."""
+    for (_, source), proposed in zip(run.leaders, result.trials, strict=True):
+        for repeat in range(max(1, run.spec.final.repeats)):
+            trials.propose_final(work, run, proposed, source, repeat)
+    trials.mark(work, run)
+
+
+def advance(work: Work, run: SearchRun) -> None:
+    """Do whatever follows from the facts so far: stop, ask the generator, finalise, finish."""
+    if run.state is SearchState.RUNNING:
+        _advance_search(work, run)
+    elif run.state is SearchState.FINALIZING and not run.generate_task and run.active == 0:
+        _finish_final(work, run)
+
+
+def halt(work: Work, run: SearchRun, reason: str) -> None:
+    """End the search phase at once: work in hand is stopped, results so far stay."""
+    run.stop_reason = reason
+    _stop_open(work, run, pb.Failure(reason="SEARCH_PHASE_OVER", message=reason))
+    trials.mark(work, run)
+
+
+def cancel(work: Work, run: SearchRun, reason: str) -> None:
+    """End a search by a person's wish."""
+    _stop_open(work, run, pb.Failure(reason="SEARCH_CANCELLED", message=reason))
+    _finish(work, run, SearchState.CANCELLED, reason)
+
+
+def fail(work: Work, run: SearchRun, failure: pb.Failure) -> None:
+    """End a search by an error that no retry can mend."""
+    _stop_open(work, run, pb.Failure(reason="SEARCH_FAILED", message="the search failed"))
+    _finish(work, run, SearchState.FAILED, f"{failure.reason}: {failure.message}")
+
+
+def _advance_search(work: Work, run: SearchRun) -> None:
+    if not run.stop_reason:
+        limit = _limit_reached(run)
+        if limit:
+            halt(work, run, limit)
+        elif not run.generate_task:
+            run.stop_reason = _exhausted(run)
+    if run.generate_task or (run.stop_reason and run.active):
+        return
+    if run.stop_reason:
+        _end_search_phase(work, run)
+    elif _wants_call(run):
+        _ask(work, run)
+
+
+def _limit_reached(run: SearchRun) -> str:
+    """Return which bound ends the phase even with work in hand, or nothing."""
+    budget = run.spec.budget
+    if 0 < budget.max_device_time_s <= run.device_time_s:
+        return f"max_device_time_s reached: {run.device_time_s:.1f} of {budget.max_device_time_s:.1f} s"
+    if budget.HasField("target") and run.leaders:
+        key, number = run.leaders[0]
+        if key <= trials.rank_key(run.spec, budget.target):
+            return f"target reached: trial {number} has {_metric(run)} {value_of_key(run, key):.6g}"
+    return ""
+
+
+def _exhausted(run: SearchRun) -> str:
+    """Return why the generator is not asked again, or nothing; work in hand goes on."""
+    budget = run.spec.budget
+    results = len(run.results) - run.outcomes.get(pb.TRIAL_OUTCOME_LOST, 0)
+    if 0 < budget.max_trials <= results:
+        return f"max_trials reached: {results} of {budget.max_trials} trials have a result"
+    if 0 < budget.max_iterations <= run.iterations:
+        return f"max_iterations reached: {run.iterations} calls of the generator returned proposals"
+    if run.empty_calls >= EMPTY_CALLS and run.active == 0 and run.cursor == len(run.results):
+        return f"the generator proposed nothing in {run.empty_calls} calls with nothing in flight"
+    return ""
+
+
+def _room(run: SearchRun) -> int:
+    """Return how many proposals the search can take now."""
+    room = max(1, run.spec.parallelism) - run.active
+    if run.spec.budget.max_trials > 0:
+        results = len(run.results) - run.outcomes.get(pb.TRIAL_OUTCOME_LOST, 0)
+        room = min(room, run.spec.budget.max_trials - results - run.active)
+    return min(room, limits.QUEUED_NETWORKS)
+
+
+def _wants_call(run: SearchRun) -> bool:
+    """Say whether the generator is asked now, as its last answer wished; nothing in flight always asks it."""
+    if _room(run) <= 0:
+        return False
+    if run.active == 0:
+        return True
+    fresh = len(run.results) - run.cursor
+    if run.empty_calls and fresh == 0:
+        return False
+    return 0 < run.after_results <= fresh or run.active < run.in_flight_below
+
+
+def _ask(work: Work, run: SearchRun) -> None:
+    ask = Ask(run.calls + 1, run.cursor, len(run.results), _room(run), run.active)
+    tasks.create(work, run, TaskKind.GENERATE, ask=ask)
+    trials.mark(work, run)
+
+
+def _end_search_phase(work: Work, run: SearchRun) -> None:
+    if not run.leaders:
+        _finish(work, run, SearchState.FAILED, f"{run.stop_reason}; {_no_success(run)}")
+    elif run.spec.HasField("final"):
+        run.state = SearchState.FINALIZING
+        run.reason = run.stop_reason
+        tasks.create(work, run, TaskKind.GENERATE, ask=Ask(call=0))
+        trials.mark(work, run)
+    else:
+        key, number = run.leaders[0]
+        told = f"best is trial {number} with {_metric(run)} {value_of_key(run, key):.6g}"
+        _finish(work, run, SearchState.SUCCEEDED, f"{run.stop_reason}; {told}")
+
+
+def _no_success(run: SearchRun) -> str:
+    failed = next((t for t in reversed(run.trials) if t.HasField("failure")), None)
+    last = f"; the last failure: {failed.failure.reason}: {failed.failure.message}" if failed else ""
+    return f"no trial succeeded{last}"
+
+
+def _finish_final(work: Work, run: SearchRun) -> None:
+    values = {number: trials.objective_value(run.spec, run.trials[number - 1]) for number in run.final_trials}
+    keys = {number: trials.rank_key(run.spec, value) for number, value in values.items() if value is not None}
+    run.final_trials.sort(key=lambda number: (keys.get(number, float("inf")), number))
+    if keys:
+        best = run.final_trials[0]
+        told = f"final trial {best} has {_metric(run)} {values[best]:.6g} on the test split, scored once"
+        _finish(work, run, SearchState.SUCCEEDED, f"{run.stop_reason}; {told}")
+    else:
+        _finish(work, run, SearchState.FAILED, f"{run.stop_reason}; no final trial was scored: {_no_success(run)}")
+
+
+def _finish(work: Work, run: SearchRun, state: SearchState, reason: str) -> None:
+    run.state = state
+    run.reason = reason
+    run.end_time_us = work.time_us
+    trials.mark(work, run)
+
+
+def _stop_open(work: Work, run: SearchRun, failure: pb.Failure) -> None:
+    """Cancel every open task, and end every trial that has not ended as STOPPED."""
+    for task_id in list(run.open_tasks):
+        task = work.state.tasks[task_id]
+        if task.state in OPEN_TASKS:
+            tasks.cancel(work, task, failure.message)
+        if task.trial and run.state in OPEN_SEARCHES:
+            trial = run.trials[task.trial - 1]
+            trial.failure.CopyFrom(failure)
+            trials.end(work, run, trial, pb.TRIAL_OUTCOME_STOPPED)
+
+
+def _metric(run: SearchRun) -> str:
+    return run.spec.objectives[0].metric
+
+
+def value_of_key(run: SearchRun, key: float) -> float:
+    """Return the objective's value that a rank key stands for."""
+    return trials.rank_key(run.spec, key)

@@ -1,0 +1,152 @@
+"""The table of a task's transitions, and the moves that tasks make. Pure."""
+
+from enum import Enum
+
+from nasmesh import limits
+from nasmesh.v1 import search_pb2 as pb
+from scheduler.domain import (
+    OPEN_TASKS,
+    Ask,
+    Attempt,
+    Closed,
+    Granted,
+    IllegalTransitionError,
+    Queued,
+    Revoked,
+    SearchRun,
+    Task,
+    TaskKind,
+    TaskState,
+    Work,
+)
+
+# Losses that are nobody's fault are not counted, but a task that only ever gets lost must end some day: with back-off
+# at its cap this is most of an hour of trying.
+LOSSES = 60
+
+
+class Trigger(Enum):
+    """What moves a task."""
+
+    LEASE = "lease"
+    SUCCEED = "succeed"
+    FAIL = "fail"
+    RETRY = "retry"
+    GIVE_UP = "give up"
+    CANCEL = "cancel"
+
+
+TRANSITIONS: dict[tuple[TaskState, Trigger], TaskState] = {
+    (TaskState.QUEUED, Trigger.LEASE): TaskState.RUNNING,
+    (TaskState.RUNNING, Trigger.SUCCEED): TaskState.SUCCEEDED,
+    (TaskState.RUNNING, Trigger.FAIL): TaskState.FAILED,
+    (TaskState.RUNNING, Trigger.RETRY): TaskState.QUEUED,
+    (TaskState.RUNNING, Trigger.GIVE_UP): TaskState.QUARANTINED,
+    (TaskState.QUEUED, Trigger.CANCEL): TaskState.CANCELLED,
+    (TaskState.RUNNING, Trigger.CANCEL): TaskState.CANCELLED,
+}
+
+
+def move(work: Work, task: Task, trigger: Trigger) -> None:
+    """Move a task along the table; raises IllegalTransitionError with its story."""
+    target = TRANSITIONS.get((task.state, trigger))
+    if target is None:
+        raise IllegalTransitionError(f"cannot {trigger.value}: {task.story()}")
+    task.state = target
+    work.state.dirty[f"task/{task.id}"] = None
+    if target not in OPEN_TASKS:
+        run = work.state.searches[task.search]
+        run.open_tasks.pop(task.id, None)
+        if run.generate_task == task.id:
+            run.generate_task = ""
+
+
+def create(work: Work, run: SearchRun, kind: TaskKind, *, trial: int = 0, ask: Ask | None = None) -> Task:
+    """Create a queued task; its id says what it is and is never used twice."""
+    if kind is TaskKind.GENERATE:
+        suffix = f"g{ask.call}" if ask and ask.call else "final"
+    else:
+        suffix = f"t{trial}-{kind.name.lower()}"
+    state = work.state
+    state.tasks_created += 1
+    task = Task(f"{run.id}-{suffix}", kind, run.id, trial, state.tasks_created, ask=ask)
+    if task.id in state.tasks:
+        raise IllegalTransitionError(f"cannot create twice: {state.tasks[task.id].story()}")
+    state.tasks[task.id] = task
+    state.dirty[f"task/{task.id}"] = None
+    run.open_tasks[task.id] = None
+    if kind is TaskKind.GENERATE:
+        run.generate_task = task.id
+    work.effects.append(Queued(task.id, 0))
+    return task
+
+
+def lease(work: Work, task: Task, agent: str) -> None:
+    """Start the next attempt at a task."""
+    move(work, task, Trigger.LEASE)
+    task.attempts.append(Attempt(len(task.attempts) + 1, agent, work.state.epoch, work.time_us))
+    work.effects.append(Granted(task.id))
+
+
+def succeed(work: Work, task: Task, digest: bytes) -> None:
+    """End a task with the outcome of its current attempt."""
+    move(work, task, Trigger.SUCCEED)
+    _close(work, task, digest, None)
+
+
+def release(work: Work, task: Task, digest: bytes) -> None:
+    """Queue a task again whose attempt was given back unharmed; neither counted nor delayed."""
+    move(work, task, Trigger.RETRY)
+    _close(work, task, digest, None)
+    work.effects.append(Queued(task.id, 0))
+
+
+def fail(work: Work, task: Task, digest: bytes, failure: pb.Failure) -> pb.Failure | None:
+    """End the current attempt with a failure; returns why the task ended for good, or None where it is tried again."""
+    if failure.retryable and failure.counted:
+        task.counted += 1
+    elif failure.retryable:
+        task.losses += 1
+    if not failure.retryable:
+        trigger, final = Trigger.FAIL, failure
+    elif task.counted >= limits.ATTEMPTS:
+        trigger, final = Trigger.GIVE_UP, _quarantine(task, failure)
+    elif task.losses >= LOSSES:
+        trigger, final = Trigger.FAIL, _lost(failure)
+    else:
+        move(work, task, Trigger.RETRY)
+        _close(work, task, digest, failure)
+        work.effects.append(Queued(task.id, task.counted + task.losses))
+        return None
+    move(work, task, trigger)
+    _close(work, task, digest, failure)
+    return final
+
+
+def cancel(work: Work, task: Task, reason: str) -> None:
+    """Cancel an open task; an agent at work on it is told."""
+    running = task.state is TaskState.RUNNING
+    move(work, task, Trigger.CANCEL)
+    if running:
+        attempt = task.current()
+        _close(work, task, b"", None)
+        work.effects.append(Revoked(task.id, attempt.number, attempt.epoch, attempt.agent, reason))
+
+
+def _close(work: Work, task: Task, digest: bytes, failure: pb.Failure | None) -> None:
+    attempt = task.current()
+    attempt.ended = True
+    attempt.digest = digest
+    attempt.failure = failure
+    work.effects.append(Closed(task.id, attempt.number, attempt.agent))
+
+
+def _quarantine(task: Task, last: pb.Failure) -> pb.Failure:
+    reasons = [a.failure for a in task.attempts if a.failure is not None and a.failure.counted] + [last]
+    told = "; ".join(f"{f.reason}: {f.message}"[:300] for f in reasons[-limits.ATTEMPTS :])
+    return pb.Failure(reason="QUARANTINED", message=f"{limits.ATTEMPTS} attempts failed: {told}", counted=True)
+
+
+def _lost(last: pb.Failure) -> pb.Failure:
+    message = f"given up after {LOSSES} losses that were not its fault; the last: {last.reason}: {last.message}"
+    return pb.Failure(reason="LOST", message=message[:1000])

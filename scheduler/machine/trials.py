@@ -1,0 +1,198 @@
+"""What becomes of trials: recorded from proposals, trained, scored, ended. Pure."""
+
+import bisect
+from collections.abc import Iterable
+
+from nasmesh.clock import derive_seed
+from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
+from nasmesh.v1 import evaluate_service_pb2 as evaluate_pb
+from nasmesh.v1 import measurement_pb2, training_pb2
+from nasmesh.v1 import search_pb2 as pb
+from nasmesh.v1 import train_service_pb2 as train_pb
+from scheduler.domain import SearchRun, State, TaskKind, Work
+from scheduler.machine import tasks
+
+
+def propose(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTrial) -> None:
+    """Record a proposal as a trial: queued, or ended where it violates a constraint or was refused."""
+    trial = _new(work, run, proposed)
+    trial.iteration = run.iterations
+    trial.evaluate.CopyFrom(run.spec.evaluate)
+    _seed(trial, proposed.train, derive_seed(run.spec.seed, "trial", trial.number))
+    failure = _inherit(run, trial, proposed.inherit_from)
+    if proposed.HasField("refusal"):
+        trial.failure.CopyFrom(proposed.refusal)
+        end(work, run, trial, pb.TRIAL_OUTCOME_FAILED)
+    elif proposed.HasField("violation"):
+        trial.violation.CopyFrom(proposed.violation)
+        end(work, run, trial, pb.TRIAL_OUTCOME_INFEASIBLE)
+    elif failure is not None:
+        trial.failure.CopyFrom(failure)
+        end(work, run, trial, pb.TRIAL_OUTCOME_FAILED)
+    else:
+        tasks.create(work, run, TaskKind.TRAIN, trial=trial.number)
+
+
+def propose_final(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTrial, source: int, repeat: int) -> None:
+    """Record one final trial of a search-phase trial, trained under the final configuration, scored on test."""
+    trial = _new(work, run, proposed)
+    trial.final = True
+    del trial.parents[:]
+    trial.parents.append(run.trial_name(source))
+    trial.evaluate.CopyFrom(run.spec.final.evaluate)
+    trial.instrumentation.CopyFrom(run.spec.instrumentation)
+    train = run.spec.final.train
+    _seed(trial, train, derive_seed(run.spec.seed, "final", source, repeat))
+    if repeat and train.HasField("seed"):
+        trial.train.seed = derive_seed(train.seed, "repeat", repeat)
+    run.final_trials.append(trial.number)
+    if proposed.HasField("refusal"):
+        trial.failure.CopyFrom(proposed.refusal)
+        end(work, run, trial, pb.TRIAL_OUTCOME_FAILED)
+    else:
+        tasks.create(work, run, TaskKind.TRAIN, trial=trial.number)
+
+
+def trained(work: Work, run: SearchRun, trial: pb.Trial, result: train_pb.TrainResult) -> None:
+    """Record a training's result and queue the evaluation."""
+    trial.checkpoint.CopyFrom(result.checkpoint)
+    trial.model.CopyFrom(result.model if result.HasField("model") else result.checkpoint)
+    trial.measurements.extend(result.measurements)
+    trial.data_digest = result.data_digest
+    trial.environment.update({f"train.{key}": value for key, value in result.environment.items()})
+    spend(run, trial, result.device_time_s)
+    trial.phase = pb.TRIAL_PHASE_EVALUATE_QUEUED
+    mark(work, run, trial.number)
+    tasks.create(work, run, TaskKind.EVALUATE, trial=trial.number)
+
+
+def scored(work: Work, run: SearchRun, trial: pb.Trial, result: evaluate_pb.EvaluateResult) -> None:
+    """Record an evaluation's result; the trial ends."""
+    trial.measurements.extend(result.measurements)
+    trial.data_digest = trial.data_digest or result.data_digest
+    trial.environment.update({f"evaluate.{key}": value for key, value in result.environment.items()})
+    spend(run, trial, result.device_time_s)
+    violation = None if trial.final else _violation(run.spec.constraints, trial)
+    if violation is not None:
+        trial.violation.CopyFrom(violation)
+        end(work, run, trial, pb.TRIAL_OUTCOME_INFEASIBLE)
+        return
+    end(work, run, trial, pb.TRIAL_OUTCOME_SUCCEEDED)
+    if not trial.final:
+        _rank(run, trial)
+
+
+def end(work: Work, run: SearchRun, trial: pb.Trial, outcome: pb.TrialOutcome.ValueType) -> None:
+    """Give a trial its outcome; a search-phase result waits for the generator's next call."""
+    trial.outcome = outcome
+    trial.phase = pb.TRIAL_PHASE_UNSPECIFIED
+    trial.end_time.FromMicroseconds(work.time_us)
+    run.active -= 1
+    run.outcomes[outcome] = run.outcomes.get(outcome, 0) + 1
+    if not trial.final:
+        run.results.append(trial.number)
+    mark(work, run, trial.number)
+    mark(work, run)
+
+
+def mark(work: Work, run: SearchRun, trial: int = 0) -> None:
+    """Note that a search or one of its trials changed: for watchers and for the next snapshot."""
+    work.touch(run.id, trial)
+    work.state.dirty[f"trial/{run.id}/{trial}" if trial else f"search/{run.id}"] = None
+
+
+def spend(run: SearchRun, trial: pb.Trial, seconds: float) -> None:
+    """Book device time on a trial and its phase of the search."""
+    trial.device_time_s += seconds
+    if trial.final:
+        run.final_device_time_s += seconds
+    else:
+        run.device_time_s += seconds
+
+
+def objective_value(spec: pb.SearchSpec, trial: pb.Trial) -> float | None:
+    """Return a trial's value of the first objective on the split it was scored on."""
+    return measured(trial, spec.objectives[0].metric)
+
+
+def measured(trial: pb.Trial, metric: str) -> float | None:
+    """Return the whole network's latest value of a metric, without split or on the split that evaluation scores."""
+    splits = (measurement_pb2.SPLIT_UNSPECIFIED, trial.evaluate.split)
+    for found in reversed(trial.measurements):
+        if found.metric == metric and not found.element and found.split in splits:
+            return found.value
+    return None
+
+
+def rank_key(spec: pb.SearchSpec, value: float) -> float:
+    """Return a number that is smaller for better values of the first objective."""
+    return -value if spec.objectives[0].goal == pb.GOAL_MAXIMIZE else value
+
+
+def _new(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTrial) -> pb.Trial:
+    number = len(run.trials) + 1
+    trial = pb.Trial(
+        name=run.trial_name(number),
+        number=number,
+        parents=proposed.parents,
+        note=proposed.note,
+        proposal_id=proposed.proposal_id,
+        phase=pb.TRIAL_PHASE_TRAIN_QUEUED,
+    )
+    if proposed.HasField("choices"):
+        trial.choices.CopyFrom(proposed.choices)
+    if proposed.instrumentation.probes:
+        trial.instrumentation.CopyFrom(proposed.instrumentation)
+    trial.create_time.FromMicroseconds(work.time_us)
+    if proposed.HasField("network"):
+        trial.network.CopyFrom(proposed.network)
+        _record_network(work.state, trial.network)
+    run.trials.append(trial)
+    run.active += 1
+    mark(work, run, number)
+    mark(work, run)
+    return trial
+
+
+def _record_network(state: State, network: pb.Network) -> None:
+    if network.name not in state.networks:
+        state.dirty[f"network/{len(state.network_names):012d}"] = None
+        state.networks[network.name] = network
+        state.network_names.append(network.name)
+
+
+def _seed(trial: pb.Trial, train: training_pb2.TrainConfig, seed: int) -> None:
+    trial.train.CopyFrom(train)
+    if not trial.train.HasField("seed"):
+        trial.train.seed = seed
+
+
+def _inherit(run: SearchRun, trial: pb.Trial, parent: str) -> pb.Failure | None:
+    """Set initial weights from a trained parent; returns why that cannot be. The name was checked before recording."""
+    if not parent:
+        return None
+    source = run.trials[int(parent.rpartition("/")[2]) - 1]
+    if source.HasField("checkpoint"):
+        trial.initial_weights.CopyFrom(source.checkpoint)
+        return None
+    return pb.Failure(reason="INHERIT_UNTRAINED", message=f"{parent} has no trained weights to inherit")
+
+
+def _violation(constraints: Iterable[pb.Constraint], trial: pb.Trial) -> pb.ConstraintViolation | None:
+    for constraint in constraints:
+        value = measured(trial, constraint.metric)
+        if value is None:
+            continue
+        above = constraint.HasField("max") and value > constraint.max
+        below = constraint.HasField("min") and value < constraint.min
+        if above or below:
+            return pb.ConstraintViolation(constraint=constraint, value=value)
+    return None
+
+
+def _rank(run: SearchRun, trial: pb.Trial) -> None:
+    value = objective_value(run.spec, trial)
+    if value is None:
+        return
+    bisect.insort(run.leaders, (rank_key(run.spec, value), trial.number))
+    del run.leaders[max(1, run.spec.final.top_k) :]
