@@ -72,9 +72,13 @@ def init_rule(model: onnx.ModelProto, name: str) -> InitRule:
     """Return the rule of a parameter, the default one where it names none; KeyError if it is none."""
     for proto in _parameters(model):
         if proto.name == name:
-            rule = _annotation(proto)
-            return parse_init(rule, where=name) if rule else default_init(name, len(parameter_dims(proto)))
+            return _rule_of(proto)
     raise KeyError(name)
+
+
+def init_rules(model: onnx.ModelProto) -> dict[str, InitRule]:
+    """Return the rule of every parameter by name, in the model's order."""
+    return {proto.name: _rule_of(proto) for proto in _parameters(model)}
 
 
 def parameter_dims(proto: onnx.ValueInfoProto | onnx.TensorProto) -> tuple[int, ...]:
@@ -140,6 +144,11 @@ def annotate(proto: onnx.ValueInfoProto | onnx.TensorProto, rule: InitRule) -> N
 def _has_free_batch(value: onnx.ValueInfoProto) -> bool:
     dims = value.type.tensor_type.shape.dim
     return bool(dims) and not dims[0].HasField("dim_value")
+
+
+def _rule_of(proto: onnx.ValueInfoProto | onnx.TensorProto) -> InitRule:
+    text = _annotation(proto)
+    return parse_init(text, where=proto.name) if text else default_init(proto.name, len(parameter_dims(proto)))
 
 
 def _annotation(proto: onnx.ValueInfoProto | onnx.TensorProto) -> str:

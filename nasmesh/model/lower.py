@@ -11,15 +11,13 @@ from nasmesh.model.emit_operations import emit_operation
 from nasmesh.model.emitter import Emitter
 from nasmesh.model.geometry import Dims, halvings
 from nasmesh.model.initializers import DATA_INPUT, InitRule
+from nasmesh.model.metadata import ARCHITECTURE_KEY, PREPROCESSING_KEY, VERSION_KEY
 from nasmesh.model.reasons import Reason, rejected
 from nasmesh.v1 import architecture_pb2 as pb
 
 OPSET = 21
 IR_VERSION = 10
 OUTPUT = "logits"
-ARCHITECTURE_KEY = "nasmesh.architecture"
-PREPROCESSING_KEY = "nasmesh.preprocessing"
-VERSION_KEY = "nasmesh.version"
 # Version of the form of the objects (names, metadata), not of the package: the bytes must not change with a release.
 FORM_VERSION = "1"
 # The architecture rides along as one metadata value; admission refuses longer ones.
