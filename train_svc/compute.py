@@ -1,0 +1,149 @@
+"""How arithmetic is done: device, threads, number format and layout; chosen by a probe where the policy is AUTO."""
+
+import contextlib
+import copy
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx
+from torch.utils import deterministic
+
+from nasmesh.clock import Clock
+from nasmesh.v1 import training_pb2 as pb
+
+PROBE_STEPS = 3
+# Below this many updates a probe of up to 16 costs more than its answer saves; the plain choice is taken.
+PROBE_FROM_STEPS = 400
+# What torch took from OMP_NUM_THREADS, which the server sets to its processors divided by its slots.
+_DEFAULT_THREADS = torch.get_num_threads()
+_PRECISIONS = {pb.PRECISION_FLOAT32: "float32", pb.PRECISION_BFLOAT16: "bfloat16"}
+_LAYOUTS = {pb.LAYOUT_NCHW: "nchw", pb.LAYOUT_NHWC: "nhwc"}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The arithmetic of one training: part of its result's identity."""
+
+    precision: str = "float32"
+    layout: str = "nchw"
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The layout as torch names it."""
+        return torch.channels_last if self.layout == "nhwc" else torch.contiguous_format
+
+    def place(self, module: fx.GraphModule) -> None:
+        """Put the module's rank-4 tensors into the layout."""
+        module.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # missing in torch's stubs
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """Return a batch [N, C, H, W] in the layout; other ranks as they are."""
+        return x.contiguous(memory_format=self.memory_format) if x.dim() == 4 else x
+
+    @contextlib.contextmanager
+    def arithmetic(self, device: torch.device) -> Iterator[None]:
+        """Run the forward pass inside in the number format."""
+        if self.precision == "bfloat16":
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                yield
+        else:
+            yield
+
+
+def best_device() -> torch.device:
+    """Return the first GPU, or the processor."""
+    return torch.device("cuda:0") if torch.cuda.is_available() else torch.device("cpu")
+
+
+def prepare(policy: pb.ComputePolicy) -> int:
+    """Set threads and determinism for this process and return the number of threads in use."""
+    torch.set_num_threads(policy.threads or _DEFAULT_THREADS)
+    # Warn only: a few backward passes on GPUs have no deterministic form, and a training is worth more than none.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # missing in torch's stubs
+    torch.backends.cudnn.benchmark = False
+    return torch.get_num_threads()
+
+
+def candidates(policy: pb.ComputePolicy, *, total_steps: int) -> list[Choice]:
+    """Return what the policy allows, the plain choice first; only that one where probing cannot pay."""
+    layouts = ["nchw", "nhwc"] if policy.layout == pb.LAYOUT_AUTO else [_LAYOUTS[policy.layout]]
+    precisions = ["float32", "bfloat16"] if policy.precision == pb.PRECISION_AUTO else [_PRECISIONS[policy.precision]]
+    every = [Choice(precision, layout) for precision in precisions for layout in layouts]
+    return every if total_steps >= PROBE_FROM_STEPS else every[:1]
+
+
+def fastest(options: list[Choice], seconds: Callable[[Choice], float], memory: "ProbeMemory") -> Choice:
+    """Return the option with the least time, or what an earlier probe of the same question found."""
+    known = memory.recall()
+    if known in options:
+        return known
+    return memory.keep(min(options, key=seconds))
+
+
+class ProbeMemory:
+    """Remembers what a probe chose: timings vary, and the same seed on the same machine must give the same weights."""
+
+    def __init__(self, directory: Path, question: str) -> None:
+        """`question` names everything that the answer depends on, for one machine."""
+        host = f"{platform.node()} {platform.machine()} {os.cpu_count()} torch {torch.__version__}"
+        self._file = directory / hashlib.sha256(f"{host}\n{question}".encode()).hexdigest()
+
+    def recall(self) -> Choice | None:
+        """Return the choice that was kept, if any."""
+        try:
+            precision, layout = self._file.read_text().split()
+        except (OSError, ValueError):
+            return None
+        return Choice(precision, layout)
+
+    def keep(self, choice: Choice) -> Choice:
+        """Record the choice and return the one in force: the first that was recorded, when two processes probed."""
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            part = self._file.with_name(f"{self._file.name}.{os.getpid()}")
+            part.write_text(f"{choice.precision} {choice.layout}")
+            with contextlib.suppress(FileExistsError):
+                os.link(part, self._file)
+            part.unlink()
+        except OSError:
+            return choice  # a read-only home costs repeatability of AUTO, not the training
+        return self.recall() or choice
+
+
+def probe_seconds(module: fx.GraphModule, batch: tuple[Tensor, Tensor], clock: Clock) -> Callable[[Choice], float]:
+    """Return a function that times one forward and backward pass of a copy of the module, the best of a few."""
+    x, y = batch
+
+    def seconds(choice: Choice) -> float:
+        copied = copy.deepcopy(module).train()
+        choice.place(copied)
+        best = float("inf")
+        for number in range(1 + PROBE_STEPS):  # the first pays for set-up and is not counted
+            _finish(x.device)
+            begin = clock.monotonic()
+            with choice.arithmetic(x.device):
+                logits = copied(choice.arrange(x))
+            torch.nn.functional.cross_entropy(logits.float(), y).backward()  # type: ignore[no-untyped-call]
+            _finish(x.device)
+            if number:
+                best = min(best, clock.monotonic() - begin)
+            copied.zero_grad()
+        return best
+
+    return seconds
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def describe(device: torch.device) -> str:
+    """Return the device's model, for people."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

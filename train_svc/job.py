@@ -1,0 +1,89 @@
+"""What the warm child of a train server runs: a StartTrainingRequest in, a TrainResult out."""
+
+import torch
+
+from nasmesh.clock import Clock, SystemClock
+from nasmesh.host import cpu_model
+from nasmesh.jobs.context import JobContext
+from nasmesh.settings import read_settings
+from nasmesh.store.base import ObjectStore
+from nasmesh.store.keys import ObjectKind
+from nasmesh.store.open import open_store
+from nasmesh.v1 import measurement_pb2, object_pb2
+from nasmesh.v1 import train_service_pb2 as pb
+from train_svc import snapshot
+from train_svc.compute import describe
+from train_svc.fit import Fit
+from train_svc.publish import Published, engine_versions, publish
+from train_svc.training import Training, assemble, fetch_checkpoint
+
+
+def run(request: bytes, context: JobContext) -> bytes:
+    """Train as asked and return the serialised TrainResult; errors are those of `train`."""
+    start = pb.StartTrainingRequest.FromString(request)
+    store = open_store(read_settings().store)
+    return train(start, context, store, SystemClock()).SerializeToString(deterministic=True)
+
+
+def train(start: pb.StartTrainingRequest, context: JobContext, store: ObjectStore, clock: Clock) -> pb.TrainResult:
+    """Train to the end and return references to checkpoint and published model, with all that was read.
+
+    Raises Invalid (TRAIN_CONFIG_INVALID, NETWORK_DIVERGED, CHECKPOINT_MISMATCH, EXPORT_DISAGREES), Rejected, NotFound,
+    Unavailable (STORE_DOWN), and Cancelled after a checkpoint.
+    """
+    begin = clock.monotonic()
+    resumed = fetch_checkpoint(store, start.resume_from) if start.HasField("resume_from") else None
+    training = assemble(start, store, clock, resumed=resumed)
+    if resumed is not None:
+        snapshot.restore(training, resumed)
+    context.raise_if_cancelled()
+    earlier_s = training.elapsed_s
+
+    def save(elapsed_s: float) -> object_pb2.ObjectRef:
+        return store.put(ObjectKind.CHECKPOINT, snapshot.save(training, elapsed_s=elapsed_s))
+
+    checkpoint = Fit(training, context, clock, save).run()
+    measurements = _measurements(training)  # before publishing, which may put averaged weights in place
+    published = publish(training)
+    return pb.TrainResult(
+        checkpoint=checkpoint,
+        model=store.put(ObjectKind.CHECKPOINT, published.content),
+        measurements=measurements,
+        device_time_s=earlier_s + clock.monotonic() - begin,
+        data_digest=training.splits.digest,
+        environment=_environment(training, published),
+    )
+
+
+def _measurements(training: Training) -> list[measurement_pb2.Measurement]:
+    """Return loss and accuracy over the last complete epoch (or all there was), and the statistics by element."""
+    window = training.last_epoch if training.last_epoch.samples else training.epoch
+    whole = [
+        measurement_pb2.Measurement(
+            metric=metric, value=value, unit=unit, split=measurement_pb2.SPLIT_TRAIN, step=training.step
+        )
+        for metric, value, unit in (
+            ("train_loss", window.mean_loss, ""),
+            ("train_accuracy", window.accuracy, "ratio"),
+        )
+    ]
+    return whole + list(training.instruments.measurements(training.step))
+
+
+def _environment(training: Training, published: Published) -> dict[str, str]:
+    return {
+        **engine_versions(),
+        "device": describe(training.device),
+        "cpu": cpu_model(),
+        "threads": str(training.threads),
+        "precision": training.choice.precision,
+        "layout": training.choice.layout,
+        "export_max_abs_diff": f"{published.max_abs_diff:.3g}",
+    }
+
+
+def warm() -> None:
+    """Pay for first use before the first job: torch's kernels and autograd start in a thread of their own."""
+    x = torch.randn(2, 1, 8, 8, requires_grad=True)
+    weight = torch.randn(4, 1, 3, 3, requires_grad=True)
+    torch.nn.functional.conv2d(x, weight, padding=1).relu().mean().backward()  # type: ignore[no-untyped-call]

@@ -1,0 +1,66 @@
+"""A training as one ONNX checkpoint, and back: bit-exact in the middle of an epoch.
+
+Besides the weights it holds the optimiser's tensors, averages, observers' sums and a few scalars. Random state is
+stored for readers of the format: all chance here is a function of seed, epoch and step.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from nasmesh.model.engine.checkpoint import Checkpoint, Json, save_checkpoint
+from train_svc.training import SNAPSHOT_VERSION, Tally, Training
+
+_AVERAGE = "ema"
+
+
+def save(training: Training, *, elapsed_s: float) -> bytes:
+    """Return the checkpoint's bytes; raises Invalid (CHECKPOINT_TOO_LARGE) beyond what one object can hold."""
+    return save_checkpoint(
+        training.model,
+        training.module.state_dict(),
+        optimizer_state=_tensors(training),
+        rng=torch.get_rng_state(),
+        scalars={
+            "version": SNAPSHOT_VERSION,
+            "identity": training.identity,
+            "step": training.step,
+            "elapsed_s": elapsed_s,
+            "precision": training.choice.precision,
+            "layout": training.choice.layout,
+            "epoch": _numbers(training.epoch),
+            "last_epoch": _numbers(training.last_epoch),
+            "data_digest": training.splits.digest,
+        },
+    )
+
+
+def _tensors(training: Training) -> dict[str, dict[str, Tensor]]:
+    result = {name: dict(roles) for name, roles in training.optimizer.state.items()}
+    for name, tensor in (training.average.state if training.average else {}).items():
+        result.setdefault(name, {})[_AVERAGE] = tensor
+    return {**result, **training.instruments.state()}
+
+
+def restore(training: Training, checkpoint: Checkpoint) -> None:
+    """Put a training that was assembled for this checkpoint at its step; raises Invalid (CHECKPOINT_MISMATCH)."""
+    training.module.load_state_dict(checkpoint.state)
+    training.optimizer.load(checkpoint.optimizer_state)
+    training.instruments.load(checkpoint.optimizer_state)
+    if training.average:
+        averages = {name: roles[_AVERAGE] for name, roles in checkpoint.optimizer_state.items() if _AVERAGE in roles}
+        training.average.load(averages)
+    training.step = cast(int, checkpoint.scalars["step"])
+    training.elapsed_s = cast(float, checkpoint.scalars["elapsed_s"])
+    training.epoch = _tally(checkpoint.scalars["epoch"])
+    training.last_epoch = _tally(checkpoint.scalars["last_epoch"])
+
+
+def _numbers(tally: Tally) -> list[Json]:
+    return [tally.loss, tally.correct, tally.samples]
+
+
+def _tally(numbers: Json) -> Tally:
+    loss, correct, samples = cast(list[float], numbers)
+    return Tally(loss, correct, samples)
