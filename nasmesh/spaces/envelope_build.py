@@ -10,8 +10,9 @@ from nasmesh.v1 import space_pb2 as pb
 
 # Trainable scalars on skips start near this, so that all skips count about equally at first.
 _SCALE = arch.EdgeScale(init_mean=0.5, init_std=0.01)
-# The stem's local response normalisation, with the authors' numbers.
-_LRN = arch.LocalResponseNorm(size=4, alpha=0.001 / 9, beta=0.75, bias=1.0)
+# The stem's local response normalisation: depth radius 4, bias 1, alpha 0.001 / 9, beta 0.75 in TensorFlow's form
+# x / (bias + alpha * sum) ^ beta. Radius 4 is a window of 9, and ONNX divides alpha by the window.
+_LRN = arch.LocalResponseNorm(size=9, alpha=0.001, beta=0.75, bias=1.0)
 
 
 def build(
