@@ -1,0 +1,140 @@
+"""`nasmesh up`: a whole mesh on this machine, in the foreground; with --search, one search from start to report."""
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import nasmesh
+from clients.cli.options import WATCH_PATIENCE_S, AsJson, Force, Out, Overrides, connect
+from clients.cli.output import print_json, print_line
+from nasmesh.errors import NasmeshError
+from nasmesh.settings import home
+
+if TYPE_CHECKING:
+    from clients.cli.processes import LocalMesh, Program
+    from nasmesh.v1.search_pb2 import SearchSpec
+
+_DEFAULT_OUT = Path("runs/{search}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("up")(up)
+
+
+def up(  # noqa: PLR0913 - the flags of a command
+    search: Annotated[
+        Path | None, typer.Option("--search", metavar="SPEC", help="Run this specification live, then shut down.")
+    ] = None,
+    out: Out = None,
+    force: Force = False,
+    overrides: Overrides = None,
+    any_port: Annotated[bool, typer.Option("--any-port", help="Use free ports, not 7400 to 7403.")] = False,
+    train_slots: Annotated[int, typer.Option(min=1, max=64, help="Trainings at once.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Start scheduler, generate, train and evaluate as separate processes, and stop them on Ctrl-C.
+
+    Their logs are in {home}/logs. A program that dies is started again; nothing is lost by it.
+    """
+    spec = _read(search, out, overrides or [], force=force)
+    say = _say_on_stderr if as_json else print_line
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    from clients.cli.processes import LocalMesh
+
+    mesh = LocalMesh(home(), _programs(train_slots), any_port, say)
+    try:
+        with mesh:
+            if spec is None:
+                _tell_up(mesh, as_json=as_json, any_port=any_port)
+                mesh.wait()
+                return
+            say(f"mesh up: scheduler {mesh.addresses['scheduler']}, logs in {_relative(mesh.home / 'logs')}")
+            code = _run(mesh, spec, out=out or _DEFAULT_OUT, force=force, as_json=as_json)
+    except KeyboardInterrupt:
+        if mesh.failure is not None:
+            raise mesh.failure from None
+        if spec is None:
+            say("stopped")
+            return
+        raise
+    raise typer.Exit(code)
+
+
+def _read(search: Path | None, out: Path | None, overrides: list[str], *, force: bool) -> "SearchSpec | None":
+    """Find every fault in the input before anything is started."""
+    if search is None:
+        if out is not None or overrides:
+            raise typer.BadParameter("--out and --set belong to --search", param_hint="--search")
+        return None
+    from clients.cli.report.folder import check_folder
+    from nasmesh.client import read_spec
+
+    spec = read_spec(search, overrides)
+    check_folder(out or _DEFAULT_OUT, force=force)
+    return spec
+
+
+def _programs(train_slots: int) -> "list[Program]":
+    from clients.cli.processes import Program
+
+    return [
+        Program("scheduler", "scheduler", 7400),
+        Program("generate", "generate_svc", 7401),
+        Program("train", "train_svc", 7402, ("--slots", str(train_slots))),
+        Program("evaluate", "evaluate_svc", 7403),
+    ]
+
+
+def _run(mesh: "LocalMesh", spec: "SearchSpec", *, out: Path, force: bool, as_json: bool) -> int:
+    """Run one search in the mesh; cancel it when interrupted, so that the next `up` does not go on with it."""
+    from clients.cli.commands.search import finish
+
+    with connect(mesh.addresses["scheduler"], insecure=False, patience_s=WATCH_PATIENCE_S) as client:
+        created = client.create_search(spec)
+        try:
+            return finish(client, created.name, out=out, force=force, as_json=as_json)
+        except KeyboardInterrupt:
+            if mesh.failure is None:
+                _cancel(mesh, created.name)
+            raise
+
+
+def _cancel(mesh: "LocalMesh", name: str) -> None:
+    try:
+        with connect(mesh.addresses["scheduler"], insecure=False) as client:
+            client.cancel_search(name)
+        _say_on_stderr(f"interrupted: {name} is cancelled; what was measured is kept")
+    except NasmeshError as error:
+        _say_on_stderr(f"interrupted: {name} could not be cancelled ({error.message})")
+
+
+def _tell_up(mesh: "LocalMesh", *, as_json: bool, any_port: bool) -> None:
+    if as_json:
+        print_json({"addresses": mesh.addresses, "home": str(mesh.home), "logs": str(mesh.home / "logs")})
+        return
+    print_line(f"nasmesh {nasmesh.__version__} is up; logs in {_relative(mesh.home / 'logs')}")
+    for name, address in mesh.addresses.items():
+        print_line(f"  {name:<10} {address}")
+    flag = f" --scheduler {mesh.addresses['scheduler']}" if any_port else ""
+    print_line(f"Ctrl-C stops it. In another terminal: nasmesh search create -f examples/digits.yaml --wait{flag}")
+
+
+def _relative(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _say_on_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - stdout holds the one JSON object
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

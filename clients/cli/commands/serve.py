@@ -1,0 +1,42 @@
+"""`nasmesh serve` and `nasmesh agent`: become the program named, with its own flags. No program is imported here."""
+
+import os
+import sys
+
+import typer
+
+PROGRAMS = {"scheduler": "scheduler", "generate": "generate_svc", "train": "train_svc", "evaluate": "evaluate_svc"}
+AGENT = "nasmesh.agent"
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("serve", context_settings=_PASS_ON)(serve)
+    app.command("agent", context_settings=_PASS_ON)(agent)
+
+
+def serve(context: typer.Context) -> None:
+    """Run one program of the mesh: scheduler, generate, train or evaluate.
+
+    All other arguments go to the program; `nasmesh serve train --help` lists them.
+    """
+    kind, arguments = (context.args[0], context.args[1:]) if context.args else ("", [])
+    if kind in ("", "-h", "--help"):
+        typer.echo(context.get_help())
+        raise typer.Exit(0 if kind else 2)
+    if kind not in PROGRAMS:
+        raise typer.BadParameter(f"{kind!r} is none of {', '.join(PROGRAMS)}", param_hint="KIND")
+    become(PROGRAMS[kind], arguments)
+
+
+def agent(context: typer.Context) -> None:
+    """Put an agent in front of a server that somebody else wrote; `nasmesh agent --help` lists its flags."""
+    become(AGENT, context.args)
+
+
+def become(module: str, arguments: list[str]) -> None:
+    """Replace this process by `python -m module`, so that signals and exit codes are the program's own."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])

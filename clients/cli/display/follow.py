@@ -1,0 +1,51 @@
+"""Watches a search to its end: live on a terminal, plain lines in a pipe."""
+
+import sys
+import threading
+from typing import TextIO
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+from clients.cli.display.lines import describe
+from clients.cli.display.render import render
+from clients.cli.display.view import SearchView
+from nasmesh.client import Client
+from nasmesh.clock import Clock, SystemClock
+
+_FRAMES_PER_S = 4
+
+
+def follow_search(client: Client, name: str, *, stream: TextIO | None = None, clock: Clock | None = None) -> SearchView:
+    """Show a search until it ends and return what was seen; `stream` is stdout unless given.
+
+    Raises what Client.watch raises.
+    """
+    out = stream or sys.stdout
+    time = clock or SystemClock()
+    console = Console(file=out, highlight=False)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return _follow_live(client, name, console, time)
+    view = SearchView()
+    for change in client.watch(name):
+        for line in describe(view, change, time):
+            out.write(line + "\n")
+            out.flush()
+        view.apply(change)
+    return view
+
+
+def _follow_live(client: Client, name: str, console: Console, clock: Clock) -> SearchView:
+    view = SearchView()
+    lock = threading.Lock()  # rich draws from a thread of its own
+
+    def draw() -> RenderableType:
+        with lock:
+            return render(view, clock=clock)
+
+    with Live(get_renderable=draw, console=console, refresh_per_second=_FRAMES_PER_S, transient=False) as live:
+        for change in client.watch(name):
+            with lock:
+                view.apply(change)
+        live.refresh()
+    return view

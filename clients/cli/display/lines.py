@@ -1,0 +1,77 @@
+"""The plain form of the display: one line for each thing worth knowing, for pipes and log files."""
+
+from clients.cli.display.view import (
+    SearchView,
+    format_count,
+    format_duration,
+    format_metric,
+    outcome_word,
+    score,
+    short,
+    stages,
+    state_word,
+)
+from nasmesh.clock import Clock
+from nasmesh.v1 import measurement_pb2, search_pb2
+from nasmesh.v1 import scheduler_service_pb2 as pb
+from nasmesh.v1.search_pb2 import Search, Trial
+
+
+def describe(before: SearchView, change: pb.WatchSearchResponse, clock: Clock) -> list[str]:
+    """Return the lines that a change deserves, given what was known before it; progress marks deserve none."""
+    kind = change.WhichOneof("change")
+    if kind == "search":
+        stamp = _stamp(change.search, clock)
+        return [f"{stamp}  {line}" for line in _search_lines(before.search, change.search)]
+    if kind == "trial":
+        stamp = _stamp(before.search, clock)
+        known = before.trials.get(change.trial.number)
+        return [f"{stamp}  {line}" for line in _trial_lines(known, change.trial)]
+    return []
+
+
+def _stamp(search: Search, clock: Clock) -> str:
+    elapsed = (
+        max(0.0, clock.wall() - search.create_time.ToNanoseconds() / 1e9) if search.HasField("create_time") else 0.0
+    )
+    return f"{format_duration(elapsed):>7}"
+
+
+def _search_lines(before: Search, now: Search) -> list[str]:
+    lines = []
+    if not before.name:
+        lines.append(
+            f"{now.name}: {short(now.spec.generator.generator)} on {short(now.spec.data.dataset)}, seed {now.spec.seed}"
+        )
+    if now.state != before.state and (before.name or now.state != search_pb2.SEARCH_STATE_RUNNING):
+        lines.append(f"{now.name} is {state_word(now)}" + (f": {now.reason}" if now.reason else ""))
+    return lines
+
+
+def _trial_lines(before: Trial | None, now: Trial) -> list[str]:
+    title = f"final trial {now.number}" if now.final else f"trial {now.number}"
+    lines = []
+    if before is None:
+        sizes = ", ".join(f"{size.name} {size.cells} cells {size.branches} branches" for size in stages(now.network))
+        origin = "" if now.final else f" (iteration {now.iteration})"
+        lines.append(
+            f"{title}{origin}: {format_count(now.network.parameters)} parameters, "
+            f"{format_count(now.network.macs)} MACs{'; ' + sizes if sizes else ''}"
+        )
+    if now.outcome == (before.outcome if before else search_pb2.TRIAL_OUTCOME_UNSPECIFIED):
+        return lines
+    split = measurement_pb2.SPLIT_TEST if now.final else measurement_pb2.SPLIT_VALIDATION
+    word = "test" if now.final else "validation"
+    accuracy = score(now, "accuracy", split)
+    if accuracy is not None:
+        text = f"{title} {outcome_word(now)}: {word} accuracy {format_metric('accuracy', accuracy)}"
+        lines.append(f"{text}, {format_duration(now.device_time_s)} of device time")
+    else:
+        lines.append(f"{title} {outcome_word(now)}{_why(now)}")
+    return lines
+
+
+def _why(trial: Trial) -> str:
+    if trial.outcome == search_pb2.TRIAL_OUTCOME_INFEASIBLE:
+        return f": {trial.violation.constraint.metric} is {trial.violation.value:g}"
+    return f": {trial.failure.message}" if trial.failure.message else ""

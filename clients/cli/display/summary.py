@@ -1,0 +1,73 @@
+"""What is said when a search has ended: the score and where everything is."""
+
+from clients.cli.display.view import SearchView, format_count, format_duration, format_metric, score, short, state_word
+from clients.cli.report.collect import measurements
+from clients.cli.report.folder import CARD, FIGURES, LOADER, MODEL, PLOT, REPORT, Written
+from nasmesh.clock import SystemClock
+from nasmesh.v1 import measurement_pb2, search_pb2
+from nasmesh.v1.search_pb2 import Search, Trial
+
+_PATH_KEYS = {MODEL: "model", LOADER: "loader", CARD: "card", REPORT: "report", FIGURES: "figures", PLOT: "plot"}
+
+
+def best_trial(search: Search, view: SearchView) -> Trial | None:
+    """Return the best trial of a search among those seen: the first scored final one, else the best so far."""
+    by_name = {trial.name: trial for trial in view.trials.values()}
+    for name in (*search.final_trials, search.best_trial):
+        trial = by_name.get(name)
+        if trial is not None and trial.outcome == search_pb2.TRIAL_OUTCOME_SUCCEEDED:
+            return trial
+    return None
+
+
+def summary_lines(search: Search, view: SearchView, written: Written | None) -> list[str]:
+    """Return the sentences that end a search."""
+    view.search = search
+    spent = format_duration(view.elapsed_s(SystemClock()))
+    reason = f": {search.reason}" if search.reason else ""
+    lines = [f"{search.name} {state_word(search)} after {spent}{reason}"]
+    best = written.collected.best if written else best_trial(search, view)
+    if best is None:
+        return lines
+    size = f"{format_count(best.network.parameters)} parameters, {format_count(best.network.macs)} MACs"
+    test = score(best, "accuracy", measurement_pb2.SPLIT_TEST)
+    if test is not None:
+        lines.append(f"  test accuracy  {format_metric('accuracy', test)}, scored once, by the final network ({size})")
+    else:
+        validation = format_metric("accuracy", score(best, "accuracy", measurement_pb2.SPLIT_VALIDATION))
+        lines.append(f"  best network   validation accuracy {validation} ({size}); the test split was not used")
+    if written is None:
+        lines.append(f"  get it with    nasmesh search best {short(search.name)} --out DIR")
+        return lines
+    checked = (
+        "run by onnxruntime"
+        if "onnxruntime" in written.checks[-1] and "not run" not in written.checks[-1]
+        else "digest"
+    )
+    lines.append(f"  network        {written.path(MODEL)}  (checked: {checked})")
+    lines.append(f"  report         {written.path(REPORT)}")
+    if PLOT in written.files:
+        lines.append(f"  growth plot    {written.path(PLOT)}")
+    else:
+        lines.append("  growth plot    not drawn: matplotlib is not installed (pip install 'nasmesh[report]')")
+    return lines
+
+
+def summary_json(search: Search, view: SearchView, written: Written | None) -> dict[str, object]:
+    """Return the one object that `search create --wait --json` and `search best --json` print."""
+    best = written.collected.best if written else best_trial(search, view)
+    view.search = search
+    return {
+        "search": search.name,
+        "state": search_pb2.SearchState.Name(search.state),
+        "reason": search.reason,
+        "bestTrial": best.name if best else None,
+        "bestNetwork": best.network.name if best else None,
+        "parameters": best.network.parameters if best else None,
+        "macs": best.network.macs if best else None,
+        "testAccuracy": score(best, "accuracy", measurement_pb2.SPLIT_TEST) if best else None,
+        "measurements": measurements(best) if best else [],
+        "wallTimeS": round(view.elapsed_s(SystemClock()), 3),
+        "deviceTimeS": round(search.device_time_s, 3),
+        "paths": {_PATH_KEYS[name]: written.path(name) for name in written.files} if written else {},
+    }

@@ -1,0 +1,256 @@
+"""The programs of a local mesh as child processes: started, waited for, restarted when they die, stopped."""
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from nasmesh.clock import Clock, SystemClock
+from nasmesh.errors import Conflict, NasmeshError, Unavailable
+
+START_S = 90.0  # importing torch from a cold disk on a busy machine
+STOP_S = 15.0  # a drained server ends far sooner; then it is killed
+_POLL_S = 0.02
+_WATCH_S = 0.25
+_RESTARTS = 3  # deaths of one program before it is given up: it dies of its own fault
+_HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One program: its name, module and default port, with further arguments."""
+
+    name: str
+    module: str
+    port: int
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Child:
+    """A started program."""
+
+    program: Program
+    process: subprocess.Popen[bytes]
+    port_file: Path
+    log: Path
+    deaths: int = 0
+
+
+@dataclass(slots=True)
+class LocalMesh:
+    """A scheduler and its servers on loopback; a context manager that always stops what it started.
+
+    `say` gets a sentence for people whenever a program had to be restarted.
+    """
+
+    home: Path
+    programs: Sequence[Program]
+    any_port: bool
+    say: Callable[[str], None]
+    clock: Clock = field(default_factory=SystemClock)
+    addresses: dict[str, str] = field(default_factory=dict)
+    failure: NasmeshError | None = None
+    _children: dict[str, _Child] = field(default_factory=dict)
+    _lock: IO[str] | None = None
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _watcher: threading.Thread | None = None
+
+    def __enter__(self) -> "LocalMesh":
+        """Start all programs: the scheduler first, then its servers at once.
+
+        Raises Conflict (HOME_IN_USE), Unavailable (PORT_IN_USE, PROGRAM_ENDED, PROGRAM_SILENT).
+        """
+        try:
+            self._lock_home()
+            first, *others = self.programs
+            self._check_ports()
+            self._spawn(first, ())
+            self.addresses[first.name] = self._await_address(first.name)
+            for program in others:
+                self._spawn(program, ("--scheduler", self.addresses[first.name]))
+            for program in others:
+                self.addresses[program.name] = self._await_address(program.name)
+            for program in self.programs:
+                _await_health(self.addresses[program.name])
+        except BaseException:
+            self.stop()
+            raise
+        self._watcher = threading.Thread(target=self._watch, name="mesh-watch", daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop everything."""
+        self.stop()
+
+    def wait(self) -> None:
+        """Block until interrupted, or until a program has died for good; raises what it died of."""
+        while not self._stopping.wait(_WATCH_S):
+            if self.failure is not None:
+                raise self.failure
+
+    def stop(self) -> None:
+        """Ask the servers to drain, then the scheduler; kill what takes too long, on a second Ctrl-C at once."""
+        self._stopping.set()
+        if self._watcher is not None:
+            self._watcher.join()
+        names = list(self._children)
+        try:
+            for group in (names[1:], names[:1]):
+                self._terminate([self._children[name] for name in group])
+        except KeyboardInterrupt:
+            pass
+        finally:
+            for child in self._children.values():
+                if child.process.poll() is None:
+                    child.process.kill()
+                child.process.wait()
+            self._children.clear()
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
+
+    def _terminate(self, children: Sequence[_Child]) -> None:
+        for child in children:
+            if child.process.poll() is None:
+                child.process.terminate()
+        limit = self.clock.monotonic() + STOP_S
+        for child in children:
+            try:
+                child.process.wait(max(0.0, limit - self.clock.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+
+    def _lock_home(self) -> None:
+        """Keep a second mesh away from the same journal and objects."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        path = self.home / "mesh.lock"
+        lock = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            owner = lock.read(20).strip() or "unknown"
+            lock.close()
+            raise Conflict(
+                "HOME_IN_USE",
+                f"NASMESH_HOME: {self.home} is used by another `nasmesh up` (process {owner}); stop it, or name another",
+                field="NASMESH_HOME",
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        self._lock = lock
+
+    def _check_ports(self) -> None:
+        """Say which port is taken before anything is started."""
+        for program in () if self.any_port else self.programs:
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((_HOST, program.port))
+                except OSError as error:
+                    raise Unavailable(
+                        "PORT_IN_USE",
+                        f"port {program.port} for the {program.name} program is in use; stop its owner or add --any-port",
+                        field="port",
+                    ) from error
+
+    def _spawn(self, program: Program, arguments: tuple[str, ...], *, port: int | None = None) -> None:
+        run, logs = self.home / "run", self.home / "logs"
+        run.mkdir(parents=True, exist_ok=True)
+        logs.mkdir(parents=True, exist_ok=True)
+        port_file, log = run / f"{program.name}.port", logs / f"{program.name}.log"
+        port_file.unlink(missing_ok=True)
+        known = self._children.get(program.name)
+        if known is None and log.exists():
+            os.replace(log, log.with_suffix(".previous.log"))
+        wanted = port if port is not None else 0 if self.any_port else program.port
+        flags = ("--listen", f"{_HOST}:{wanted}", "--port-file", str(port_file), *program.arguments, *arguments)
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "clients.cli.lifeline", str(os.getpid()), program.module, *flags],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "NASMESH_HOME": str(self.home), "GRPC_ENABLE_FORK_SUPPORT": "0"},
+                start_new_session=True,  # Ctrl-C is for us; we stop the programs in order
+            )
+        self._children[program.name] = _Child(program, process, port_file, log, known.deaths if known else 0)
+
+    def _await_address(self, name: str) -> str:
+        child = self._children[name]
+        limit = self.clock.monotonic() + START_S
+        while self.clock.monotonic() < limit:
+            if child.port_file.exists():
+                return child.port_file.read_text(encoding="utf-8").strip()
+            if child.process.poll() is not None:
+                raise self._ended(child)
+            self._stopping.wait(_POLL_S)
+        raise Unavailable("PROGRAM_SILENT", f"the {name} program does not serve after {START_S:.0f} s; see {child.log}")
+
+    def _ended(self, child: _Child) -> Unavailable:
+        code = child.process.returncode
+        how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return Unavailable(
+            "PROGRAM_ENDED", f"the {child.program.name} program {how}: {_last_line(child.log)}; its log is {child.log}"
+        )
+
+    def _watch(self) -> None:
+        """Restart programs that die; nothing is lost by it, as the mesh recovers from the death of any of them."""
+        while not self._stopping.wait(_WATCH_S):
+            for name, child in list(self._children.items()):
+                if child.process.poll() is not None and not self._stopping.is_set():
+                    self._revive(name, child)
+
+    def _revive(self, name: str, child: _Child) -> None:
+        error = self._ended(child)
+        child.deaths += 1
+        if child.deaths > _RESTARTS or self.failure is not None:
+            if self.failure is None:
+                self.failure = error
+                os.kill(os.getpid(), signal.SIGINT)  # wakes whoever waits for a search in the main thread
+            return
+        self.say(f"{error.message}; it is started again")
+        scheduler = self.programs[0].name
+        arguments = () if name == scheduler else ("--scheduler", self.addresses[scheduler])
+        self._spawn(child.program, arguments, port=int(self.addresses[name].rpartition(":")[2]))
+
+
+def _await_health(address: str) -> None:
+    """Return once a program says that it serves; raises Unavailable when it does not within a few seconds."""
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    from nasmesh.client.patience import Patience, call_patiently
+    from nasmesh.rpc.channel import errors_from_rpc, open_channel
+
+    with open_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+
+        def ask() -> None:
+            with errors_from_rpc(address):
+                answer = stub.Check(health_pb2.HealthCheckRequest())
+            if answer.status != health_pb2.HealthCheckResponse.SERVING:
+                raise Unavailable("NOT_SERVING", f"the program at {address} is up but does not serve; see its log")
+
+        call_patiently(ask, Patience(10.0))
+
+
+def _last_line(log: Path) -> str:
+    """Return the last line of a log for a message, the event's text where it is JSON."""
+    try:
+        lines = log.read_bytes()[-8192:].decode(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1].strip()[:300] if lines else "it logged nothing"

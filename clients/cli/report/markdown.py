@@ -1,0 +1,137 @@
+"""Writes report.md: the result, how to load it, every network, cost, lineage, settings."""
+
+import json
+from collections.abc import Iterable, Sequence
+
+from clients.cli.display.view import (
+    format_count,
+    format_duration,
+    format_metric,
+    outcome_word,
+    score,
+    short,
+    stages,
+    state_word,
+)
+from clients.cli.output import message_dict
+from clients.cli.report.card import snippet
+from clients.cli.report.collect import Collected
+from clients.cli.report.verify import Verification
+from nasmesh.v1 import measurement_pb2
+from nasmesh.v1.search_pb2 import Trial
+
+
+def report_md(collected: Collected, verification: Verification, *, plot: bool) -> str:
+    """Return report.md; `plot` says whether growth.png is beside it."""
+    parts = [
+        _result(collected),
+        ["![growth of the network](growth.png)"] if plot else [],
+        ["## Load it", "", "```python", snippet(verification.facts).rstrip(), "```"],
+        _networks(collected),
+        _lineage(collected),
+        _cost(collected),
+        ["## Checked", "", *(f"* {check}" for check in verification.checks)],
+        _settings(collected),
+    ]
+    return "\n".join("\n".join(part) + "\n" for part in parts if part)
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(headers)} |", f"| {' | '.join('---' for _ in headers)} |"]
+    return lines + [f"| {' | '.join(cell.replace('|', '/').replace(chr(10), ' ') for cell in row)} |" for row in rows]
+
+
+def _result(collected: Collected) -> list[str]:
+    search, best = collected.search, collected.best
+    test = collected.test_accuracy
+    tested = (
+        f"**Test accuracy {test:.2%}**, scored once by the final evaluation; the search saw train and validation only."
+        if test is not None
+        else "The test split was not used; the final phase has not been run."
+    )
+    rows = [
+        ("search", search.name),
+        ("state", f"{state_word(search)}{': ' + search.reason if search.reason else ''}"),
+        (
+            "algorithm",
+            f"{search.spec.generator.generator} {collected.versions.get(search.spec.generator.generator, '')}".strip(),
+        ),
+        ("data", f"{search.spec.data.dataset}, SHA-256 {best.data_digest or 'not recorded'}"),
+        ("best network", f"{best.network.name} (trial {best.number})"),
+        ("parameters", f"{best.network.parameters:,}"),
+        ("multiply-accumulates", f"{best.network.macs:,}"),
+        ("validation accuracy", format_metric("accuracy", score(best, "accuracy", measurement_pb2.SPLIT_VALIDATION))),
+        ("latency at batch 1", format_metric("latency_p50", score(best, "latency_p50"))),
+        ("seed", str(search.spec.seed)),
+    ]
+    return [f"# {short(search.name)}", "", tested, "", *_table(("", ""), rows)]
+
+
+def _networks(collected: Collected) -> list[str]:
+    headers = (
+        "trial",
+        "iteration",
+        "outcome",
+        "cells, branches by stage",
+        "parameters",
+        "MACs",
+        "validation",
+        "test",
+        "device",
+    )
+    return ["## Networks", "", *_table(headers, (_network_row(trial) for trial in collected.trials))]
+
+
+def _network_row(trial: Trial) -> tuple[str, ...]:
+    sizes = " · ".join(f"{size.cells}, {size.branches}" for size in stages(trial.network))
+    return (
+        str(trial.number),
+        "final" if trial.final else str(trial.iteration),
+        outcome_word(trial) + (f": {trial.failure.message}" if trial.failure.message else ""),
+        sizes,
+        format_count(trial.network.parameters),
+        format_count(trial.network.macs),
+        format_metric("accuracy", score(trial, "accuracy", measurement_pb2.SPLIT_VALIDATION)),
+        format_metric("accuracy", score(trial, "accuracy", measurement_pb2.SPLIT_TEST)),
+        format_duration(trial.device_time_s),
+    )
+
+
+def _lineage(collected: Collected) -> list[str]:
+    steps = [
+        f"{index}. trial {trial.number}{' (final)' if trial.final else f', iteration {trial.iteration}'}"
+        f"{': ' + trial.note if trial.note else ''}"
+        for index, trial in enumerate(collected.lineage, start=1)
+    ]
+    return ["## Lineage of the best network", "", *steps]
+
+
+def _cost(collected: Collected) -> list[str]:
+    search = collected.search
+    counts = search.trials
+    rows = [
+        ("wall time", format_duration(collected.wall_time_s)),
+        ("device time", format_duration(search.device_time_s)),
+        ("generator calls", str(search.iterations)),
+        (
+            "trials",
+            f"{counts.succeeded} scored, {counts.infeasible} infeasible, {counts.failed} failed, {counts.lost} lost",
+        ),
+    ]
+    return ["## Cost", "", *_table(("", ""), rows)]
+
+
+def _settings(collected: Collected) -> list[str]:
+    environment = sorted({**collected.versions, **collected.best.environment}.items())
+    text = json.dumps(message_dict(collected.search.spec), indent=2, ensure_ascii=False)
+    return [
+        "## Versions and environment",
+        "",
+        *_table(("", ""), environment),
+        "",
+        "## Specification, defaults filled in",
+        "",
+        "```json",
+        text,
+        "```",
+    ]
