@@ -35,6 +35,8 @@ DETAILS_KEY = "grpc-status-details-bin"
 # Where two errors share a code, ErrorInfo's metadata says which it was; the first in the table is the default.
 _KIND_KEY = "error"
 _FIELD_KEY = "field"
+# A path into a request is never longer; a hostile one is cut.
+_FIELD_BYTES = 200
 
 CODES: dict[type[NasmeshError], grpc.StatusCode] = {
     Invalid: grpc.StatusCode.INVALID_ARGUMENT,
@@ -81,11 +83,14 @@ def to_rpc_status(error: BaseException) -> status_pb2.Status:
     kind = next(base for base in type(error).__mro__ if base in CODES)
     message = _cut(error.message, limits.ERROR_TEXT_BYTES)
     status = status_pb2.Status(code=CODES[kind].value[0], message=message)
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    info = error_details_pb2.ErrorInfo(reason=_cut(error.reason, 100), domain=DOMAIN)
     if _CLASSES[status.code] is not kind:
         info.metadata[_KIND_KEY] = kind.__name__
     if error.field:
-        info.metadata[_FIELD_KEY] = error.field
+        info.metadata[_FIELD_KEY] = _cut(error.field, _FIELD_BYTES)
+    for key, value in error.metadata.items():
+        if info.ByteSize() + len(key.encode()) + len(value.encode()) <= limits.ERROR_TEXT_BYTES:
+            info.metadata[key] = value
     _attach(status, info)
     if isinstance(error, Busy):
         retry = error_details_pb2.RetryInfo()
@@ -181,7 +186,9 @@ def _attach_violations(status: status_pb2.Status, violations: Iterable[FieldViol
     room = limits.ERROR_DETAIL_BYTES - status.ByteSize() - 128
     bad = error_details_pb2.BadRequest()
     for violation in violations:
-        bad.field_violations.add(field=_cut(violation.field, 200), description=_cut(violation.description, 400))
+        bad.field_violations.add(
+            field=_cut(violation.field, _FIELD_BYTES), description=_cut(violation.description, 400)
+        )
         if bad.ByteSize() > room:
             del bad.field_violations[-1]
             break
