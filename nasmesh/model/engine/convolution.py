@@ -1,0 +1,97 @@
+"""Convolutions and matrix products: ONNX node → fx nodes."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, fx
+
+from nasmesh.model.engine.build import Builder, Operator
+from nasmesh.model.engine.padding import Window, bounds, flat, read_window
+
+_CONV: tuple[Callable[..., Tensor], ...] = (torch.conv1d, torch.conv2d, torch.conv3d)
+_TRANSPOSED: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+
+def padded_conv(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
+    """Convolve with padding that differs between begin and end, or that depends on the input's size."""
+    begin, end = bounds(x.shape[2:], window)
+    if begin != end:
+        x, begin = F.pad(x, flat(begin, end)), (0,) * len(begin)
+    return _CONV[len(begin) - 1](x, weight, bias, window.stride, begin, window.dilation, groups)
+
+
+def _kernel(operator: Operator) -> tuple[int, ...] | None:
+    shape = operator.shape(1)
+    return None if shape is None else shape[2:]
+
+
+def _conv(operator: Operator) -> fx.Node:
+    window = read_window(operator, _kernel(operator))
+    groups = operator.integer("group", 1)
+    x, weight, bias = operator.tensor(0), operator.tensor(1), operator.optional(2)
+    if not window.symmetric:
+        return operator.call(padded_conv, x, weight, bias, window, groups)
+    function = _CONV[len(window.kernel) - 1]
+    return operator.call(function, x, weight, bias, window.stride, window.begin, window.dilation, groups)
+
+
+def transposed_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int, extra: tuple[int, ...]
+) -> Tensor:
+    """Apply a transposed convolution whose output is cropped unequally at begin and end."""
+    function = _TRANSPOSED[len(window.kernel) - 1]
+    zeros = (0,) * len(window.kernel)
+    y = function(x, weight, bias, window.stride, zeros, zeros, groups, window.dilation)
+    begin = [-crop for crop in window.begin]
+    end = [more - crop for crop, more in zip(window.end, extra, strict=True)]
+    return F.pad(y, flat(begin, end))
+
+
+def _conv_transpose(operator: Operator) -> fx.Node:
+    window = read_window(operator, _kernel(operator))
+    groups = operator.integer("group", 1)
+    extra = tuple(operator.integers("output_padding") or [0] * len(window.kernel))
+    if operator.integers("output_shape") is not None or window.same:
+        operator.refuse("output_shape and same padding are not supported; write pads")
+    x, weight, bias = operator.tensor(0), operator.tensor(1), operator.optional(2)
+    fits = all(more < max(s, d) for more, s, d in zip(extra, window.stride, window.dilation, strict=True))
+    if window.symmetric and fits:
+        function = _TRANSPOSED[len(window.kernel) - 1]
+        return operator.call(function, x, weight, bias, window.stride, window.begin, extra, groups, window.dilation)
+    if any(extra) and bias is not None:
+        operator.refuse("output_padding with unequal pads and a bias is not supported")
+    return operator.call(transposed_conv, x, weight, bias, window, groups, extra)
+
+
+def general_gemm(a: Tensor, b: Tensor, c: Tensor | None, alpha: float, beta: float) -> Tensor:
+    """Return alpha * a @ b + beta * c, c broadcast."""
+    product = torch.matmul(a, b)
+    product = product if alpha == 1.0 else product * alpha
+    if c is None:
+        return product
+    return product + (c if beta == 1.0 else c * beta)
+
+
+def _gemm(operator: Operator) -> fx.Node:
+    alpha, beta = operator.number("alpha", 1.0), operator.number("beta", 1.0)
+    transpose_a, transpose_b = operator.integer("transA", 0), operator.integer("transB", 0)
+    a, b, c = operator.tensor(0), operator.tensor(1), operator.optional(2)
+    bias_rank = len(operator.shape(2) or ()) if c is not None else 1
+    if transpose_b and not transpose_a and alpha == beta == 1.0 and bias_rank == 1:
+        return operator.call(torch.nn.functional.linear, a, b, c)
+    a = operator.call(torch.t, a) if transpose_a else a
+    b = operator.call(torch.t, b) if transpose_b else b
+    return operator.call(general_gemm, a, b, c, alpha, beta)
+
+
+def _matmul(operator: Operator) -> fx.Node:
+    return operator.call(torch.matmul, operator.tensor(0), operator.tensor(1))
+
+
+BUILDERS: dict[str, Builder] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+}

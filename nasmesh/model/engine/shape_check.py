@@ -1,0 +1,48 @@
+"""Runs a network on shapes alone: no memory, no arithmetic. Finds what ONNX's checker and shape inference pass over."""
+
+from typing import Any
+
+import onnx
+import torch
+from torch import fx
+
+from nasmesh.model import initializers
+from nasmesh.model.engine.convert import to_module
+from nasmesh.model.reasons import Reason, rejected
+
+_BATCH = 2
+
+
+class _Tracer(fx.Interpreter):
+    """Runs a graph node by node and remembers where it is."""
+
+    at = ""
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.at = n.name
+        return super().run_node(n)
+
+
+def meta_check(model: onnx.ModelProto) -> tuple[int, ...]:
+    """Return the output's shape without its batch axis, by a forward on the meta device.
+
+    Raises Rejected: SHAPE_MISMATCH naming the value whose computation fails, SHAPE_UNKNOWN where the data input's dims
+    are not fixed, and all that `to_module` raises.
+    """
+    module = to_module(model, seed=None, device="meta").eval()
+    name = initializers.data_inputs(model)[0]
+    proto = next(value for value in model.graph.input if value.name == name)
+    dims = [dim.dim_value for dim in proto.type.tensor_type.shape.dim]
+    if not dims or min(dims[1:], default=1) < 1:
+        raise rejected(Reason.SHAPE_UNKNOWN, "all dims but the batch must be fixed numbers", where=name)
+    tracer = _Tracer(module)
+    tracer.extra_traceback = False
+    try:
+        with torch.no_grad():
+            output = tracer.run(torch.empty([dims[0] or _BATCH, *dims[1:]], device="meta"))
+    except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as error:
+        names = {node: value for value, node in module.meta["values"].items()}
+        where = names.get(tracer.at, tracer.at)
+        text = " ".join(str(error).split())[:300]
+        raise rejected(Reason.SHAPE_MISMATCH, f"shapes do not fit: {text}", where=where) from error
+    return tuple(output.shape[1:]) if isinstance(output, torch.Tensor) else ()
