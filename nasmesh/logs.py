@@ -5,6 +5,7 @@ An event is a snake_case name with fields. Search, task, attempt and epoch are b
 
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import MutableMapping
@@ -41,6 +42,8 @@ def configure(program: str, *, settings: Settings | None = None, stream: TextIO 
         logger_factory=structlog.WriteLoggerFactory(target),
         cache_logger_on_first_use=False,
     )
+    # gRPC's core writes lines of its own form to stderr; what matters in them arrives as the status of a call.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     root = logging.getLogger()
     root.handlers = [_ToStructlog()]
     # Libraries talk too much below warning; what they say at debug is theirs to debug.

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import random
 import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +23,17 @@ from nasmesh.store.open import open_store
 from nasmesh.v1 import object_pb2 as pb
 
 CONTENT = b"some network"
+# Puts objects without end (or as many as asked) and names each once it is put.
+WRITER = """
+import itertools, sys
+from pathlib import Path
+from nasmesh.store.directory import DirectoryStore
+from nasmesh.store.keys import ObjectKind
+store = DirectoryStore(Path(sys.argv[1]))
+for i in itertools.count() if len(sys.argv) == 2 else range(int(sys.argv[2])):
+    ref = store.put(ObjectKind.CHECKPOINT, b"%d" % i * 20_000)
+    print(ref.key, ref.size_bytes, flush=True)
+"""
 
 
 class Backend:
@@ -294,6 +307,34 @@ class TestDirectory:
         finally:
             del store
             subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+    def test_writers_killed_at_any_moment_leave_only_whole_objects(self, tmp_path: Path) -> None:
+        delays = random.Random(7)
+        for _ in range(4):
+            writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+            assert writer.stdout is not None
+            acknowledged = [writer.stdout.readline().strip() for _ in range(delays.randrange(1, 40))]
+            writer.kill()
+            acknowledged += [line.strip() for line in writer.stdout if line.endswith("\n")]
+            writer.stdout.close()
+            writer.wait(timeout=30)
+            store = DirectoryStore(tmp_path)
+            for line in acknowledged:
+                key, size = line.split()
+                ref = pb.ObjectRef(key=key, sha256=key.split("/")[-1].removesuffix(".onnx"), size_bytes=int(size))
+                assert len(store.get(ref)) == int(size)
+        visible = [path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()]
+        assert len(visible) >= 4
+        for path in visible:
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
+
+    def test_two_processes_may_write_the_same_objects(self, tmp_path: Path) -> None:
+        command = [sys.executable, "-c", WRITER, str(tmp_path), "30"]
+        writers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        outputs = [writer.communicate(timeout=60)[0] for writer in writers]
+        assert [writer.returncode for writer in writers] == [0, 0]
+        assert outputs[0] == outputs[1]
+        assert list((tmp_path / ".incoming").iterdir()) == []
 
     def test_store_that_cannot_be_made_is_unavailable(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
