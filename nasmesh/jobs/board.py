@@ -13,7 +13,11 @@ from nasmesh.errors import Busy, Conflict, NotFound, Stale, Unavailable
 from nasmesh.jobs.records import RecordDirectory
 from nasmesh.limits import SPOOL_KEEP_S
 from nasmesh.logs import get_logger
+from nasmesh.rpc.call import caller_waits
 from nasmesh.v1 import job_pb2, object_pb2, search_pb2, worker_pb2
+
+_LISTEN_S = 1.0
+"""How often a silent watch asks whether its caller still listens."""
 
 ENDED = frozenset({job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED})
 
@@ -199,11 +203,18 @@ class Board:
         """Wait for changes after a sequence number; returns them, and whether there will be no more."""
         job_id = job.view.job_id
 
+        until = None if timeout_s is None else self._clock.monotonic() + timeout_s
+
         def is_gone() -> bool:
             return self._closed or self._jobs.get(job_id) is not job
 
         with self._changed:
-            moved = self._changed.wait_for(lambda: job.view.sequence > sequence or is_gone(), timeout_s)
+            moved = False
+            while not moved and caller_waits():
+                left = _LISTEN_S if until is None else min(_LISTEN_S, until - self._clock.monotonic())
+                moved = self._changed.wait_for(lambda: job.view.sequence > sequence or is_gone(), max(0.0, left))
+                if until is not None and self._clock.monotonic() >= until:
+                    break
             views = [view for view in job.states if view.sequence > sequence]
             if job.view.sequence > max([sequence, *(view.sequence for view in views)]):
                 views.append(job.view)

@@ -22,6 +22,7 @@ from nasmesh.jobs.context import Cancelled, JobContext
 from nasmesh.jobs.failures import failure_of
 from nasmesh.jobs.frames import read_frame, write_frame
 from nasmesh.limits import MESSAGE_BYTES
+from nasmesh.logs import configure
 from nasmesh.v1 import worker_pb2 as pb
 
 WORK = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*:[a-z_][a-z0-9_]*")
@@ -139,6 +140,7 @@ def main() -> None:
     _limit_memory(int(sys.argv[3]))
     # Ctrl-C at a terminal is the server's to handle; it asks its children to stop in its own order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    configure(sys.argv[1].partition(":")[0])
     pipe = _Pipe()
     Child(load_work(sys.argv[1]), pipe).run()
 

@@ -42,6 +42,14 @@ def _wait(order: pb.StartTrainingRequest, context: JobContext) -> bytes:
     return b""
 
 
+def _mark(order: pb.StartTrainingRequest, context: JobContext) -> bytes:
+    if order.resume_from.key:
+        return pb.TrainResult(data_digest=f"resumed from {order.resume_from.key}").SerializeToString()
+    context.report(pb.TrainProgress(step=1), checkpoint=object_pb2.ObjectRef(key="half"))
+    threading.Event().wait(60)
+    return b""
+
+
 def _deaf(order: pb.StartTrainingRequest, context: JobContext) -> bytes:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     context.report(pb.TrainProgress(step=1))
@@ -87,6 +95,7 @@ def _garbage(order: pb.StartTrainingRequest, context: JobContext) -> bytes:
 ACTIONS = {
     "echo": _echo,
     "wait": _wait,
+    "mark": _mark,
     "deaf": _deaf,
     "crash": _crash,
     "refuse": _refuse,

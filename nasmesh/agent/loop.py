@@ -1,0 +1,155 @@
+"""The agent: keeps a stream to the scheduler, passes on what comes, and outlasts the scheduler's absence."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nasmesh import __version__, ids
+from nasmesh.agent.backoff import Backoff
+from nasmesh.agent.drivers.driver import Driver
+from nasmesh.agent.heartbeats import Heartbeats
+from nasmesh.agent.spool import Spool
+from nasmesh.agent.stream import Connection
+from nasmesh.agent.workload import Workload
+from nasmesh.clock import Clock, SystemClock
+from nasmesh.errors import Denied, Invalid, NasmeshError, Unauthenticated
+from nasmesh.logs import get_logger
+from nasmesh.v1 import dispatch_service_pb2 as pb
+
+_LOG = get_logger("agent")
+
+DRAIN_S = 15.0
+"""How long a draining agent waits for its work to stop and its outcomes to be acknowledged."""
+
+
+class Agent:
+    """Works for one scheduler with the servers that its drivers drive. `run` blocks; `drain` ends it in good order."""
+
+    def __init__(  # noqa: PLR0913 - the program's flags; a value object would only rename them
+        self,
+        *,
+        scheduler: str,
+        name: str,
+        drivers: Sequence[Driver],
+        work_dir: Path,
+        insecure: bool = False,
+        labels: Mapping[str, str] | None = None,
+        clock: Clock | None = None,
+        drain_s: float = DRAIN_S,
+    ) -> None:
+        """Open the spool in `work_dir`; what an earlier process of this agent left there is gone on with.
+
+        Raises Invalid (NAME_INVALID) for a name that is no agent id.
+        """
+        self._scheduler = scheduler
+        self._name = ids.format_name("agents", name, field="name")
+        self._insecure = insecure
+        self._labels = dict(labels or {})
+        self._drain_s = drain_s
+        self._spool = Spool(work_dir)
+        self._epoch = self._spool.load_epoch()
+        self._draining = threading.Event()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._heartbeats = Heartbeats(self._beat, clock=clock or SystemClock())
+        self._work = Workload(drivers, spool=self._spool, send=self._send, reported=self._heartbeats.progress)
+
+    def run(self) -> None:
+        """Serve the scheduler until drained; outlasts its absence.
+
+        Raises Invalid, Denied or Unauthenticated where the scheduler refuses this agent for good.
+        """
+        backoff = Backoff()
+        try:
+            while not self._over.is_set():
+                try:
+                    self._converse(backoff)
+                except NasmeshError as error:
+                    if isinstance(error, Invalid | Denied | Unauthenticated):
+                        raise
+                    if not self._over.is_set():
+                        _LOG.warning("scheduler_lost", reason=error.reason, text=error.message)
+                self._over.wait(backoff.next_s())
+        finally:
+            self._heartbeats.stop()
+            self._work.close()
+
+    def drain(self) -> None:
+        """Take no more leases, stop the work in hand, give it back, and let `run` return within `drain_s`."""
+        if not self._draining.is_set():
+            self._draining.set()
+            self._send(pb.WorkRequest(draining=pb.AgentDraining()))
+            threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+    def _drain(self) -> None:
+        if not self._work.drain(self._drain_s):
+            _LOG.warning("drained_with_work_left", held=len(self._work.tokens))
+        self._over.set()
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+
+    def _converse(self, backoff: Backoff) -> None:
+        """Hold one connection from hello to its end."""
+        server, slots = self._work.describe()
+        hello = pb.AgentHello(
+            agent=self._name,
+            slots=slots,
+            server=server,
+            epoch=self._epoch,
+            held=self._work.tokens,
+            version=__version__,
+            labels=self._labels,
+        )
+        connection = Connection(self._scheduler, hello, insecure=self._insecure)
+        with self._lock:
+            self._connection = connection
+        try:
+            self._welcome(connection.welcome)
+            backoff.reset()
+            if not self._over.is_set():
+                for message in connection.messages():
+                    self._receive(message)
+        except Invalid as error:
+            # After the welcome a refusal is about one message, not about this agent.
+            _LOG.error("stream_refused", reason=error.reason, text=error.message)
+        finally:
+            with self._lock:
+                self._connection = None
+            connection.close()
+
+    def _welcome(self, welcome: pb.Welcome) -> None:
+        _LOG.info("scheduler_found", epoch=welcome.epoch, version=welcome.version)
+        if welcome.epoch > self._epoch:
+            self._epoch = welcome.epoch
+            try:
+                self._spool.put_epoch(welcome.epoch)
+            except OSError as error:
+                _LOG.error("epoch_not_remembered", error=str(error))
+        if self._draining.is_set():
+            self._send(pb.WorkRequest(draining=pb.AgentDraining()))
+        self._work.resume(welcome.superseded)
+        self._heartbeats.follow_lease(welcome.lease.ToTimedelta().total_seconds())
+
+    def _receive(self, message: pb.WorkResponse) -> None:
+        match message.WhichOneof("kind"):
+            case "lease":
+                self._work.take(message.lease)
+            case "heartbeat_reply":
+                for token in message.heartbeat_reply.superseded:
+                    self._work.supersede(token)
+            case "outcome_reply":
+                self._work.acknowledged(message.outcome_reply)
+            case "cancel":
+                self._work.cancel(message.cancel.token, message.cancel.reason)
+            case other:
+                _LOG.warning("message_unknown", kind=other or "none")
+
+    def _beat(self) -> None:
+        self._send(pb.WorkRequest(heartbeat=self._work.heartbeat()))
+
+    def _send(self, request: pb.WorkRequest) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.send(request)

@@ -1,0 +1,66 @@
+"""One connection to the scheduler: a Work stream with one writer, opened by Hello and answered by Welcome."""
+
+import queue
+import threading
+from collections.abc import Iterator
+
+from nasmesh.errors import Stale, Unavailable
+from nasmesh.rpc.channel import errors_from_rpc, open_channel
+from nasmesh.v1 import dispatch_service_pb2 as pb
+from nasmesh.v1 import dispatch_service_pb2_grpc as rpc
+
+WELCOME_S = 10.0
+"""A scheduler that accepts the stream and says nothing for this long is taken for gone."""
+
+
+class Connection:
+    """A stream in use. `send` may be called from any thread; one thread iterates over `messages`."""
+
+    def __init__(self, address: str, hello: pb.AgentHello, *, insecure: bool) -> None:
+        """Say hello and wait for the answer.
+
+        Raises Stale (EPOCH_STALE) where the scheduler is older than one seen before, Unavailable where it is away or
+        silent, Invalid where it refuses the hello.
+        """
+        self._outgoing: queue.SimpleQueue[pb.WorkRequest | None] = queue.SimpleQueue()
+        self._address = address
+        self._channel = open_channel(address, insecure=insecure)
+        self._outgoing.put(pb.WorkRequest(hello=hello))
+        try:
+            with errors_from_rpc(address):
+                self._call = rpc.DispatchServiceStub(self._channel).Work(iter(self._outgoing.get, None))
+                self.welcome = self._first_message()
+            if self.welcome.epoch < hello.epoch:
+                raise Stale(
+                    "EPOCH_STALE",
+                    f"the scheduler at {address} has epoch {self.welcome.epoch}, superseded by {hello.epoch}",
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def send(self, request: pb.WorkRequest) -> None:
+        """Send after what was sent before. On a lost stream nothing happens: the next Hello tells what matters."""
+        self._outgoing.put(request)
+
+    def messages(self) -> Iterator[pb.WorkResponse]:
+        """Yield what the scheduler says until the stream ends; raises nasmesh.errors where it breaks."""
+        with errors_from_rpc(self._address):
+            yield from self._call
+
+    def close(self) -> None:
+        """Hang up."""
+        self._outgoing.put(None)
+        self._channel.close()
+
+    def _first_message(self) -> pb.Welcome:
+        silence = threading.Timer(WELCOME_S, self._channel.close)
+        silence.daemon = True
+        silence.start()
+        try:
+            first = next(self._call, None)
+        finally:
+            silence.cancel()
+        if first is None or not first.HasField("welcome"):
+            raise Unavailable("WELCOME_MISSING", f"the scheduler at {self._address} did not answer the hello")
+        return first.welcome

@@ -1,0 +1,239 @@
+"""The work in hand: takes leases, runs them in their drivers' slots, keeps outcomes until they are acknowledged."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from nasmesh.agent.attempt import Attempt
+from nasmesh.agent.backoff import Backoff
+from nasmesh.agent.drivers.driver import Driver
+from nasmesh.agent.held import Held
+from nasmesh.agent.spool import Spool, job_id_of
+from nasmesh.errors import Invalid, NasmeshError, Unavailable
+from nasmesh.jobs.failures import failure, failure_of
+from nasmesh.limits import MESSAGE_BYTES
+from nasmesh.logs import bind, get_logger
+from nasmesh.v1 import dispatch_service_pb2 as pb
+from nasmesh.v1 import job_pb2, search_pb2
+
+_LOG = get_logger("agent")
+
+_OUTCOME_BYTES = MESSAGE_BYTES - 4096
+
+Send = Callable[[pb.WorkRequest], None]
+
+
+class Workload:
+    """Attempts and outcomes of one agent, in memory and in the spool. Methods may be called from any thread."""
+
+    def __init__(self, drivers: Sequence[Driver], *, spool: Spool, send: Send, reported: Callable[[], None]) -> None:
+        """Take over what an earlier process left in the spool; `send` speaks to the scheduler if it can be reached."""
+        self._drivers = {driver.kind: driver for driver in drivers}
+        self._spool = spool
+        self._send = send
+        self._reported = reported
+        self._held = Held()
+        self._server: job_pb2.Server | None = None
+        self._may_start = False
+        self._draining = threading.Event()
+        self._errands = ThreadPoolExecutor(2, thread_name_prefix="agent-errands")
+        self._load()
+
+    @property
+    def tokens(self) -> list[pb.AttemptToken]:
+        """Everything in hand, for the hello."""
+        return self._held.tokens()
+
+    def describe(self) -> tuple[job_pb2.Server, list[pb.AgentSlots]]:
+        """Ask every server what it is; raises Unavailable where one does not answer and never has."""
+        server = job_pb2.Server()
+        try:
+            for driver in self._drivers.values():
+                server.MergeFrom(driver.describe())
+        except Unavailable:
+            # What is in hand must still be told to the scheduler; the servers may be back before the next lease.
+            if self._server is None:
+                raise
+            server.CopyFrom(self._server)
+        self._server = server
+        return server, [pb.AgentSlots(kind=kind, slots=driver.slots) for kind, driver in self._drivers.items()]
+
+    def resume(self, superseded: Sequence[pb.AttemptToken]) -> None:
+        """After a welcome: drop what is no longer this agent's, send outcomes again, start what waits, offer slots."""
+        for token in superseded:
+            self.supersede(token)
+        for outcome in self._held.outcomes():
+            self._send(pb.WorkRequest(outcome=outcome))
+        # Adopted attempts wait for the first welcome, which says whether they are still this agent's.
+        self._may_start = True
+        self._start_waiting()
+        for kind in self._drivers:
+            self._tell_ready(kind)
+
+    def heartbeat(self) -> pb.AgentHeartbeat:
+        """Return a line for each attempt in hand."""
+        return pb.AgentHeartbeat(attempts=[attempt.progress() for attempt in self._held.attempts()])
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take no more work, stop what is in hand, and wait until every outcome is acknowledged; returns whether so."""
+        self._draining.set()
+        for attempt in self._held.attempts():
+            if self._may_start:
+                attempt.cancel()
+            else:
+                # Nothing was begun in this process: its lease stays on disk for the next one.
+                self._held.end(attempt, None)
+        self._start_waiting()
+        return self._held.wait_until_empty(timeout_s)
+
+    def close(self) -> None:
+        """Start no more errands."""
+        self._errands.shutdown(wait=False, cancel_futures=True)
+
+    def cancel(self, token: pb.AttemptToken, why: str) -> None:
+        """Make an attempt stop, if it is in hand."""
+        attempt = self._held.find(job_id_of(token))
+        if attempt is not None:
+            _LOG.info("attempt_cancelled", job=attempt.job_id, why=why)
+            attempt.cancel()
+
+    def take(self, lease: pb.Lease) -> None:
+        """Accept a lease and start it as soon as its kind has a slot; one that is in hand already is not doubled."""
+        try:
+            attempt = Attempt(lease, spool=self._spool, reported=self._reported)
+        except Invalid as error:
+            _LOG.error("lease_invalid", text=error.message)
+            return
+        known = self._held.outcome(attempt.job_id)
+        if known is not None:
+            self._send(pb.WorkRequest(outcome=known))
+            return
+        if self._held.find(attempt.job_id) is not None:
+            return
+        try:
+            self._spool.put_lease(lease)
+        except OSError as error:
+            # Working without it would only cost a repetition after a kill; a full disk would lose the outcome too.
+            _LOG.error("lease_not_remembered", job=attempt.job_id, error=str(error))
+        self._held.add(attempt)
+        if self._draining.is_set():
+            attempt.cancel()
+        self._start_waiting()
+
+    def supersede(self, token: pb.AttemptToken) -> None:
+        """Stop an attempt that is no longer this agent's, or drop its outcome."""
+        job_id = job_id_of(token)
+        attempt = self._held.find(job_id)
+        if attempt is not None:
+            _LOG.info("attempt_superseded", job=job_id)
+            attempt.cancel(superseded=True)
+        elif self._held.acknowledge(job_id) is not None:
+            _LOG.info("outcome_superseded", job=job_id)
+            self._spool.drop(token)
+
+    def acknowledged(self, reply: pb.OutcomeReply) -> None:
+        """Forget an outcome that the scheduler answered, and have the server forget its job."""
+        job_id = job_id_of(reply.token)
+        self._spool.drop(reply.token)
+        outcome = self._held.acknowledge(job_id)
+        disposition = pb.OutcomeDisposition.Name(reply.disposition)
+        _LOG.info("outcome_acknowledged", job=job_id, disposition=disposition)
+        if outcome is not None:
+            for kind in self._drivers:
+                self._forget_job(kind, job_id)
+
+    def _load(self) -> None:
+        for outcome in self._spool.load_outcomes():
+            self._held.keep_outcome(outcome)
+        for kept in self._spool.load_leases():
+            attempt = Attempt(
+                kept.lease,
+                spool=self._spool,
+                reported=self._reported,
+                checkpoint=kept.checkpoint,
+                adopted=True,
+            )
+            if self._held.add(attempt):
+                _LOG.info("attempt_adopted", job=attempt.job_id)
+
+    def _start_waiting(self) -> None:
+        if not self._may_start:
+            return
+        while (attempt := self._held.start_next(self._slots)) is not None:
+            threading.Thread(target=self._work_on, args=(attempt,), name=attempt.job_id, daemon=True).start()
+
+    def _slots(self, kind: search_pb2.TaskKind.ValueType) -> int:
+        driver = self._drivers.get(kind)
+        # Work of a kind that nothing here drives is answered at once, in a thread like any other.
+        return driver.slots if driver is not None else 1
+
+    def _work_on(self, attempt: Attempt) -> None:
+        token = attempt.token
+        with bind(search=attempt.lease.search, task=token.task, attempt=token.attempt, epoch=token.epoch):
+            outcome = self._outcome(attempt)
+            _LOG.info("attempt_ended", how=outcome.WhichOneof("result"), reason=outcome.failure.reason or None)
+            if attempt.superseded:
+                self._spool.drop(token)
+                self._held.end(attempt, None)
+                self._forget_job(attempt.kind, attempt.job_id)
+            else:
+                outcome.token.CopyFrom(token)
+                try:
+                    self._spool.put_outcome(outcome)
+                except OSError as error:
+                    _LOG.error("outcome_not_remembered", error=str(error))
+                self._held.end(attempt, outcome)
+                self._send(pb.WorkRequest(outcome=outcome))
+            if outcome.failure.reason == "SERVER_UNREACHABLE":
+                self._await_server(attempt.kind)
+            self._tell_ready(attempt.kind)
+        self._start_waiting()
+
+    def _outcome(self, attempt: Attempt) -> pb.AttemptOutcome:
+        driver = self._drivers.get(attempt.kind)
+        if driver is None:
+            message = "this agent drives no server for this kind of work"
+            return pb.AttemptOutcome(failure=failure("KIND_UNKNOWN", message, retryable=True, counted=False))
+        if attempt.cancelled.is_set() and not attempt.adopted:
+            return attempt.released()
+        try:
+            outcome = driver.run(attempt)
+        except Exception as error:  # noqa: BLE001 - whatever a driver raises ends this attempt, not the agent
+            _LOG.warning("attempt_failed", error=str(error), exc_info=not isinstance(error, NasmeshError))
+            outcome = pb.AttemptOutcome(failure=failure_of(error))
+        if outcome.ByteSize() > _OUTCOME_BYTES:
+            message = f"the outcome has {outcome.ByteSize()} bytes, more than a message may have ({_OUTCOME_BYTES})"
+            return pb.AttemptOutcome(failure=failure("OUTCOME_TOO_LARGE", message, retryable=False))
+        return outcome
+
+    def _await_server(self, kind: search_pb2.TaskKind.ValueType) -> None:
+        """Keep the slot from being offered while its server is away: leases would only be lost on it."""
+        backoff = Backoff()
+        while not self._draining.is_set():
+            try:
+                self._drivers[kind].describe()
+            except NasmeshError:
+                self._draining.wait(backoff.next_s())
+            else:
+                return
+
+    def _tell_ready(self, kind: search_pb2.TaskKind.ValueType) -> None:
+        driver = self._drivers.get(kind)
+        if driver is not None and not self._draining.is_set():
+            free = self._held.free(kind, driver.slots)
+            self._send(pb.WorkRequest(ready=pb.AgentReady(kind=kind, free=free)))
+
+    def _forget_job(self, kind: search_pb2.TaskKind.ValueType, job_id: str) -> None:
+        if kind in self._drivers:
+            # Refused once the agent has closed; a server forgets by itself what nobody deletes.
+            with contextlib.suppress(RuntimeError):
+                self._errands.submit(self._forget, self._drivers[kind], job_id)
+
+    @staticmethod
+    def _forget(driver: Driver, job_id: str) -> None:
+        try:
+            driver.forget(job_id)
+        except NasmeshError as error:
+            # It may never have been started; what is left a server forgets by itself after a day.
+            _LOG.debug("job_not_deleted", job=job_id, reason=error.reason)
