@@ -1,0 +1,89 @@
+"""Counts parameters, multiply-accumulates and activations of a network, exactly, in Python integers.
+
+The convention of papers: convolutions and matrix products are counted, biases, normalisation, activations and pooling
+are not. Agrees with the published figures of NAS-Bench-201.
+"""
+
+import math
+from dataclasses import dataclass
+
+import onnx
+from onnx import helper
+
+from nasmesh.model.geometry import Dims
+from nasmesh.model.inference import infer_dims
+from nasmesh.model.initializers import parameters, trainable_names
+from nasmesh.model.weights import weighted_bytes
+
+_FLOAT_BYTES = 4
+_VIEWS = frozenset({"Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze"})
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Static figures of a network.
+
+    parameters: trainable numbers, without batch norm's running statistics. macs: multiply-accumulates of one forward
+    pass at batch 1. activations: float32 numbers that all nodes put out at batch 1; times 4 bytes and the batch, an
+    upper estimate of training memory. size_bytes: size of the object with weights, without training state.
+    """
+
+    parameters: int
+    macs: int
+    activations: int
+    size_bytes: int
+
+
+def count(model: onnx.ModelProto) -> Counts:
+    """Return the counts of a network, weightless or with weights; raises Rejected where its shapes do not fit."""
+    return count_with(model, infer_dims(model, batch=1))
+
+
+def count_with(model: onnx.ModelProto, dims: dict[str, Dims]) -> Counts:
+    """Return the counts, given the dims of every value at batch 1."""
+    sizes = parameters(model)
+    nodes = [node for node in model.graph.node if node.op_type != "Constant"]
+    return Counts(
+        parameters=sum(math.prod(sizes[name]) for name in trainable_names(model)),
+        macs=sum(node_macs(node, dims) for node in nodes),
+        activations=sum(math.prod(dims[name]) for node in nodes if node.op_type not in _VIEWS for name in node.output),
+        size_bytes=weighted_bytes(model),
+    )
+
+
+def node_macs(node: onnx.NodeProto, dims: dict[str, Dims]) -> int:
+    """Return the multiply-accumulates of one node; 0 for operators that are not products."""
+    if node.op_type == "Conv":
+        return math.prod(dims[node.output[0]]) * math.prod(dims[node.input[1]][1:])
+    if node.op_type == "ConvTranspose":
+        return math.prod(dims[node.input[0]]) * math.prod(dims[node.input[1]][1:])
+    if node.op_type == "Gemm":
+        return math.prod(dims[node.output[0]]) * dims[node.input[0]][_inner_axis(node)]
+    if node.op_type == "MatMul":
+        return math.prod(dims[node.output[0]]) * dims[node.input[0]][-1]
+    return 0
+
+
+def peak_activation_bytes(model: onnx.ModelProto, dims: dict[str, Dims]) -> int:
+    """Return the most bytes of activations alive at once when the nodes run in order, each value freed after use."""
+    last = {name: index for index, node in enumerate(model.graph.node) for name in node.input}
+    last.update({value.name: len(model.graph.node) for value in model.graph.output})
+    trained = parameters(model)
+    data = [value.name for value in model.graph.input if value.name not in trained]
+    alive = {name: math.prod(dims[name]) for name in data}
+    current = peak = sum(alive.values())
+    for index, node in enumerate(model.graph.node):
+        for name in node.output:
+            if name and node.op_type != "Constant":
+                alive[name] = math.prod(dims[name])
+                current += alive[name]
+        peak = max(peak, current)
+        for name in {*node.input, *node.output}:
+            if name in alive and last.get(name, index) <= index:
+                current -= alive.pop(name)
+    return peak * _FLOAT_BYTES
+
+
+def _inner_axis(node: onnx.NodeProto) -> int:
+    values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    return 0 if values.get("transA") else 1

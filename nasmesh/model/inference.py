@@ -1,0 +1,110 @@
+"""Shapes of every value of an ONNX graph in plain Python integers, by rules of our own.
+
+onnx's checker and shape inference accept a convolution whose channels do not fit; these rules do not. Nothing is
+computed from data: inputs that carry shapes must be constants.
+"""
+
+import math
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from nasmesh.limits import ADMISSION_DIM, ADMISSION_RANK
+from nasmesh.model.geometry import Dims
+from nasmesh.model.initializers import data_inputs, parameters
+from nasmesh.model.operators import OPERATORS, check_operator
+from nasmesh.model.reasons import Reason, rejected
+from nasmesh.model.shape_rules import SHAPE_RULES
+from nasmesh.model.site import MAX_INTEGERS, Site
+from nasmesh.model.tensors import constant_of
+
+
+def infer_dims(model: onnx.ModelProto, batch: int) -> dict[str, Dims]:
+    """Return the dims of every value when the data input's first dimension is `batch`.
+
+    Raises Rejected naming the node: SHAPE_MISMATCH, SHAPE_UNKNOWN, and what the operator allow-list raises.
+    """
+    known = _leaf_dims(model, batch)
+    constants = _constants(model)
+    floats = _float_leaves(model)
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    for index, node in enumerate(model.graph.node):
+        where = node_label(node, index)
+        attributes = check_operator(node, where)
+        if node.op_type == "Constant":
+            tensor = constant_of(node)
+            constants[tensor.name], known[tensor.name] = numpy_helper.to_array(tensor), tuple(tensor.dims)
+            if tensor.data_type == onnx.TensorProto.FLOAT:
+                floats.add(tensor.name)
+            continue
+        for name in node.input:
+            if name and name not in known:
+                raise rejected(Reason.GRAPH_INVALID, f"input {name[:80]!r} is not known here", where=where)
+        _check_kinds(node, where, constants, floats)
+        inputs = [known[name] if name else None for name in node.input]
+        site = Site(node, where, opset, attributes, inputs, [constants.get(name) for name in node.input])
+        results = SHAPE_RULES[node.op_type](site)
+        for name, dims in zip(node.output, results, strict=False):
+            known[name] = _checked(dims, batch, where)
+            floats.add(name)
+    return known
+
+
+def node_label(node: onnx.NodeProto, index: int) -> str:
+    """Return what to call a node in an error: its name, or its operator and position."""
+    return node.name or f"{node.op_type}#{index}"
+
+
+def _checked(dims: Dims, batch: int, where: str) -> Dims:
+    # Rows may count batch times positions, as attention's do; the limit is per sample.
+    if len(dims) > ADMISSION_RANK or any(not 0 < size <= ADMISSION_DIM * max(batch, 1) for size in dims):
+        message = f"an output of dims {dims}; use rank <= {ADMISSION_RANK}, sizes 1 to {ADMISSION_DIM}"
+        raise rejected(Reason.VALUE_OUT_OF_RANGE, message, where=where)
+    return dims
+
+
+def _check_kinds(node: onnx.NodeProto, where: str, constants: dict[str, np.ndarray], floats: set[str]) -> None:
+    """Refuse computed values where constants must be, and integers where numbers are computed with."""
+    fixed = OPERATORS[node.op_type].constants
+    for position, name in enumerate(node.input):
+        if not name:
+            continue
+        if position in fixed:
+            if name not in constants:
+                message = f"{node.op_type}: input {position} must be a constant, so that shapes do not come from data"
+                raise rejected(Reason.SHAPE_UNKNOWN, message, where=where)
+        elif name not in floats:
+            message = f"{node.op_type}: input {position} must be float32"
+            raise rejected(Reason.TENSOR_TYPE, message, where=where)
+
+
+def _leaf_dims(model: onnx.ModelProto, batch: int) -> dict[str, Dims]:
+    known: dict[str, Dims] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    known.update(parameters(model))
+    data = data_inputs(model)[0]
+    for value in model.graph.input:
+        if value.name != data:
+            continue
+        sizes = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in value.type.tensor_type.shape.dim]
+        if len(sizes) < 2 or not all(size > 0 for size in sizes[1:]):
+            message = "the data input needs fixed dimensions, all but the batch"
+            raise rejected(Reason.SHAPE_UNKNOWN, message, where=data)
+        known[data] = (batch, *sizes[1:])
+    for name, dims in known.items():
+        if len(dims) > ADMISSION_RANK or any(not 0 <= size <= ADMISSION_DIM for size in dims):
+            message = f"dims {dims}; use rank <= {ADMISSION_RANK}, sizes up to {ADMISSION_DIM}"
+            raise rejected(Reason.VALUE_OUT_OF_RANGE, message, where=name)
+    return known
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Return the values of small constants; large ones can be no shape."""
+    trained = set(parameters(model))
+    small = (t for t in model.graph.initializer if t.name not in trained and math.prod(t.dims) <= MAX_INTEGERS)
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in small}
+
+
+def _float_leaves(model: onnx.ModelProto) -> set[str]:
+    floats = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    return floats | {value.name for value in model.graph.input}
