@@ -4,14 +4,14 @@ The baseline that an algorithm must beat. The first one's came from another pale
 only, and two of ten were the same network; these are matched in parameters, multiply-accumulates and palette.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from random import Random
 
 from google.protobuf import json_format
 
 from generate_svc.matching import Target, Task, draw_matched
-from generate_svc.profile import Profile, palette_of, profile
+from generate_svc.profile import Profile, profile
 from generate_svc.settings import Json, Schema, Settings, read_settings, settings_schema, to_struct
 from generate_svc.state import dump_state, load_state, unreadable
 from nasmesh import spaces
@@ -137,29 +137,39 @@ class _Drawer:
             values = self._draw_once(rng)
             if values is None:
                 continue
-            built = self.task.build(values)
-            lowered = lower(built)
-            drawn = _Drawn(values, structural_digest(lowered)[:_DIGEST_CHARS], count(lowered))
-            if drawn.digest not in seen and self._is_wanted(drawn.counts, built):
+            estimate = profile(self.task.build(values))
+            if not self._is_within({"parameters": estimate.parameters, "macs": estimate.macs}):
+                # The estimate is exact for spaces of ours, and a tenth of the price of lowering and counting.
+                continue
+            drawn = self._count(values)
+            if drawn.digest not in seen and self._is_wanted(drawn.counts, estimate):
                 return drawn
         return None
+
+    def _count(self, values: space_pb2.ChoiceValues) -> _Drawn:
+        lowered = lower(self.task.build(values))
+        return _Drawn(values, structural_digest(lowered)[:_DIGEST_CHARS], count(lowered))
 
     def _draw_once(self, rng: Random) -> space_pb2.ChoiceValues | None:
         if self.target is None:
             return spaces.sample(self.task.space, rng)
         return draw_matched(self.task, self.target, rng)
 
-    def _is_wanted(self, counts: Counts, built: arch.Architecture) -> bool:
-        known = {"parameters": counts.parameters, "macs": counts.macs, "size_bytes": counts.size_bytes}
+    def _is_wanted(self, counts: Counts, estimate: Profile) -> bool:
+        costs = {"parameters": counts.parameters, "macs": counts.macs, "size_bytes": counts.size_bytes}
+        found = replace(estimate, parameters=counts.parameters, macs=counts.macs)
+        return self._is_within(costs) and (self.target is None or self.target.matches(found))
+
+    def _is_within(self, costs: Mapping[str, int]) -> bool:
+        """Tell whether no constraint on one of `costs` is violated; the others can only be judged later."""
         for constraint in self.constraints:
-            value = known.get(constraint.metric)
+            value = costs.get(constraint.metric)
             if value is None:
                 continue
             above = constraint.HasField("max") and value > constraint.max
             if above or (constraint.HasField("min") and value < constraint.min):
                 return False
-        found = Profile(counts.parameters, counts.macs, palette_of(built))
-        return self.target is None or self.target.matches(found)
+        return True
 
 
 def _load(state: bytes) -> dict[str, None]:
@@ -167,7 +177,7 @@ def _load(state: bytes) -> dict[str, None]:
     if not state:
         return {}
     seen = load_state(state, _STATE_VERSION).get("seen")
-    if not isinstance(seen, Sequence) or not all(isinstance(digest, str) for digest in seen):
+    if not isinstance(seen, list) or not all(isinstance(digest, str) for digest in seen):
         raise unreadable("seen is no list of digests")
     return {str(digest): None for digest in seen}
 
@@ -176,16 +186,18 @@ def _target(task: Task, settings: Settings) -> Target | None:
     reference = settings.mapping("reference")
     if reference is None:
         return None
-    wanted = profile(_reference(task, reference))
+    wanted = _reference(task, reference)
     return Target(wanted, settings.number("tolerance"), settings.flag("match_palette"))
 
 
-def _reference(task: Task, reference: Mapping[str, Json]) -> arch.Architecture:
+def _reference(task: Task, reference: Mapping[str, Json]) -> Profile:
     chosen, described = reference.get("choices"), reference.get("architecture")
     try:
         if isinstance(chosen, Mapping):
-            return task.build(space_pb2.ChoiceValues(values={name: str(value) for name, value in chosen.items()}))
-        return json_format.ParseDict(dict(described) if isinstance(described, Mapping) else {}, arch.Architecture())
+            values = {name: str(value) for name, value in chosen.items()}
+            return profile(task.build(space_pb2.ChoiceValues(values=values)))
+        given = dict(described) if isinstance(described, Mapping) else {}
+        return profile(json_format.ParseDict(given, arch.Architecture()))
     except (Invalid, json_format.ParseError) as error:
         why = error.message if isinstance(error, Invalid) else str(error)
         field = f"settings.reference.{'choices' if isinstance(chosen, Mapping) else 'architecture'}"

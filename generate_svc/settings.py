@@ -70,9 +70,10 @@ def to_struct(schema: Schema) -> struct_pb2.Struct:
 
 def read_settings(schema: Schema, given: struct_pb2.Struct) -> Settings:
     """Return the settings with defaults; raises Invalid (SETTINGS_INVALID) with every setting that is wrong."""
-    values: dict[str, Json] = json_format.MessageToDict(given)
-    violations = [_violation(error, schema) for error in _errors(schema, values)]
-    violations += _not_finite(given)
+    # JSON has no NaN and no infinities, so these must go first.
+    violations = [_not_finite(name) for name in sorted(given.fields) if not _is_finite(given.fields[name])]
+    values: dict[str, Json] = {} if violations else json_format.MessageToDict(given)
+    violations += [_violation(error, schema) for error in _errors(schema, values)]
     if violations:
         first = violations[0]
         raise Invalid("SETTINGS_INVALID", first.description, field=first.field, violations=violations)
@@ -85,10 +86,17 @@ def _errors(schema: Schema, values: Mapping[str, Json]) -> list[ValidationError]
     return sorted(found, key=lambda error: (error.json_path, error.message))
 
 
-def _not_finite(given: struct_pb2.Struct) -> list[FieldViolation]:
-    """Find NaN and infinities, which JSON Schema's bounds let through."""
-    names = [name for name, value in given.fields.items() if not math.isfinite(value.number_value)]
-    return [FieldViolation(f"settings.{name}", f"settings.{name} must be a finite number") for name in sorted(names)]
+def _is_finite(value: struct_pb2.Value) -> bool:
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return all(_is_finite(inner) for inner in value.struct_value.fields.values())
+    if kind == "list_value":
+        return all(_is_finite(inner) for inner in value.list_value.values)
+    return math.isfinite(value.number_value)
+
+
+def _not_finite(name: str) -> FieldViolation:
+    return FieldViolation(f"settings.{name[:80]}", f"settings.{name[:80]} must be a finite number")
 
 
 def _violation(error: ValidationError, schema: Schema) -> FieldViolation:
