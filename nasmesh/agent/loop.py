@@ -21,6 +21,10 @@ _LOG = get_logger("agent")
 DRAIN_S = 15.0
 """How long a draining agent waits for its work to stop and its outcomes to be acknowledged."""
 
+_LOOK_S = 0.25
+_AWAY_S = 1.5
+"""How long a draining agent without work waits for a scheduler that it cannot reach."""
+
 
 class Agent:
     """Works for one scheduler with the servers that its drivers drive. `run` blocks; `drain` ends it in good order."""
@@ -46,13 +50,14 @@ class Agent:
         self._insecure = insecure
         self._labels = dict(labels or {})
         self._drain_s = drain_s
+        self._clock = clock or SystemClock()
         self._spool = Spool(work_dir)
         self._epoch = self._spool.load_epoch()
         self._draining = threading.Event()
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._connection: Connection | None = None
-        self._heartbeats = Heartbeats(self._beat, clock=clock or SystemClock())
+        self._heartbeats = Heartbeats(self._beat, clock=self._clock)
         self._work = Workload(drivers, spool=self._spool, send=self._send, reported=self._heartbeats.progress)
 
     def run(self) -> None:
@@ -83,8 +88,17 @@ class Agent:
             threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
     def _drain(self) -> None:
-        if not self._work.drain(self._drain_s):
-            _LOG.warning("drained_with_work_left", held=len(self._work.tokens))
+        self._work.begin_drain()
+        until = self._clock.monotonic() + self._drain_s
+        contact = self._clock.monotonic()
+        while not self._work.wait_until_empty(_LOOK_S):
+            now = self._clock.monotonic()
+            with self._lock:
+                contact = now if self._connection is not None else contact
+            # Outcomes are safe on disk; a scheduler that is gone, perhaps for good, gets them from the next process.
+            if now >= until or (not self._work.busy and now - contact >= _AWAY_S):
+                _LOG.warning("drained_with_work_left", held=len(self._work.tokens))
+                break
         self._over.set()
         with self._lock:
             if self._connection is not None:

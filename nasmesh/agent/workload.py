@@ -75,8 +75,8 @@ class Workload:
         """Return a line for each attempt in hand."""
         return pb.AgentHeartbeat(attempts=[attempt.progress() for attempt in self._held.attempts()])
 
-    def drain(self, timeout_s: float) -> bool:
-        """Take no more work, stop what is in hand, and wait until every outcome is acknowledged; returns whether so."""
+    def begin_drain(self) -> None:
+        """Take no more work and stop what is in hand."""
         self._draining.set()
         for attempt in self._held.attempts():
             if self._may_start:
@@ -85,7 +85,15 @@ class Workload:
                 # Nothing was begun in this process: its lease stays on disk for the next one.
                 self._held.end(attempt, None)
         self._start_waiting()
+
+    def wait_until_empty(self, timeout_s: float) -> bool:
+        """Wait until nothing is in hand and every outcome is acknowledged; returns whether that came in time."""
         return self._held.wait_until_empty(timeout_s)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any attempt is in hand."""
+        return bool(self._held.attempts())
 
     def close(self) -> None:
         """Start no more errands."""

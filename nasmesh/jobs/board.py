@@ -168,13 +168,16 @@ class Board:
             view = replace(job.view, state=job_pb2.JOB_STATE_SUCCEEDED, result=finished.result)
         self._end(job, view)
 
-    def drain(self, timeout_s: float) -> bool:
-        """Take no more jobs, ask those at hand to stop, and wait; returns whether all ended in time."""
+    def begin_drain(self, grace_s: float) -> None:
+        """Take no more jobs and ask those at hand to stop within the time."""
         with self._changed:
             self._draining = True
-            active = [job.view.job_id for job in self._jobs.values() if not job.view.ended]
-            for job_id in active:
-                self.cancel(job_id, timeout_s)
+            for job_id in [job.view.job_id for job in self._jobs.values() if not job.view.ended]:
+                self.cancel(job_id, grace_s)
+
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        """Wait until every job has ended; returns whether that came in time."""
+        with self._changed:
             return self._changed.wait_for(lambda: all(job.view.ended for job in self._jobs.values()), timeout_s)
 
     def close(self) -> None:

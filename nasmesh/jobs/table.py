@@ -95,7 +95,12 @@ class JobTable:
 
     def drain(self, timeout_s: float) -> bool:
         """Refuse new jobs, ask those at hand to stop within the time, and return whether all did."""
-        return self._board.drain(timeout_s)
+        self.begin_drain(timeout_s)
+        return self._board.wait_until_idle(timeout_s)
+
+    def begin_drain(self, grace_s: float) -> None:
+        """Do the first two parts of `drain` and return at once; a later `cancel` does not shorten the time."""
+        self._board.begin_drain(grace_s)
 
     def close(self) -> None:
         """End every child. Jobs that had not ended are not recorded: the same start in a next process runs them."""

@@ -1,0 +1,125 @@
+"""How a program lives and ends: exit codes, signals, the lock on its work directory, the agent's thread."""
+
+import fcntl
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from nasmesh.agent.loop import Agent
+from nasmesh.errors import Conflict, Invalid, NasmeshError, NotFound, Unavailable
+from nasmesh.logs import get_logger
+
+_LOG = get_logger("program")
+
+OK = 0
+FAILED = 1
+INVALID = 2
+UNAVAILABLE = 3
+NOT_FOUND = 4
+CONFLICT = 5
+INTERRUPTED = 130
+
+
+def exit_code(error: NasmeshError) -> int:
+    """Return the exit code that stands for an error."""
+    codes = ((Invalid, INVALID), (Unavailable, UNAVAILABLE), (NotFound, NOT_FOUND), (Conflict, CONFLICT))
+    return next((code for kind, code in codes if isinstance(error, kind)), FAILED)
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """Return what `main` returns; an error becomes one sentence on standard error and an exit code."""
+    try:
+        return main()
+    except NasmeshError as error:
+        sys.stderr.write(f"error: {error.message}\n")
+        return exit_code(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+class Lifetime:
+    """Waits for a signal or for an agent that gives up. The second signal ends the process at once."""
+
+    def __init__(self) -> None:
+        """Take over SIGTERM and SIGINT; call on the main thread."""
+        self._ended = threading.Event()
+        self._signal = 0
+        self._error: NasmeshError | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Return when the program should end, or after the time; says whether it should."""
+        return self._ended.wait(timeout_s)
+
+    def follow(self, agent: Agent) -> threading.Thread:
+        """Run an agent on a thread; where the scheduler refuses it for good, the program ends."""
+
+        def run() -> None:
+            try:
+                agent.run()
+            except NasmeshError as error:
+                self._error = error
+            finally:
+                self._ended.set()
+
+        thread = threading.Thread(target=run, name="agent", daemon=True)
+        thread.start()
+        return thread
+
+    def exit_code(self) -> int:
+        """Return how the program ends; raises what the agent gave up with."""
+        if self._error is not None:
+            raise self._error
+        return INTERRUPTED if self._signal == signal.SIGINT else OK
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._signal:
+            os._exit(128 + number)
+        self._signal = number
+        self._ended.set()
+
+
+@contextmanager
+def locked_directory(path: Path) -> Iterator[Path]:
+    """Hold a directory for this process alone: two would mix up each other's jobs.
+
+    Raises Unavailable (WORK_DIR_IN_USE), Invalid (WORK_DIR_INVALID).
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Invalid(
+            "WORK_DIR_INVALID", f"work-dir: {path} cannot be used: {error.strerror}", field="work-dir"
+        ) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Unavailable(
+                "WORK_DIR_IN_USE",
+                f"work-dir: {path} is in use by another program; give each its own --work-dir",
+                field="work-dir",
+            ) from None
+        yield path
+    finally:
+        os.close(descriptor)
+
+
+def write_address(path: Path, address: str) -> None:
+    """Write the address that is served, whole or not at all; raises Invalid (PORT_FILE_INVALID)."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(f"{address}\n")
+        part.replace(path)
+    except OSError as error:
+        raise Invalid(
+            "PORT_FILE_INVALID", f"port-file: {path} cannot be written: {error.strerror}", field="port-file"
+        ) from None
