@@ -4,9 +4,12 @@ import functools
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from nasmesh import __version__
+from nasmesh.v1 import dataset_pb2
 from nasmesh.v1 import job_pb2 as pb
 
 
@@ -36,6 +39,18 @@ def package_version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "absent"
+
+
+def describe_server(engine: str, *, slots: int, datasets: Sequence[dataset_pb2.Dataset]) -> pb.Server:
+    """Return what a server of this machine says of itself; `engine` as "name version"."""
+    return pb.Server(
+        engine=engine,
+        version=__version__,
+        devices=devices(),
+        slots=slots,
+        datasets=datasets,
+        process_id=os.getpid(),
+    )
 
 
 @functools.cache

@@ -97,9 +97,12 @@ def complete(spec: pb.DatasetSpec) -> pb.DatasetSpec:
 def check(spec: pb.DatasetSpec, *, field: str = "data") -> DatasetInfo:
     """Return the data set of a valid specification.
 
-    Raises NotFound (DATASET_UNKNOWN) and Invalid (DATASET_SPEC_INVALID) with every field that is wrong.
+    Raises Invalid (DATASET_UNKNOWN, DATASET_SPEC_INVALID) with every field that is wrong.
     """
-    info = describe(spec.dataset, field=f"{field}.dataset")
+    try:
+        info = describe(spec.dataset, field=f"{field}.dataset")
+    except NotFound as error:
+        raise Invalid(error.reason, error.message, field=error.field) from error
     violations = [
         FieldViolation(f"{field}.{name}", f"{field}.{name} must be above 0 and below 1, not {getattr(spec, name)}")
         for name in ("validation_fraction", "test_fraction")

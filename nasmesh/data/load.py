@@ -34,7 +34,7 @@ class Splits:
 def load(spec: pb.DatasetSpec) -> Splits:
     """Return the data set that `spec` names, divided as it says.
 
-    Raises NotFound (DATASET_UNKNOWN, DATASET_ABSENT) and Invalid (DATASET_SPEC_INVALID, DATASET_CORRUPT).
+    Raises NotFound (DATASET_ABSENT) and Invalid (DATASET_UNKNOWN, DATASET_SPEC_INVALID, DATASET_CORRUPT).
     """
     catalog.check(spec)
     filled = catalog.complete(spec)

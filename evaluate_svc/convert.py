@@ -1,0 +1,43 @@
+"""Between jobs and the messages of the evaluate contract; and what a start request must satisfy."""
+
+from nasmesh import evaluate_config
+from nasmesh.data import catalog
+from nasmesh.data.load import dataset_resources
+from nasmesh.errors import Invalid
+from nasmesh.host import describe_server, package_version
+from nasmesh.jobs.table import JobView
+from nasmesh.store.keys import check_ref
+from nasmesh.v1 import evaluate_service_pb2 as pb
+from nasmesh.v1 import job_pb2
+
+
+def check_start(request: pb.StartEvaluationRequest) -> pb.StartEvaluationRequest:
+    """Return a request that is worth a job.
+
+    Raises Invalid (EVALUATE_CONFIG_INVALID, DATASET_UNKNOWN, DATASET_SPEC_INVALID, OBJECT_REF_INVALID,
+    OBJECT_KEY_MISMATCH).
+    """
+    if not request.HasField("model"):
+        raise Invalid("OBJECT_REF_INVALID", "model: name the trained network to score", field="model")
+    check_ref(request.model, field="model")
+    catalog.check(request.data, field="data")
+    evaluate_config.check(request.config, "config")
+    return request
+
+
+def to_evaluation(view: JobView) -> pb.Evaluation:
+    """Return a job as an evaluation."""
+    return pb.Evaluation(
+        evaluation_id=view.job_id,
+        state=view.state,
+        progress=pb.EvaluateProgress.FromString(view.progress) if view.progress else None,
+        result=pb.EvaluateResult.FromString(view.result) if view.result else None,
+        failure=view.failure,
+        sequence=view.sequence,
+    )
+
+
+def server(slots: int) -> job_pb2.Server:
+    """Return what this server says of itself."""
+    engine = f"onnxruntime {package_version('onnxruntime')}"
+    return describe_server(engine, slots=slots, datasets=dataset_resources())

@@ -1,0 +1,46 @@
+"""Between jobs and the messages of the train contract; and what a start request must satisfy before it is a job."""
+
+from nasmesh import training_config
+from nasmesh.data import catalog
+from nasmesh.data.load import dataset_resources
+from nasmesh.errors import Invalid
+from nasmesh.host import describe_server, package_version
+from nasmesh.jobs.table import JobView
+from nasmesh.store.keys import check_ref
+from nasmesh.v1 import job_pb2
+from nasmesh.v1 import train_service_pb2 as pb
+
+
+def check_start(request: pb.StartTrainingRequest) -> pb.StartTrainingRequest:
+    """Return a request that is worth a job.
+
+    Raises Invalid (TRAIN_CONFIG_INVALID, DATASET_UNKNOWN, DATASET_SPEC_INVALID, OBJECT_REF_INVALID,
+    OBJECT_KEY_MISMATCH).
+    """
+    if not request.HasField("network"):
+        raise Invalid("OBJECT_REF_INVALID", "network: name the object to train", field="network")
+    for name in ("network", "initial_weights", "resume_from"):
+        if request.HasField(name):
+            check_ref(getattr(request, name), field=name)
+    catalog.check(request.data, field="data")
+    training_config.check(request.config, "config")
+    training_config.check_instrumentation(request.instrumentation, "instrumentation")
+    return request
+
+
+def to_training(view: JobView) -> pb.Training:
+    """Return a job as a training."""
+    return pb.Training(
+        training_id=view.job_id,
+        state=view.state,
+        progress=pb.TrainProgress.FromString(view.progress) if view.progress else None,
+        checkpoint=view.checkpoint,
+        result=pb.TrainResult.FromString(view.result) if view.result else None,
+        failure=view.failure,
+        sequence=view.sequence,
+    )
+
+
+def server(slots: int) -> job_pb2.Server:
+    """Return what this server says of itself."""
+    return describe_server(f"torch {package_version('torch')}", slots=slots, datasets=dataset_resources())
