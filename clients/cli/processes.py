@@ -145,7 +145,8 @@ class LocalMesh:
             lock.close()
             raise Conflict(
                 "HOME_IN_USE",
-                f"NASMESH_HOME: {self.home} is used by another `nasmesh up` (process {owner}); stop it, or name another",
+                f"NASMESH_HOME: {self.home} is used by another `nasmesh up` (process {owner}); "
+                "stop that one, or name another folder",
                 field="NASMESH_HOME",
             ) from error
         lock.truncate(0)
@@ -163,7 +164,7 @@ class LocalMesh:
                 except OSError as error:
                     raise Unavailable(
                         "PORT_IN_USE",
-                        f"port {program.port} for the {program.name} program is in use; stop its owner or add --any-port",
+                        f"port {program.port} of {program.name} is in use; stop the program there or add --any-port",
                         field="port",
                     ) from error
 

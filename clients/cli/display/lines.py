@@ -44,7 +44,7 @@ def _search_lines(before: Search, now: Search) -> list[str]:
             f"{now.name}: {short(now.spec.generator.generator)} on {short(now.spec.data.dataset)}, seed {now.spec.seed}"
         )
     if now.state != before.state and (before.name or now.state != search_pb2.SEARCH_STATE_RUNNING):
-        lines.append(f"{now.name} is {state_word(now)}" + (f": {now.reason}" if now.reason else ""))
+        lines.append(f"{now.name}: {state_word(now)}" + (f": {now.reason}" if now.reason else ""))
     return lines
 
 
@@ -52,7 +52,7 @@ def _trial_lines(before: Trial | None, now: Trial) -> list[str]:
     title = f"final trial {now.number}" if now.final else f"trial {now.number}"
     lines = []
     if before is None:
-        sizes = ", ".join(f"{size.name} {size.cells} cells {size.branches} branches" for size in stages(now.network))
+        sizes = "; ".join(f"{size.name}: {size}" for size in stages(now.network))
         origin = "" if now.final else f" (iteration {now.iteration})"
         lines.append(
             f"{title}{origin}: {format_count(now.network.parameters)} parameters, "

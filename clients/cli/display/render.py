@@ -12,6 +12,7 @@ from clients.cli.display.view import (
     format_duration,
     format_metric,
     outcome_word,
+    plural,
     score,
     short,
     stages,
@@ -74,8 +75,7 @@ def _stages(view: SearchView) -> RenderableType | None:
         return None
     sizes = stages(trial.network)
     title = Text.assemble(
-        ("network ", "bold"),
-        (f"of trial {trial.number}: ", "bold"),
+        (f"{'final network' if trial.final else 'network'} of trial {trial.number}  ", "bold"),
         f"{format_count(trial.network.parameters)} parameters, {format_count(trial.network.macs)} MACs",
     )
     if not sizes:
@@ -86,16 +86,16 @@ def _stages(view: SearchView) -> RenderableType | None:
         table.add_row(
             Text(size.name, style="dim"),
             Text("▦" * min(size.cells, 20), style="blue"),
-            f"{size.cells} cells",
+            plural(size.cells, "cell"),
             _bar(size.branches / max(1, widest), 20, "blue"),
-            f"{size.branches} branches",
+            plural(size.branches, "branch", "branches"),
         )
     return Group(title, Padding(table, (0, 0, 0, 2)))
 
 
 def _bar(share: float, width: int, style: str) -> Text:
     full = round(max(0.0, min(1.0, share)) * width)
-    return Text.assemble(("━" * full, style), ("━" * (width - full), "bright_black"))
+    return Text.assemble(("━" * full, style), ("─" * (width - full), "bright_black"))
 
 
 def _training(view: SearchView) -> RenderableType | None:
@@ -128,14 +128,13 @@ def _leaderboard(view: SearchView) -> RenderableType | None:
         return None
     metric = view.objective.metric
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for column in ("", "trial", "iteration"):
-        table.add_column(column)
-    for column in ("parameters", "MACs", *_score_columns(metric)):
+    table.add_column("")
+    for column in ("trial", "iteration", "parameters", "MACs", *_score_columns(metric)):
         table.add_column(column, justify="right")
     for rank, trial in enumerate(leaders, start=1):
         table.add_row(
             str(rank),
-            f"trial {trial.number}",
+            str(trial.number),
             str(trial.iteration),
             format_count(trial.network.parameters),
             format_count(trial.network.macs),

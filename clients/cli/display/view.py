@@ -26,6 +26,10 @@ class StageSize:
     cells: int
     branches: int
 
+    def __str__(self) -> str:
+        """Return the size as people read it."""
+        return f"{plural(self.cells, 'cell')}, {plural(self.branches, 'branch', 'branches')}"
+
 
 @dataclass(slots=True)
 class SearchView:
@@ -155,6 +159,11 @@ def format_metric(metric: str, value: float | None) -> str:
     if unit in ("count", "bytes"):
         return format_count(value)
     return f"{value:.4g}{' ' + unit if unit else ''}"
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """Return a count with its noun: 1 cell, 2 cells."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def format_count(value: float) -> str:

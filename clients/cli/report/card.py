@@ -105,8 +105,8 @@ def card(collected: Collected, verification: Verification) -> str:
             f"# Model card: best network of {search.name}",
             "",
             f"An image classifier for {short(search.spec.data.dataset)}, found by "
-            f"{short(search.spec.generator.generator)} and trained by NASMesh {collected.versions['nasmesh']}: {best.network.parameters:,} parameters, "
-            f"{best.network.macs:,} multiply-accumulates an image.",
+            f"{short(search.spec.generator.generator)} and trained by NASMesh {collected.versions['nasmesh']}: "
+            f"{best.network.parameters:,} parameters, {best.network.macs:,} multiply-accumulates an image.",
             "",
             "## Load it",
             "",

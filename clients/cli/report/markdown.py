@@ -1,6 +1,7 @@
 """Writes report.md: the result, how to load it, every network, cost, lineage, settings."""
 
 import json
+import statistics
 from collections.abc import Iterable, Sequence
 
 from clients.cli.display.view import (
@@ -43,12 +44,7 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def _result(collected: Collected) -> list[str]:
     search, best = collected.search, collected.best
-    test = collected.test_accuracy
-    tested = (
-        f"**Test accuracy {test:.2%}**, scored once by the final evaluation; the search saw train and validation only."
-        if test is not None
-        else "The test split was not used; the final phase has not been run."
-    )
+    tested = _tested(collected)
     rows = [
         ("search", search.name),
         ("state", f"{state_word(search)}{': ' + search.reason if search.reason else ''}"),
@@ -65,6 +61,29 @@ def _result(collected: Collected) -> list[str]:
         ("seed", str(search.spec.seed)),
     ]
     return [f"# {short(search.name)}", "", tested, "", *_table(("", ""), rows)]
+
+
+def _tested(collected: Collected) -> str:
+    """Return what may be claimed of the test score."""
+    test = collected.test_accuracy
+    if test is None:
+        return "The test split was not used; the final phase has not been run."
+    scores = [
+        value
+        for trial in collected.trials
+        if (value := score(trial, "accuracy", measurement_pb2.SPLIT_TEST)) is not None
+    ]
+    claim = (
+        f"**Test accuracy {test:.2%}**, scored once by the final evaluation; the search saw train and validation only."
+    )
+    if len(scores) < 2:
+        return claim
+    mean, spread = statistics.fmean(scores), statistics.stdev(scores)
+    return (
+        f"{claim} {len(scores)} final trainings were scored once each: "
+        f"mean {mean:.2%}, standard deviation {spread:.2%}; "
+        "judge the method by the mean, as this network is the first of them."
+    )
 
 
 def _networks(collected: Collected) -> list[str]:

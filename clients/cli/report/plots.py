@@ -60,6 +60,7 @@ def _draw_stages(axis: "Axes", trials: Sequence[Trial], places: Sequence[int], w
 
     names = sorted({size.name for trial in trials for size in stages(trial.network)})
     for index, name in enumerate(names):
+        weight = len(names) - index  # stages of equal size lie on each other: the lower ones must show below the upper
         points = [
             (place, size.branches if what == "branches" else size.cells)
             for trial, place in zip(trials, places, strict=True)
@@ -71,6 +72,8 @@ def _draw_stages(axis: "Axes", trials: Sequence[Trial], places: Sequence[int], w
             color=_COLOURS[index % len(_COLOURS)],
             marker=_MARKERS[index % len(_MARKERS)],
             label=name,
+            linewidth=1.0 + 1.5 * weight,
+            markersize=4.0 + 2.5 * weight,
         )
     axis.set_title("live branches" if what == "branches" else "cells", loc="left", fontsize=10)
     axis.set_ylim(bottom=0)
