@@ -16,12 +16,12 @@ GENERATORS: dict[str, Algorithm] = {
 
 
 def find(name: str, *, field: str) -> Algorithm:
-    """Return the algorithm "generators/{id}"; raises NotFound (GENERATOR_UNKNOWN) or Invalid (NAME_INVALID)."""
-    identifier = ids.parse_name("generators", name, field=field)
-    if identifier not in GENERATORS:
-        known = ", ".join(ids.format_name("generators", known) for known in sorted(GENERATORS))
-        raise NotFound("GENERATOR_UNKNOWN", f"{field}: {name} is not served here; known: {known}", field=field)
-    return GENERATORS[identifier]
+    """Return the algorithm "generators/{id}"; raises NotFound (GENERATOR_UNKNOWN) naming those that are served."""
+    served = {ids.format_name("generators", identifier): identifier for identifier in sorted(GENERATORS)}
+    if name not in served:
+        message = f"{field}: {name[:80]!r} is not served here; known: {', '.join(served)}"
+        raise NotFound("GENERATOR_UNKNOWN", message, field=field)
+    return GENERATORS[served[name]]
 
 
 def list_served() -> pb.ListServedGeneratorsResponse:

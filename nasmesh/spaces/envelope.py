@@ -17,6 +17,7 @@ STEM = "stem"
 # Bounds keep the flat view small: choices grow with the square of the cells.
 MAX_STAGES = 8
 MAX_CELLS = 64
+MAX_CELLS_IN_ALL = 128
 MAX_WIDTH = 4096
 MAX_KERNEL = 50
 
@@ -105,6 +106,9 @@ def _check_stages(space: pb.EnvelopeSpace) -> list[FieldViolation]:
         elif stage.construct and not stage.initial_cells <= stage.max_cells < MAX_CELLS:
             what = f"{stage.max_cells} must be from initial_cells to {MAX_CELLS - 1}, or construct false"
             found.append(_violation(f"stages[{index}].max_cells", what))
+    total = sum(most_cells(stage) for stage in space.stages)
+    if not found and total > MAX_CELLS_IN_ALL:
+        found.append(_violation("stages", f"may grow to {total} cells; allow at most {MAX_CELLS_IN_ALL} in all"))
     return found
 
 

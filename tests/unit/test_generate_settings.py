@@ -83,7 +83,7 @@ def test_settings_with_and_without_defaults_mean_the_same() -> None:
     ("changed", "reason", "field"),
     [
         ({"generator": "generators/nacc"}, "GENERATOR_UNKNOWN", "generator"),
-        ({"generator": "nac"}, "NAME_INVALID", "generator"),
+        ({"generator": "nac"}, "GENERATOR_UNKNOWN", "generator"),
         ({"space": chain()}, "SPACE_UNSUPPORTED", "space"),
         ({"space": space_pb2.Space()}, "SPACE_INVALID", "space"),
         ({"count": 0}, "COUNT_INVALID", "count"),

@@ -242,6 +242,14 @@ def test_check_names_the_field(field: str) -> None:
     assert f"space.envelope.{field}" in [violation.field for violation in caught.value.violations]
 
 
+def test_check_when_the_flat_view_would_not_fit_a_message_then_refused() -> None:
+    with pytest.raises(Invalid, match="at most 128 in all"):
+        spaces.check(envelope(*[(1, 63, True)] * 3))
+    largest = envelope(*[(1, 63, True)] * 2)
+    view = spaces.choices(largest, input_dims=DIGITS, classes=10)
+    assert sum(choice.ByteSize() for choice in view) < 1 << 20
+
+
 def test_check_when_the_parameter_limit_starves_branches_then_stem_width() -> None:
     with pytest.raises(Invalid, match=r"stem\.width"):
         spaces.check(envelope((1, 20, True), width=16, limit_parameters=True))
