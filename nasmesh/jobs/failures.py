@@ -2,11 +2,14 @@
 
 import signal
 
-from nasmesh.errors import Busy, NasmeshError, Unavailable
+from nasmesh.errors import Conflict, Denied, Invalid, NasmeshError, NotFound, Stale, Unauthenticated
 from nasmesh.v1 import search_pb2 as pb
 
 UNCOUNTED_REASONS = frozenset({"STORE_DOWN", "DRAINING", "SERVER_UNREACHABLE", "NO_SLOT", "PORT_IN_USE"})
 """Faults of the surroundings: another attempt is made without using up one of the network's own."""
+
+# What is wrong with the work itself; anything else, an unknown fault of a server included, may pass.
+_FINAL = (Invalid, NotFound, Conflict, Stale, Denied, Unauthenticated)
 
 _TEXT = 500
 
@@ -17,7 +20,7 @@ def failure_of(error: BaseException) -> pb.Failure:
         return failure(
             error.reason,
             error.message,
-            retryable=isinstance(error, Unavailable | Busy),
+            retryable=not isinstance(error, _FINAL),
             counted=error.reason not in UNCOUNTED_REASONS,
         )
     # torch's own out-of-memory error is recognised by name: this module must not import torch.

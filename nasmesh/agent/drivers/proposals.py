@@ -1,0 +1,173 @@
+"""Turns what a generator proposes into stored networks: built, lowered, admitted, judged. Needs onnx, no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from nasmesh import ids, spaces
+from nasmesh.data import catalog
+from nasmesh.errors import Invalid, NotFound, Rejected
+from nasmesh.jobs.failures import failure_of
+from nasmesh.logs import get_logger
+from nasmesh.model.admission import admit
+from nasmesh.model.counting import Counts
+from nasmesh.model.encode import to_bytes
+from nasmesh.model.inference import infer_dims
+from nasmesh.model.initializers import data_inputs
+from nasmesh.model.lower import lower
+from nasmesh.model.quarantine import inspect_untrusted
+from nasmesh.model.recover import recover_architecture
+from nasmesh.store.base import ObjectStore
+from nasmesh.store.keys import ObjectKind, check_ref
+from nasmesh.v1 import architecture_pb2, dataset_pb2, object_pb2, search_pb2, space_pb2
+from nasmesh.v1 import dispatch_service_pb2 as pb
+from nasmesh.v1 import generate_service_pb2 as generate_pb
+
+_LOG = get_logger("agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What networks must fit: the data's dimensions (channels, height, width), classes and preprocessing."""
+
+    input_dims: tuple[int, ...]
+    classes: int
+    preprocessing: architecture_pb2.Preprocessing
+
+
+def task_of(data: dataset_pb2.DatasetSpec) -> Task:
+    """Return the task that a data set poses; raises NotFound (DATASET_UNKNOWN)."""
+    info = catalog.describe(data.dataset)
+    preprocessing = architecture_pb2.Preprocessing(mean=info.mean, std=info.std)
+    return Task(tuple(info.sample_dims), info.classes, preprocessing)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A stored network with its static figures."""
+
+    network: search_pb2.Network
+    counts: Counts
+
+
+class Workbench:
+    """Makes networks for one task and puts them in the store."""
+
+    def __init__(self, task: Task, store: ObjectStore) -> None:
+        """Bind to a task and a store."""
+        self._task = task
+        self._store = store
+
+    def build(self, space: space_pb2.Space, values: space_pb2.ChoiceValues) -> Judged:
+        """Return the network that values stand for; raises Invalid or Rejected."""
+        task = self._task
+        built = spaces.build(
+            space, values, input_dims=task.input_dims, classes=task.classes, preprocessing=task.preprocessing
+        )
+        return self.lowered(built)
+
+    def lowered(self, architecture: architecture_pb2.Architecture) -> Judged:
+        """Return the network of an architecture; raises Rejected."""
+        return self._admitted(to_bytes(lower(architecture)))
+
+    def imported(self, content: bytes) -> Judged:
+        """Return the network in ONNX bytes from outside, made canonical in a child process; raises Rejected."""
+        return self._admitted(inspect_untrusted(content, "import"))
+
+    def fetched(self, ref: object_pb2.ObjectRef) -> Judged:
+        """Return the network of an object in the store; raises NotFound, Invalid, Rejected, Unavailable."""
+        check_ref(ref, field="object")
+        return self.imported(self._store.get(ref))
+
+    def architecture(self, network: search_pb2.Network) -> architecture_pb2.Architecture:
+        """Return the architecture that a stored network carries; raises Rejected (ARCHITECTURE_MISSING) without one."""
+        admitted = admit(self._store.get(network.object))
+        found = recover_architecture(admitted.model)
+        if found is None:
+            raise Rejected("ARCHITECTURE_MISSING", f"{network.name} carries no architecture, so it cannot be rebuilt")
+        return found
+
+    def _admitted(self, content: bytes) -> Judged:
+        admitted = admit(content)
+        _check_fits(admitted.model, self._task)
+        architecture = recover_architecture(admitted.model)
+        network = search_pb2.Network(
+            name=ids.format_name("networks", admitted.digest),
+            object=self._store.put(ObjectKind.NETWORK, content),
+            parameters=admitted.counts.parameters,
+            macs=admitted.counts.macs,
+            summary=spaces.summary(architecture) if architecture is not None else {},
+        )
+        return Judged(network, admitted.counts)
+
+
+def judge(counts: Counts, constraints: Sequence[search_pb2.Constraint]) -> search_pb2.ConstraintViolation | None:
+    """Return the first static constraint that the figures violate; measured metrics are not judged here."""
+    figures = {"parameters": counts.parameters, "macs": counts.macs, "size_bytes": counts.size_bytes}
+    for constraint in constraints:
+        value = figures.get(constraint.metric)
+        if value is None:
+            continue
+        over = constraint.HasField("max") and value > constraint.max
+        under = constraint.HasField("min") and value < constraint.min
+        if over or under:
+            return search_pb2.ConstraintViolation(constraint=constraint, value=value)
+    return None
+
+
+def trial_of(proposal: generate_pb.Proposal, request: generate_pb.ProposeRequest, bench: Workbench) -> pb.ProposedTrial:
+    """Return the trial that a proposal becomes; a network that is refused becomes a trial with its refusal.
+
+    Raises Unavailable where the store is away: no fault of the network.
+    """
+    trial = pb.ProposedTrial(
+        choices=proposal.choices if proposal.HasField("choices") else None,
+        proposal_id=proposal.proposal_id,
+        train=proposal.train if proposal.HasField("train") else None,
+        instrumentation=proposal.instrumentation if proposal.HasField("instrumentation") else None,
+        parents=proposal.parents,
+        note=proposal.note,
+        inherit_from=proposal.inherit_from,
+    )
+    try:
+        judged = _network(proposal, request, bench)
+    except (Invalid, NotFound) as error:
+        refuse(trial, error)
+        return trial
+    trial.network.CopyFrom(judged.network)
+    violation = judge(judged.counts, request.constraints)
+    if violation is not None:
+        trial.violation.CopyFrom(violation)
+    return trial
+
+
+def refuse(trial: pb.ProposedTrial, error: Invalid | NotFound) -> None:
+    """Record in a trial why it has no network."""
+    _LOG.info("network_refused", proposal=trial.proposal_id, reason=error.reason, text=error.message)
+    trial.refusal.CopyFrom(failure_of(error))
+
+
+def _network(proposal: generate_pb.Proposal, request: generate_pb.ProposeRequest, bench: Workbench) -> Judged:
+    match proposal.WhichOneof("network"):
+        case "choices":
+            return bench.build(request.space, proposal.choices)
+        case "architecture":
+            return bench.lowered(proposal.architecture)
+        case "onnx":
+            return bench.imported(proposal.onnx)
+        case "object":
+            return bench.fetched(proposal.object)
+    raise Rejected("NETWORK_MISSING", "the proposal has no network", field="network")
+
+
+def _check_fits(model: onnx.ModelProto, task: Task) -> None:
+    """Refuse a network for other data: it would only fail on the train server."""
+    dims = infer_dims(model, 1)
+    found = dims[data_inputs(model)[0]][1:], dims[model.graph.output[0].name][1]
+    wanted = task.input_dims, task.classes
+    if found != wanted:
+        message = (
+            f"the network maps {list(found[0])} to {found[1]} logits, the data has {list(wanted[0])} and {wanted[1]}"
+        )
+        raise Rejected("SHAPE_MISMATCH", f"{message}; build it for this data set", field="network")
