@@ -16,6 +16,7 @@ from nasmesh.model.admission import admit
 from nasmesh.model.engine.checkpoint import Checkpoint, inherit, load_checkpoint
 from nasmesh.model.engine.convert import to_module
 from nasmesh.model.engine.modules import Dropout
+from nasmesh.model.initializers import data_inputs
 from nasmesh.settings import home
 from nasmesh.store.base import ObjectStore
 from nasmesh.v1 import object_pb2, training_pb2
@@ -167,9 +168,8 @@ def _recorded_arithmetic(checkpoint: Checkpoint, identity: str) -> compute.Choic
 
 def check_fits(model: onnx.ModelProto, splits: Splits) -> None:
     """Raise Rejected (NETWORK_DATA_MISMATCH) where the network does not take the samples or tell the classes apart."""
-    parameters = {tensor.name for tensor in model.graph.initializer}
-    data = next((value for value in model.graph.input if value.name == "x"), None)
-    data = data or next(value for value in model.graph.input if value.name not in parameters)
+    (data_name,) = data_inputs(model)
+    data = next(value for value in model.graph.input if value.name == data_name)
     takes = tuple(dim.dim_value for dim in data.type.tensor_type.shape.dim)[1:]
     gives = tuple(dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim)[1:]
     name, dims, classes = splits.info.name, splits.info.sample_dims, splits.info.classes

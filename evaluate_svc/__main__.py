@@ -1,0 +1,36 @@
+"""`python -m evaluate_svc`: serves EvaluateService; scores in warm child processes."""
+
+import sys
+
+from evaluate_svc.service import EvaluateServicer
+from nasmesh.agent.drivers.evaluate import EvaluateDriver
+from nasmesh.agent.flags import ServerSettings
+from nasmesh.agent.program import Program, Served, run_server_program
+from nasmesh.agent.targets import EVALUATE, LocalTarget
+from nasmesh.jobs.table import JobTable
+from nasmesh.rpc.server import Service
+from nasmesh.v1.evaluate_service_pb2_grpc import add_EvaluateServiceServicer_to_server
+
+
+def build(settings: ServerSettings) -> Served:
+    """Return the service over a table of children that score."""
+    table = JobTable(
+        work="evaluate_svc.job:run",
+        slots=settings.slots,
+        directory=settings.work_dir / "jobs",
+        environment={
+            "NASMESH_STORE": settings.store,
+            "NASMESH_HOME": str(settings.environment.home),
+            "NASMESH_DATA": str(settings.environment.data),
+        },
+        noun="evaluation",
+    )
+    servicer = EvaluateServicer(table)
+    service = Service(EVALUATE, add_EvaluateServiceServicer_to_server, servicer)
+    return Served(service, EvaluateDriver(LocalTarget(servicer)), table)
+
+
+PROGRAM = Program(name="evaluate_svc", listen="127.0.0.1:7403", build=build)
+
+if __name__ == "__main__":
+    sys.exit(run_server_program(PROGRAM))
