@@ -17,7 +17,7 @@ from nasmesh.model.operators import OPERATORS, check_operator
 from nasmesh.model.reasons import Reason, rejected
 from nasmesh.model.shape_rules import SHAPE_RULES
 from nasmesh.model.site import MAX_INTEGERS, Site
-from nasmesh.model.tensors import constant_of
+from nasmesh.model.tensors import check_tensor, constant_of
 
 
 def infer_dims(model: onnx.ModelProto, batch: int) -> dict[str, Dims]:
@@ -101,7 +101,9 @@ def _leaf_dims(model: onnx.ModelProto, batch: int) -> dict[str, Dims]:
 def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Return the values of small constants; large ones can be no shape."""
     trained = set(parameters(model))
-    small = (t for t in model.graph.initializer if t.name not in trained and math.prod(t.dims) <= MAX_INTEGERS)
+    small = [t for t in model.graph.initializer if t.name not in trained and math.prod(t.dims) <= MAX_INTEGERS]
+    for tensor in small:
+        check_tensor(tensor, tensor.name)
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in small}
 
 

@@ -1,0 +1,161 @@
+"""The gate: what a network object from anywhere must satisfy before anything else reads it.
+
+The checks run in a fixed order, cheapest first, on bytes only; onnx.checker is not the gate, since it accepts models
+that cannot run and models that ask for 10^16 bytes. Every refusal is one of Reason, with the node's name.
+"""
+
+from dataclasses import dataclass
+
+import onnx
+
+from nasmesh import limits
+from nasmesh.model.counting import Counts, count_with, peak_activation_bytes
+from nasmesh.model.digest import structural_digest
+from nasmesh.model.encode import from_bytes, to_bytes
+from nasmesh.model.forbidden import check_counts, check_forbidden
+from nasmesh.model.geometry import Dims
+from nasmesh.model.inference import infer_dims, node_label
+from nasmesh.model.initializers import data_inputs, init_rules, parameters
+from nasmesh.model.operators import check_operator
+from nasmesh.model.reasons import Reason, rejected
+from nasmesh.model.recover import recover_architecture
+from nasmesh.model.tensors import check_tensor
+
+# Two batch sizes that no sensible dimension has: what differs between them is the batch, all else is fixed.
+_BATCHES = (7919, 7927)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A network that passed: the model, its structural digest, its counts."""
+
+    model: onnx.ModelProto
+    digest: str
+    counts: Counts
+
+
+def admit(content: bytes, *, checkpoint: bool = False) -> Admitted:
+    """Return what the bytes hold if every rule of admission is kept; raises Rejected with a Reason and the node's name.
+
+    `checkpoint` allows weights up to 1.9 GB and the training info of our own checkpoints. Reads in this process: for
+    bytes from outside use nasmesh.model.quarantine.admit_untrusted.
+    """
+    model = from_bytes(content, limit=limits.CHECKPOINT_BYTES if checkpoint else limits.NETWORK_BYTES)
+    return examine(model, content, checkpoint=checkpoint)
+
+
+def examine(model: onnx.ModelProto, content: bytes, *, checkpoint: bool) -> Admitted:
+    """Return the verdict on a parsed model whose bytes are `content`; the order of the checks is RELIABILITY 5.3's."""
+    check_counts(model)
+    check_forbidden(model, checkpoint=checkpoint)
+    _check_operators(model)
+    _check_opset(model)
+    _check_graph(model)
+    counts = _check_shapes_and_totals(model)
+    for tensor in model.graph.initializer:
+        check_tensor(tensor, tensor.name)
+    _check_canonical(model, content)
+    digest = structural_digest(model)
+    recover_architecture(model)
+    return Admitted(model, digest, counts)
+
+
+def _check_operators(model: onnx.ModelProto) -> None:
+    for index, node in enumerate(model.graph.node):
+        check_operator(node, node_label(node, index))
+
+
+def _check_opset(model: onnx.ModelProto) -> None:
+    domains = [entry.domain for entry in model.opset_import]
+    if domains not in ([""], ["ai.onnx"]):
+        shown = ", ".join(repr(domain[:40]) for domain in domains[:8])
+        raise rejected(Reason.DOMAIN_NOT_ALLOWED, f"opset domains {shown}; use one, the default", where="opset_import")
+    version = model.opset_import[0].version
+    low, high = limits.ADMISSION_OPSET_MIN, limits.ADMISSION_OPSET_MAX
+    if not low <= version <= high:
+        raise rejected(Reason.OPSET_NOT_ALLOWED, f"opset {version}; use {low} to {high}", where="opset_import")
+    for index, node in enumerate(model.graph.node):
+        try:
+            onnx.defs.get_schema(node.op_type, version, "")
+        except onnx.defs.SchemaError:
+            message = f"{node.op_type} is not in opset {version}"
+            raise rejected(Reason.OP_NOT_ALLOWED, message, where=node_label(node, index)) from None
+
+
+def _check_graph(model: onnx.ModelProto) -> None:
+    """One data input, one output, parameters with fixed dims and sound names, sorted nodes (onnx's checker)."""
+    data = data_inputs(model)
+    if not data:
+        raise rejected(Reason.INPUT_AMBIGUOUS, "there is no data input; call it 'x'", where="graph.input")
+    for value in model.graph.input:
+        tensor = value.type.tensor_type
+        if not value.type.HasField("tensor_type") or tensor.elem_type != onnx.TensorProto.FLOAT:
+            raise rejected(Reason.TENSOR_TYPE, "an input that is no float32 tensor", where=value.name)
+        if value.name in data and (not tensor.shape.dim or tensor.shape.dim[0].HasField("dim_value")):
+            raise rejected(Reason.SHAPE_UNKNOWN, "the batch is fixed; make the first dimension free", where=value.name)
+    for name, dims in parameters(model).items():
+        if any(size < 1 for size in dims):
+            raise rejected(Reason.SHAPE_UNKNOWN, f"a parameter needs fixed dims of 1 or more, got {dims}", where=name)
+    init_rules(model)
+    if len(model.graph.output) != 1:
+        message = f"{len(model.graph.output)} outputs; a network has one, the logits"
+        raise rejected(Reason.OUTPUT_NOT_LOGITS, message, where="graph.output")
+    try:
+        onnx.checker.check_model(_shell(model))
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        raise rejected(Reason.GRAPH_INVALID, str(error).splitlines()[0][:200], where="graph") from None
+
+
+def _shell(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model for onnx's checker: without training info, its big tensors turned into inputs."""
+    result = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    graph = result.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            dims = list(tensor.dims)
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, dims))
+        else:
+            graph.initializer.append(tensor)
+    return result
+
+
+def _check_shapes_and_totals(model: onnx.ModelProto) -> Counts:
+    first, second = (infer_dims(model, batch) for batch in _BATCHES)
+    for name, dims in first.items():
+        _check_batch(name, dims, second[name])
+    output = model.graph.output[0].name
+    if output not in first or len(first[output]) != 2 or first[output][0] != _BATCHES[0]:
+        raise rejected(Reason.OUTPUT_NOT_LOGITS, "the output is not [N, classes]", where=output)
+    single = infer_dims(model, 1)
+    counts = count_with(model, single)
+    peak = peak_activation_bytes(model, single)
+    for what, value, limit in (
+        ("parameters", counts.parameters, limits.ADMISSION_PARAMETERS),
+        ("bytes of activations at batch 1", peak, limits.ADMISSION_ACTIVATION_BYTES),
+        ("multiply-accumulates", counts.macs, limits.ADMISSION_MACS),
+    ):
+        if value > limit:
+            raise rejected(Reason.TOO_LARGE, f"{value} {what}; the limit is {limit}", where="graph")
+    return counts
+
+
+def _check_batch(name: str, first: Dims, second: Dims) -> None:
+    """Refuse a value whose dims mix the batch with something else than a multiple in front."""
+    tails_agree = len(first) == len(second) and first[1:] == second[1:]
+    follows = tails_agree and (not first or first[0] == second[0] or first[0] * _BATCHES[1] == second[0] * _BATCHES[0])
+    if not follows:
+        message = f"the batch is mixed into other dimensions: {first} at {_BATCHES[0]}, {second} at {_BATCHES[1]}"
+        raise rejected(Reason.SHAPE_UNKNOWN, message, where=name)
+
+
+def _check_canonical(model: onnx.ModelProto, content: bytes) -> None:
+    known = onnx.ModelProto()
+    known.CopyFrom(model)
+    known.DiscardUnknownFields()
+    if to_bytes(known) != content:
+        message = "the bytes are not the canonical encoding; import the network and store what that gives"
+        raise rejected(Reason.NOT_CANONICAL, message, where="content")

@@ -1,0 +1,114 @@
+"""Reads bytes from outside in a child process with limits on memory, processor time and wall time.
+
+The parser of a hostile message runs where it can hurt nobody; only the verdict and, for imports, the re-encoded network
+come back. The parent parses the bytes itself only after the child has passed them.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+from nasmesh import limits
+from nasmesh.errors import Rejected
+from nasmesh.model.admission import Admitted, admit
+from nasmesh.model.encode import to_bytes
+from nasmesh.model.imported import import_onnx
+from nasmesh.model.reasons import Reason, rejected
+
+Work = Literal["admit", "admit_checkpoint", "import"]
+
+# Processor seconds until the interpreter and onnx are loaded on a slow machine; the limit proper comes on top.
+_START_S = 20
+_LAUNCH = "import sys; sys.path[:0] = [sys.argv[1]]; from nasmesh.model.quarantine import main; main(sys.argv[2])"
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def admit_untrusted(content: bytes, *, checkpoint: bool = False) -> Admitted:
+    """Return what admission makes of bytes from outside, read first by a child with limits; raises Rejected."""
+    inspect_untrusted(content, "admit_checkpoint" if checkpoint else "admit")
+    return admit(content, checkpoint=checkpoint)
+
+
+def import_untrusted(content: bytes) -> Admitted:
+    """Return the network in an ONNX file from outside, in our form, by a child with limits; raises Rejected."""
+    return admit(inspect_untrusted(content, "import"))
+
+
+def inspect_untrusted(content: bytes, work: Work) -> bytes:
+    """Return what a limited child makes of the bytes: nothing for admissions, canonical bytes for imports.
+
+    Raises Rejected with the child's reason, or PARSE_LIMIT where it ran out of memory or time. Size is checked first,
+    before any process starts.
+    """
+    limit = limits.CHECKPOINT_BYTES if work == "admit_checkpoint" else limits.NETWORK_BYTES
+    if len(content) > limit:
+        raise rejected(Reason.TOO_LARGE, f"{len(content)} bytes; the limit is {limit}", where="content")
+    command = [sys.executable, "-I", "-c", _LAUNCH, str(_ROOT), work]
+    environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command, input=content, capture_output=True, env=environment, timeout=_wall_s(len(content)), check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise _over_limits() from None
+    return _result(done.returncode, done.stdout)
+
+
+def main(work: str) -> None:
+    """Run in the child: read stdin, examine it, write one JSON line and perhaps the network's bytes to stdout."""
+    # The libraries are loaded before the limits are set: their memory and time are not the input's fault.
+    content = sys.stdin.buffer.read()
+    _limit(len(content))
+    verdict: dict[str, str] = {}
+    network = b""
+    try:
+        if work == "import":
+            network = to_bytes(import_onnx(content))
+        else:
+            admit(content, checkpoint=work == "admit_checkpoint")
+    except Rejected as error:
+        verdict = {"reason": error.reason, "message": error.message, "field": error.field}
+    except (MemoryError, RecursionError):
+        verdict = {"reason": Reason.PARSE_LIMIT.value, "message": "reading takes too much memory", "field": "content"}
+    sys.stdout.buffer.write(json.dumps(verdict).encode() + b"\n" + network)
+
+
+def _result(returncode: int, output: bytes) -> bytes:
+    line, _, network = output.partition(b"\n")
+    if returncode != 0 or not line:
+        raise _over_limits()
+    verdict = json.loads(line)
+    if verdict:
+        raise Rejected(verdict["reason"], verdict["message"], field=verdict["field"])
+    return network
+
+
+def _over_limits() -> Rejected:
+    message = f"reading takes more than {limits.ADMISSION_TIME_S} s or {limits.ADMISSION_MEMORY_BYTES >> 20} MiB"
+    return rejected(Reason.PARSE_LIMIT, message, where="content")
+
+
+def _extra_s(size: int) -> int:
+    """Return the seconds allowed for the sheer size: a checkpoint may be 30 times a network."""
+    return size // limits.NETWORK_BYTES * limits.ADMISSION_TIME_S
+
+
+def _wall_s(size: int) -> int:
+    return _START_S + limits.ADMISSION_TIME_S + _extra_s(size)
+
+
+def _limit(size: int) -> None:
+    """Set the child's limits from now on; several copies of the bytes live while they are read and written again."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = int(used.ru_utime + used.ru_stime) + 1 + limits.ADMISSION_TIME_S + _extra_s(size)
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    copies = 5 * size if size > limits.NETWORK_BYTES else 0
+    memory = mapped + limits.ADMISSION_MEMORY_BYTES + copies
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
