@@ -29,6 +29,8 @@ _STATE_VERSION = 1
 _DIGEST_CHARS = 16
 # So that the state stays below 1 MiB.
 _MAX_NETWORKS = 50_000
+# Matching takes about a second for a large network; a call should answer within its deadline of minutes.
+_MAX_MATCHED = 32
 SCHEMA: Schema = settings_schema(
     "Settings of random search",
     {
@@ -97,7 +99,8 @@ class RandomGenerator:
         seen = _load(request.state)
         wanted = settings.integer("networks") or _MAX_NETWORKS
         response = pb.ProposeResponse()
-        for index in range(min(request.count, wanted - len(seen))):
+        most = min(request.count, wanted - len(seen), request.count if drawer.target is None else _MAX_MATCHED)
+        for index in range(most):
             rng = Random(derive_seed(request.seed, "random", request.call, index))
             drawn = drawer.draw(rng, seen)
             if drawn is None:

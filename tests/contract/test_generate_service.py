@@ -1,6 +1,11 @@
 """GenerateService over real gRPC: what any generator server must do, asked of ours."""
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -107,3 +112,23 @@ def test_outcomes_are_known_to_every_generator(stub: rpc.GenerateServiceStub) ->
                     result.measurements.add(metric=metric, element=element, value=0.5)
             answer = stub.Propose(request(name, space, call=2, state=first.state, results=[result]))
             assert answer.proposals or answer.done
+
+
+def test_program_serves_drains_and_ends_with_success(tmp_path: Path) -> None:
+    port_file = tmp_path / "port"
+    command = [sys.executable, "-m", "generate_svc", "--listen", "127.0.0.1:0", "--port-file", str(port_file)]
+    home = {**os.environ, "NASMESH_HOME": str(tmp_path / "home"), "GRPC_ENABLE_FORK_SUPPORT": "0"}
+    with subprocess.Popen(command, env=home, stderr=subprocess.PIPE, text=True) as program:
+        try:
+            assert program.stderr is not None
+            for line in program.stderr:
+                if "serving" in line:
+                    break
+            with open_channel(port_file.read_text().strip()) as channel:
+                answer = rpc.GenerateServiceStub(channel).ListServedGenerators(pb.ListServedGeneratorsRequest())
+            assert len(answer.generators) == 3
+            program.send_signal(signal.SIGTERM)
+            program.communicate(timeout=20)
+        finally:
+            program.kill()
+    assert program.returncode == 0
