@@ -6,6 +6,7 @@ operators in the order of their labels. Equal digests mean isomorphic graphs. Wh
 crosswise, one network may have two digests, which costs a missed duplicate and never a false one.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -81,7 +82,10 @@ def _nodes(model: onnx.ModelProto) -> tuple[list[_Node], dict[str, str]]:
 def _attributes(node: onnx.NodeProto) -> str:
     values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type in _WINDOWED:
-        _complete_window(node.op_type, values)
+        _drop_window_defaults(node.op_type, values)
+    for name, default in _defaults(node.op_type).items():
+        if values.get(name) == default:
+            del values[name]
     shown = []
     for name, value in sorted(values.items()):
         if isinstance(value, onnx.TensorProto):
@@ -91,18 +95,25 @@ def _attributes(node: onnx.NodeProto) -> str:
     return "(" + ",".join(shown) + ")"
 
 
-def _complete_window(op_type: str, values: dict[str, object]) -> None:
-    """Write out what ONNX assumes, so that a stated default and an absent attribute are the same."""
-    if values.get("auto_pad") == b"NOTSET":
-        del values["auto_pad"]
-    if "Conv" in op_type:
-        values.setdefault("group", 1)
+@functools.cache
+def _defaults(op_type: str) -> dict[str, object]:
+    """Return what ONNX assumes for absent attributes: stating a default is the same as leaving it out."""
+    try:
+        schema = onnx.defs.get_schema(op_type)
+    except onnx.defs.SchemaError:
+        return {}
+    stated = {name: attribute.default_value for name, attribute in schema.attributes.items()}
+    return {name: helper.get_attribute_value(value) for name, value in stated.items() if value.name}
+
+
+def _drop_window_defaults(op_type: str, values: dict[str, object]) -> None:
+    """Drop the list attributes whose defaults depend on the rank, and a kernel size that the weight's dims say."""
     for name in ("strides", "dilations", "pads"):
         given = values.get(name)
         if isinstance(given, Sequence) and set(given) == {0 if name == "pads" else 1}:
             del values[name]
     if "Conv" in op_type:
-        values.pop("kernel_shape", None)  # the weight's dims say it
+        values.pop("kernel_shape", None)
 
 
 def _leaves(model: onnx.ModelProto) -> dict[str, str]:

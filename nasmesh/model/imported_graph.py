@@ -114,12 +114,9 @@ def inference_form(bench: Workbench) -> None:
         del node.output[1:]
         if node.op_type == "Dropout":
             del node.input[2:]
-        kept = [attribute for attribute in node.attribute if attribute.name not in ("training_mode", "spatial")]
-        if len(kept) != len(node.attribute):
-            fresh = onnx.NodeProto()
-            fresh.attribute.extend(kept)
-            del node.attribute[:]
-            node.attribute.extend(fresh.attribute)
+        for attribute in node.attribute:
+            if attribute.name == "training_mode":
+                attribute.i = 0
 
 
 def drop_dead(bench: Workbench) -> None:
