@@ -47,8 +47,8 @@ class Checkpoint:
 def write_back(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> onnx.ModelProto:
     """Return the same network with `state` as its parameters' values, bit for bit; the argument is left as it was.
 
-    Raises Invalid where `state` is not exactly the network's parameters: STATE_MISSING, STATE_UNKNOWN, STATE_SHAPE;
-    CHECKPOINT_TOO_LARGE above nasmesh.limits.CHECKPOINT_BYTES.
+    Raises Invalid where `state` is not exactly the network's parameters: STATE_MISSING, STATE_UNKNOWN, STATE_SHAPE,
+    STATE_TYPE; CHECKPOINT_TOO_LARGE above nasmesh.limits.CHECKPOINT_BYTES.
     """
     dims = initializers.parameters(model)
     _check_state(dims, state)
@@ -174,6 +174,8 @@ def _check_state(dims: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor
         if tuple(state[name].shape) != expected:
             found = list(state[name].shape)
             raise Invalid("STATE_SHAPE", f"{name} has shape {found}, the network's is {list(expected)}", field=name)
+        if state[name].dtype != torch.float32:
+            raise Invalid("STATE_TYPE", f"{name} is {state[name].dtype}, and parameters are float32", field=name)
 
 
 def _check_size(tensors: Iterable[Tensor]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from nasmesh.model.engine.build import Builder, Operator
 
-_UNARY: dict[str, Callable[..., Tensor]] = {
+UNARY: dict[str, Callable[..., Tensor]] = {
     "Abs": torch.abs,
     "Ceil": torch.ceil,
     "Cos": torch.cos,
@@ -160,7 +160,7 @@ def _variadic(function: Callable[..., Tensor]) -> Builder:
 
 
 BUILDERS: dict[str, Builder] = {
-    **{name: _unary(function) for name, function in _UNARY.items()},
+    **{name: _unary(function) for name, function in UNARY.items()},
     "Add": _binary(python_operator.add),
     "Celu": _alpha(F.celu, 1.0),
     "Clip": _clip,

@@ -61,6 +61,12 @@ class _EscapedNames(nn.Module):
                     return entries[name[len(ESCAPE) :]]
         return super().__getattr__(name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _TAKEN:  # Module's own refuses `self.training = False` where a child is called "training"
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
 
 class Scope(_EscapedNames):
     """One part of a dotted ONNX name: holds parameters, buffers and further scopes, and computes nothing."""

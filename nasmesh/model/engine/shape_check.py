@@ -8,19 +8,40 @@ from torch import fx
 
 from nasmesh.model import initializers
 from nasmesh.model.engine.convert import to_module
+from nasmesh.model.engine.elementwise import UNARY
+from nasmesh.model.engine.modules import BatchNorm
 from nasmesh.model.reasons import Reason, rejected
 
 _BATCH = 2
 
 
+_KEEP_SHAPE = frozenset(UNARY.values())
+
+
 class _Tracer(fx.Interpreter):
-    """Runs a graph node by node and remembers where it is."""
+    """Runs a graph node by node and remembers where it is.
+
+    torch's meta kernels of batch norm and activations are Python and take milliseconds each; what keeps its input's
+    shape is not called.
+    """
 
     at = ""
 
     def run_node(self, n: fx.Node) -> Any:
         self.at = n.name
         return super().run_node(n)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return args[0] if target in _KEEP_SHAPE else super().call_function(target, args, kwargs)
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not isinstance(self.fetch_attr(target), BatchNorm):
+            return super().call_module(target, args, kwargs)
+        x, *parts = args
+        for part in parts:
+            if part is not None and tuple(part.shape) != tuple(x.shape[1:2]):
+                raise ValueError(f"batch norm of {list(x.shape)} has a tensor of shape {list(part.shape)}")
+        return x
 
 
 def meta_check(model: onnx.ModelProto) -> tuple[int, ...]:
