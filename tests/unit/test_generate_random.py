@@ -102,8 +102,8 @@ def test_matched_networks_cost_what_the_reference_costs_and_differ(by: str) -> N
     if by == "architecture":
         given = {"architecture": json_format.MessageToDict(wanted)}
     ask = propose if by == "choices" else registry.propose
-    answer = ask(request("random", space, count=3, settings={"reference": given, "tolerance": 0.05}))
-    assert len(answer.proposals) == 3
+    answer = ask(request("random", space, count=2, settings={"reference": given, "tolerance": 0.05}))
+    assert len(answer.proposals) == 2
     cost = count(lower(wanted))
     digests = {structural_digest(lower(wanted))}
     for proposal in answer.proposals:
@@ -114,7 +114,7 @@ def test_matched_networks_cost_what_the_reference_costs_and_differ(by: str) -> N
         assert abs(found.macs / cost.macs - 1) <= 0.05
         assert palette_of(built) == palette_of(wanted)
         digests.add(structural_digest(lowered))
-    assert len(digests) == 4
+    assert len(digests) == 3
 
 
 def test_reference_out_of_reach_ends_the_search() -> None:
@@ -158,7 +158,7 @@ def test_unreadable_state_is_refused(state: bytes) -> None:
     assert caught.value.reason == "STATE_UNREADABLE"
 
 
-@pytest.mark.parametrize("space", [small(), chain(), envelope(branch_norm_affine=True)])
+@pytest.mark.parametrize("space", [small(), chain(), envelope(*SMALL, branch_norm_affine=True)])
 def test_estimate_of_costs_equals_the_count_of_the_network(space: space_pb2.Space) -> None:
     for proposal in registry.propose(request("random", space, count=3)).proposals:
         built = build(space, proposal.choices)
