@@ -15,7 +15,7 @@ from nasmesh.v1 import dispatch_service_pb2_grpc as rpc
 from nasmesh.v1 import job_pb2, search_pb2, train_service_pb2, train_service_pb2_grpc
 
 TRAIN = search_pb2.TASK_KIND_TRAIN
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 def token(task: str = "task-1", attempt: int = 1, epoch: int = 1) -> pb.AttemptToken:
