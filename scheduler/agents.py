@@ -1,5 +1,6 @@
 """The agents that are or were connected: what they can do, what they hold. In memory only: agents say it all again."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -25,7 +26,10 @@ class Session(Protocol):
 
 @dataclass(slots=True)
 class AgentEntry:
-    """One agent. `free` is what it last said it can take, less what it was given since; `held` and `used` are what it holds."""
+    """One agent.
+
+    `free` is what it last said it can take, less what it was given since; `held` and `used` are what it holds.
+    """
 
     name: str
     slots: dict[TaskKind, int]
@@ -39,22 +43,10 @@ class AgentEntry:
     used: dict[TaskKind, int] = field(default_factory=dict)
 
     def room(self, kind: TaskKind) -> int:
-        """Return how many leases of a kind it can be given now: never beyond its slots, nor beyond what it asked for."""
+        """Return how many leases of a kind it can be given now: within its slots, and what it asked for."""
         if self.session is None or self.draining:
             return 0
         return min(self.free.get(kind, 0), self.slots.get(kind, 0) - self.used.get(kind, 0))
-
-    def hold(self, task: str, kind: TaskKind) -> None:
-        """Book an attempt on the agent."""
-        if task not in self.held:
-            self.held[task] = kind
-            self.used[kind] = self.used.get(kind, 0) + 1
-
-    def drop(self, task: str) -> None:
-        """Book the end of an attempt."""
-        kind = self.held.pop(task, None)
-        if kind is not None:
-            self.used[kind] -= 1
 
     def can_do(self, kind: TaskKind, need: str) -> bool:
         """Say whether it serves what a task needs: a generator ("" for any), or a data set."""
@@ -69,13 +61,16 @@ class Agents:
     def __init__(self) -> None:
         """Know none."""
         self._entries: dict[str, AgentEntry] = {}
+        self._held: dict[str, dict[str, TaskKind]] = {}
 
     def get(self, name: str) -> AgentEntry | None:
         """Return an agent by name."""
         return self._entries.get(name)
 
     def put(self, entry: AgentEntry) -> None:
-        """Add or replace an agent."""
+        """Add or replace an agent; what it holds stays."""
+        entry.held = self._held.setdefault(entry.name, {})
+        entry.used = dict(Counter(entry.held.values()))
         self._entries[entry.name] = entry
 
     def all(self) -> Iterable[AgentEntry]:
@@ -86,18 +81,30 @@ class Agents:
         """Return the agents with an open stream, in the order of names."""
         return [entry for entry in self.all() if entry.session is not None]
 
+    def held_by(self, name: str) -> list[str]:
+        """Return the tasks that an agent holds, known or not."""
+        return list(self._held.get(name, ()))
+
+    def forget_held(self) -> None:
+        """Forget what agents hold, before it is booked again."""
+        self._held.clear()
+        for entry in self._entries.values():
+            self.put(entry)
+
     def grant(self, name: str, task: str, kind: TaskKind) -> None:
-        """Book a lease on an agent."""
+        """Book a lease on an agent, which need not be known yet."""
+        self._held.setdefault(name, {})[task] = kind
         entry = self._entries.get(name)
         if entry is not None:
-            entry.hold(task, kind)
+            entry.used[kind] = entry.used.get(kind, 0) + 1
             entry.free[kind] = max(0, entry.free.get(kind, 0) - 1)
 
     def release(self, name: str, task: str) -> AgentEntry | None:
-        """Book the end of an attempt; returns the agent."""
+        """Book the end of an attempt; returns the agent, if it is known."""
+        kind = self._held.get(name, {}).pop(task, None)
         entry = self._entries.get(name)
-        if entry is not None:
-            entry.drop(task)
+        if entry is not None and kind is not None:
+            entry.used[kind] -= 1
         return entry
 
     def generator(self, name: str) -> generate_pb.Generator | None:

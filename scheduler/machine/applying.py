@@ -10,11 +10,8 @@ from scheduler.domain import (
     AttemptLeased,
     AttemptLost,
     Booted,
-    Changed,
     CheckpointReported,
-    Effect,
     Event,
-    IllegalTransitionError,
     OutcomeReported,
     SearchCancelled,
     SearchCreated,
@@ -25,15 +22,15 @@ from scheduler.domain import (
     Task,
     TaskKind,
     TaskState,
-    Work,
 )
+from scheduler.effects import Changed, Effect, IllegalTransitionError, Work
 from scheduler.machine import searching, tasks, trials
 
 
 def apply(state: State, event: Event) -> list[Effect]:
     """Apply one fact to the state, in place, and return what follows from it.
 
-    Raises IllegalTransitionError, with the task's story, where the fact contradicts the state; the state is then unusable.
+    Raises IllegalTransitionError, with the task's story, where the fact contradicts the state, which is unusable then.
     """
     if event.uptime_s < state.uptime_s:
         raise IllegalTransitionError(f"uptime went back from {state.uptime_s} to {event.uptime_s} s")

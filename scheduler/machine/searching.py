@@ -3,11 +3,14 @@
 from nasmesh import limits
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
-from scheduler.domain import OPEN_SEARCHES, OPEN_TASKS, Ask, SearchRun, SearchState, TaskKind, Work
+from scheduler.domain import OPEN_SEARCHES, OPEN_TASKS, Ask, SearchRun, SearchState, TaskKind
+from scheduler.effects import Work
 from scheduler.machine import tasks, trials
 
 # A generator that answers with nothing, with nothing in flight, is asked this often before the search moves on.
 EMPTY_CALLS = 3
+# A call with more results could outgrow a message; the rest comes with the next call.
+RESULTS_PER_CALL = 200
 
 
 def start(work: Work, run: SearchRun) -> None:
@@ -132,7 +135,8 @@ def _wants_call(run: SearchRun) -> bool:
 
 
 def _ask(work: Work, run: SearchRun) -> None:
-    ask = Ask(run.calls + 1, run.cursor, len(run.results), _room(run), run.active)
+    until = min(len(run.results), run.cursor + RESULTS_PER_CALL)
+    ask = Ask(run.calls + 1, run.cursor, until, _room(run), run.active)
     tasks.create(work, run, TaskKind.GENERATE, ask=ask)
     trials.mark(work, run)
 

@@ -4,21 +4,8 @@ from enum import Enum
 
 from nasmesh import limits
 from nasmesh.v1 import search_pb2 as pb
-from scheduler.domain import (
-    OPEN_TASKS,
-    Ask,
-    Attempt,
-    Closed,
-    Granted,
-    IllegalTransitionError,
-    Queued,
-    Revoked,
-    SearchRun,
-    Task,
-    TaskKind,
-    TaskState,
-    Work,
-)
+from scheduler.domain import OPEN_TASKS, Ask, Attempt, SearchRun, Task, TaskKind, TaskState
+from scheduler.effects import Closed, Granted, IllegalTransitionError, Queued, Revoked, Work
 
 # Losses that are nobody's fault are not counted, but a task that only ever gets lost must end some day: with back-off
 # at its cap this is most of an hour of trying.

@@ -9,7 +9,8 @@ from nasmesh.v1 import evaluate_service_pb2 as evaluate_pb
 from nasmesh.v1 import measurement_pb2, training_pb2
 from nasmesh.v1 import search_pb2 as pb
 from nasmesh.v1 import train_service_pb2 as train_pb
-from scheduler.domain import SearchRun, State, TaskKind, Work
+from scheduler.domain import SearchRun, State, TaskKind
+from scheduler.effects import Work
 from scheduler.machine import tasks
 
 

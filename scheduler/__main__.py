@@ -1,0 +1,55 @@
+"""`python -m scheduler`: flags, environment, exit codes."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nasmesh.errors import Invalid, NasmeshError, Unavailable
+from nasmesh.logs import configure, get_logger
+from nasmesh.settings import DEFAULT_SCHEDULER, Settings, read_settings
+from scheduler.program import Options, run
+
+
+def parse_flags(argv: Sequence[str] | None, settings: Settings) -> Options:
+    """Return the options of a command line; wrong ones end the program with exit code 2."""
+    parser = argparse.ArgumentParser(prog="scheduler", description="Coordinates searches; agents and clients dial in.")
+    parser.add_argument("--listen", default=DEFAULT_SCHEDULER, metavar="HOST:PORT", help="where [%(default)s]")
+    parser.add_argument("--port-file", type=Path, metavar="PATH", help="write the address here once serving")
+    parser.add_argument(
+        "--journal", default=settings.journal, metavar="URL", help="sqlite:PATH or memory: [%(default)s]"
+    )
+    parser.add_argument("--store", default=settings.store, metavar="URL", help="object store [%(default)s]")
+    parser.add_argument("--insecure", action="store_true", help="serve plaintext beyond this machine")
+    flags = parser.parse_args(argv)
+    return Options(
+        listen=flags.listen,
+        journal=flags.journal,
+        store=flags.store,
+        port_file=flags.port_file,
+        insecure=flags.insecure,
+        failpoint=settings.failpoint,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until stopped; returns 0, 1 unexpected, 2 wrong flag or journal, 3 port or journal in use."""
+    try:
+        settings = read_settings()
+        options = parse_flags(argv, settings)
+        configure("scheduler", settings=settings)
+        asyncio.run(run(options))
+    except NasmeshError as error:
+        sys.stderr.write(f"scheduler: {error.message} [{error.reason}]\n")
+        return 2 if isinstance(error, Invalid) else 3 if isinstance(error, Unavailable) else 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # noqa: BLE001  (the edge: the log has the trace; nothing acknowledged is lost)
+        get_logger("scheduler").error("stopped_by_fault", error=f"{type(error).__name__}: {error}", exc_info=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""From the scheduler's values to the messages that clients and agents see."""
+
+from nasmesh.data import catalog
+from nasmesh.v1 import dataset_pb2, dispatch_service_pb2, generate_service_pb2, search_pb2
+from nasmesh.v1 import measurement_pb2 as measurement_pb
+from nasmesh.v1 import scheduler_service_pb2 as pb
+from scheduler.agents import AgentEntry
+from scheduler.domain import SearchRun, State, Task, TaskKind
+
+
+def search_message(run: SearchRun) -> search_pb2.Search:
+    """Return a search as clients see it."""
+    message = search_pb2.Search(
+        name=run.name,
+        spec=run.spec,
+        state=search_pb2.SearchState.ValueType(run.state),
+        reason=run.reason,
+        trials=_counts(run),
+        best_trial=run.trial_name(run.leaders[0][1]) if run.leaders else "",
+        final_trials=[run.trial_name(number) for number in run.final_trials],
+        iterations=run.iterations,
+        device_time_s=run.device_time_s + run.final_device_time_s,
+        sequence=run.sequence,
+        etag=str(run.sequence),
+    )
+    message.create_time.FromMicroseconds(run.create_time_us)
+    if run.end_time_us:
+        message.end_time.FromMicroseconds(run.end_time_us)
+    return message
+
+
+def _counts(run: SearchRun) -> search_pb2.TrialCounts:
+    return search_pb2.TrialCounts(
+        active=run.active,
+        succeeded=run.outcomes.get(search_pb2.TRIAL_OUTCOME_SUCCEEDED, 0),
+        infeasible=run.outcomes.get(search_pb2.TRIAL_OUTCOME_INFEASIBLE, 0),
+        failed=run.outcomes.get(search_pb2.TRIAL_OUTCOME_FAILED, 0),
+        stopped=run.outcomes.get(search_pb2.TRIAL_OUTCOME_STOPPED, 0),
+        lost=run.outcomes.get(search_pb2.TRIAL_OUTCOME_LOST, 0),
+    )
+
+
+def change_message(run: SearchRun, trial: int, sequence: int, time_us: int) -> pb.WatchSearchResponse:
+    """Return a change of a search (trial 0) or of one of its trials, as it stands now."""
+    message = pb.WatchSearchResponse(sequence=sequence)
+    message.time.FromMicroseconds(time_us)
+    if trial:
+        message.trial.CopyFrom(run.trials[trial - 1])
+    else:
+        message.search.CopyFrom(search_message(run))
+        message.search.sequence = sequence
+        message.search.etag = str(sequence)
+    return message
+
+
+def lease_message(state: State, task: Task) -> dispatch_service_pb2.Lease:
+    """Return what an agent needs for the task's current attempt."""
+    run = state.searches[task.search]
+    attempt = task.current()
+    lease = dispatch_service_pb2.Lease(
+        token=dispatch_service_pb2.AttemptToken(task=task.id, attempt=attempt.number, epoch=attempt.epoch),
+        search=run.name,
+        trial=run.trial_name(task.trial) if task.trial else "",
+    )
+    if task.kind is TaskKind.TRAIN:
+        _fill_train(lease.train, run, task)
+    elif task.kind is TaskKind.EVALUATE:
+        trial = run.trials[task.trial - 1]
+        lease.evaluate.model.CopyFrom(trial.model)
+        lease.evaluate.config.CopyFrom(trial.evaluate)
+        lease.evaluate.data.CopyFrom(run.spec.data)
+    elif task.ask is not None and task.ask.call:
+        _fill_generate(lease.generate, run, task)
+    else:
+        _fill_finalize(lease.finalize, run)
+    return lease
+
+
+def _fill_train(work: dispatch_service_pb2.TrainWork, run: SearchRun, task: Task) -> None:
+    trial = run.trials[task.trial - 1]
+    work.network.CopyFrom(trial.network.object)
+    work.config.CopyFrom(trial.train)
+    work.data.CopyFrom(run.spec.data)
+    work.instrumentation.CopyFrom(trial.instrumentation)
+    if trial.HasField("initial_weights"):
+        work.initial_weights.CopyFrom(trial.initial_weights)
+    if task.checkpoint is not None:
+        work.resume_from.CopyFrom(task.checkpoint)
+
+
+def _fill_generate(work: dispatch_service_pb2.GenerateWork, run: SearchRun, task: Task) -> None:
+    ask, spec = task.ask, run.spec
+    if ask is None:
+        raise ValueError(f"{task.id} asks nothing")
+    info = catalog.describe(spec.data.dataset)
+    work.data.CopyFrom(spec.data)
+    work.request.CopyFrom(
+        generate_service_pb2.ProposeRequest(
+            generator=spec.generator.generator,
+            search=run.name,
+            space=spec.space,
+            input_dims=info.sample_dims,
+            classes=info.classes,
+            settings=spec.generator.settings,
+            objectives=spec.objectives,
+            constraints=spec.constraints,
+            seed=spec.seed,
+            call=ask.call,
+            count=ask.count,
+            results=[result_message(run.trials[n - 1]) for n in run.results[ask.results_from : ask.results_to]],
+            state=run.generator_state,
+            trials_in_flight=ask.in_flight,
+        )
+    )
+
+
+def result_message(trial: search_pb2.Trial) -> generate_service_pb2.Result:
+    """Return a trial's end as generators see it."""
+    result = generate_service_pb2.Result(
+        trial=trial.name,
+        proposal_id=trial.proposal_id,
+        network=trial.network.name,
+        outcome=trial.outcome,
+        measurements=trial.measurements,
+    )
+    if trial.HasField("violation"):
+        result.violation.CopyFrom(trial.violation)
+    if trial.HasField("failure"):
+        result.failure.CopyFrom(trial.failure)
+    return result
+
+
+def _fill_finalize(work: dispatch_service_pb2.FinalizeWork, run: SearchRun) -> None:
+    for _, number in run.leaders:
+        trial = run.trials[number - 1]
+        source = work.sources.add(name=trial.name, number=trial.number, network=trial.network)
+        if trial.HasField("choices"):
+            source.choices.CopyFrom(trial.choices)
+    if run.spec.final.HasField("scale_up"):
+        work.scale_up.CopyFrom(run.spec.final.scale_up)
+    work.space.CopyFrom(run.spec.space)
+    work.data.CopyFrom(run.spec.data)
+
+
+def attempt_message(state: State, task: Task, number: int) -> dispatch_service_pb2.Attempt:
+    """Return one attempt at a task."""
+    run = state.searches[task.search]
+    attempt = task.attempts[number - 1]
+    message = dispatch_service_pb2.Attempt(
+        task=task.id,
+        number=attempt.number,
+        kind=search_pb2.TaskKind.ValueType(task.kind),
+        task_state=search_pb2.TaskState.ValueType(task.state),
+        search=run.name,
+        trial=run.trial_name(task.trial) if task.trial else "",
+        agent=attempt.agent,
+        failure=attempt.failure,
+        checkpoint=task.checkpoint,
+    )
+    message.lease_time.FromMicroseconds(attempt.lease_time_us)
+    return message
+
+
+def agent_message(entry: AgentEntry, state: State) -> pb.Agent:
+    """Return an agent as clients see it."""
+    held = [state.tasks[task] for task in entry.held]
+    message = pb.Agent(
+        name=entry.name,
+        slots=[
+            dispatch_service_pb2.AgentSlots(kind=search_pb2.TaskKind.ValueType(kind), slots=count)
+            for kind, count in entry.slots.items()
+        ],
+        server=entry.server,
+        connected=entry.session is not None,
+        draining=entry.draining,
+        attempts=[
+            dispatch_service_pb2.AttemptToken(task=t.id, attempt=t.current().number, epoch=t.current().epoch)
+            for t in held
+        ],
+        labels=entry.labels,
+    )
+    message.last_seen_time.FromMicroseconds(entry.last_seen_us)
+    return message
+
+
+def catalog_dataset(info: catalog.DatasetInfo) -> dataset_pb2.Dataset:
+    """Return a data set of the catalogue as clients see it while no connected server has it."""
+    splits = (measurement_pb.SPLIT_TRAIN, measurement_pb.SPLIT_VALIDATION, measurement_pb.SPLIT_TEST)
+    return dataset_pb2.Dataset(
+        name=f"datasets/{info.name}",
+        description=f"{info.description}; {info.obtain}",
+        sample_dims=info.sample_dims,
+        classes=info.classes,
+        splits=[
+            dataset_pb2.SplitSize(split=split, samples=count)
+            for split, count in zip(splits, info.split_sizes, strict=True)
+        ],
+    )

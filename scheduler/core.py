@@ -1,0 +1,127 @@
+"""The engine on asyncio: drains a queue of commands, one journal transaction for all of them, then replies."""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar, cast
+
+from nasmesh.errors import NasmeshError, Unavailable
+from scheduler.engine import Command, Engine, Step
+from scheduler.failpoints import Failpoints
+
+# Commands in one step: bounds how long a reply waits for its neighbours.
+STEP_COMMANDS = 512
+# Longest sleep; keeps the loop alive where a clock is set by hand.
+LONGEST_WAIT_S = 3600.0
+
+Result = TypeVar("Result")
+
+
+class Core:
+    """Runs an engine. Commands are called in order; their results come back once they are durable."""
+
+    def __init__(self, engine: Engine, failpoints: Failpoints | None = None) -> None:
+        """Take an engine that has not recovered yet."""
+        self.engine = engine
+        self._failpoints = failpoints or Failpoints()
+        self._commands: list[tuple[Command, asyncio.Future[object]]] = []
+        self._wake = asyncio.Event()
+        # The journal is used by one thread only, beside the event loop, which goes on reading while the disk writes.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._stopped: NasmeshError | None = None
+
+    async def recover(self) -> None:
+        """Read the journal back; commands wait meanwhile."""
+        await asyncio.get_running_loop().run_in_executor(self._writer, self.engine.recover)
+        self._failpoints.hit("after_recovery")
+
+    def submit(self, command: Callable[[], Result]) -> Awaitable[Result]:
+        """Queue a command; the awaitable has its result, or raises its error, after the commit."""
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        if self._stopped is not None:
+            future.set_exception(self._stopped)
+        else:
+            self._commands.append((command, future))
+            self._wake.set()
+        return cast(Awaitable[Result], future)
+
+    def post(self, command: Callable[[], object]) -> None:
+        """Queue a command whose result nobody waits for."""
+        self.submit(command).add_done_callback(_ignore)  # type: ignore[attr-defined]
+
+    async def run(self) -> None:
+        """Work until cancelled. Raises what no retry can mend: a broken rule, a journal that another has taken over."""
+        try:
+            while True:
+                await self._wait()
+                taken = self._commands[:STEP_COMMANDS]
+                del self._commands[:STEP_COMMANDS]
+                try:
+                    step = self.engine.prepare([command for command, _ in taken])
+                    await self._write(step)
+                except BaseException as error:
+                    _fail([future for _, future in taken], error)
+                    raise
+                for (_, future), result in zip(taken, step.results, strict=True):
+                    _settle(future, result)
+        finally:
+            self._close()
+
+    async def _wait(self) -> None:
+        """Return when there is a command or a deadline."""
+        if self._commands:
+            return
+        self._wake.clear()
+        wait = self.engine.next_deadline() - self.engine.clock.monotonic()
+        if wait > 0:
+            timeout = None if math.isinf(wait) else min(wait, LONGEST_WAIT_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), timeout)
+
+    async def _write(self, step: Step) -> None:
+        """Make the step durable and tell everybody, or undo it."""
+        if step.batch is not None:
+            self._failpoints.hit("before_commit")
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._writer, self.engine.journal.append, step.batch)
+            except NasmeshError as error:
+                self.engine.abort(step, error)
+                return
+            self._failpoints.hit("after_commit")
+        self.engine.publish(step)
+
+    def _close(self) -> None:
+        stopped = Unavailable("SCHEDULER_STOPPING", "the scheduler is stopping; try again")
+        self._stopped = stopped
+        _fail([future for _, future in self._commands], stopped)
+        self._commands.clear()
+        self.engine.hub.close(stopped)
+        for entry in self.engine.agents.connected():
+            if entry.session is not None:
+                entry.session.close(stopped)
+        self._writer.shutdown(wait=True)
+        self.engine.journal.close()
+
+
+def _settle(future: asyncio.Future[object], result: object) -> None:
+    if future.done():  # the caller has gone
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
+
+
+def _fail(futures: list[asyncio.Future[object]], error: BaseException) -> None:
+    public = error if isinstance(error, NasmeshError) else Unavailable("SCHEDULER_STOPPING", "the scheduler stops")
+    for future in futures:
+        _settle(future, public)
+        if not future.cancelled():
+            future.exception()  # retrieved: nobody may be waiting any more
+
+
+def _ignore(future: asyncio.Future[object]) -> None:
+    if not future.cancelled():
+        future.exception()

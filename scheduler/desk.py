@@ -1,0 +1,198 @@
+"""The rules of the conversation with agents, without the stream: who is there, who holds what, what came of it."""
+
+import hashlib
+from collections.abc import Iterable
+
+from nasmesh import __version__, ids
+from nasmesh.errors import Invalid, NotFound, Stale, Unavailable
+from nasmesh.logs import get_logger
+from nasmesh.v1 import dispatch_service_pb2 as pb
+from nasmesh.v1 import scheduler_service_pb2
+from scheduler import convert, outcomes
+from scheduler.agents import AgentEntry, Session
+from scheduler.domain import CheckpointReported, OutcomeReported, Task, TaskKind, TaskState
+from scheduler.engine import Engine
+
+_SLOTS = 10_000
+_HELD = 10_000
+_KINDS = frozenset(int(kind) for kind in TaskKind)
+_log = get_logger("desk")
+
+
+class Desk:
+    """What agents say, one method a message. Methods are commands of the engine: they run within its steps."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Serve an engine."""
+        self._engine = engine
+
+    def hello(self, session: Session, hello: pb.AgentHello) -> AgentEntry:
+        """Welcome an agent: leases it names go on, those it has forgotten are lost, those it lost are named.
+
+        Raises Invalid (HELLO_INVALID, NAME_INVALID), Stale (EPOCH_STALE).
+        """
+        engine = self._engine
+        _check_hello(hello)
+        if hello.epoch > engine.state.epoch:
+            raise Stale("EPOCH_STALE", f"agent has seen epoch {hello.epoch}, this scheduler is {engine.state.epoch}")
+        superseded = self._sort_held(hello.agent, hello.held)
+        before = engine.agents.get(hello.agent)
+        if before is not None and before.session is not None:
+            before.session.close(Unavailable("AGENT_REPLACED", f"{hello.agent} has opened another stream"))
+        entry = AgentEntry(
+            name=hello.agent,
+            slots={TaskKind(slots.kind): slots.slots for slots in hello.slots},
+            server=hello.server,
+            labels=dict(hello.labels),
+            session=session,
+            last_seen_us=engine.time_us(),
+        )
+        engine.agents.put(entry)
+        welcome = pb.Welcome(epoch=engine.state.epoch, superseded=superseded, version=__version__)
+        welcome.lease.FromMilliseconds(round(engine.lease_s * 1000))
+        engine.send(session, pb.WorkResponse(welcome=welcome))
+        _log.info("agent_connected", agent=entry.name, held=len(hello.held), superseded=len(superseded))
+        return entry
+
+    def ready(self, entry: AgentEntry, ready: pb.AgentReady) -> None:
+        """Note how many leases of a kind an agent can take."""
+        if ready.kind not in _KINDS or not 0 <= ready.free <= _SLOTS:
+            raise Invalid("READY_INVALID", f"ready: {ready.free} of kind {ready.kind} makes no sense", field="ready")
+        self._seen(entry)
+        entry.free[TaskKind(ready.kind)] = ready.free
+        self._engine.work.offer(entry)
+
+    def heartbeat(self, entry: AgentEntry, heartbeat: pb.AgentHeartbeat) -> None:
+        """Extend the leases of attempts in hand, keep their checkpoints, pass their progress on."""
+        engine = self._engine
+        self._seen(entry)
+        reply = pb.HeartbeatReply()
+        for progress in heartbeat.attempts:
+            task = self._held(entry.name, progress.token)
+            if task is None:
+                reply.superseded.append(progress.token)
+                continue
+            engine.work.leases.beat(task.id, progress.token.attempt, engine.clock.monotonic())
+            reply.extended.append(progress.token)
+            self._keep_checkpoint(task, progress)
+            self._pass_on(entry, task, progress)
+        engine.send(entry.session, pb.WorkResponse(heartbeat_reply=reply))
+
+    def outcome(self, entry: AgentEntry, outcome: pb.AttemptOutcome) -> None:
+        """Record an outcome once; repetitions and late ones are answered and change nothing."""
+        engine = self._engine
+        self._seen(entry)
+        digest = hashlib.sha256(outcome.SerializeToString(deterministic=True)).digest()[:16]
+        task = self._held(entry.name, outcome.token)
+        disposition = self._record(task, outcome, digest) if task else self._late(outcome.token, digest)
+        reply = pb.OutcomeReply(token=outcome.token, disposition=disposition)
+        engine.send(entry.session, pb.WorkResponse(outcome_reply=reply))
+        _log.debug("outcome", task=outcome.token.task, attempt=outcome.token.attempt, disposition=disposition)
+
+    def draining(self, entry: AgentEntry) -> None:
+        """Give an agent no more work."""
+        self._seen(entry)
+        entry.draining = True
+        _log.info("agent_draining", agent=entry.name)
+
+    def gone(self, entry: AgentEntry, session: Session) -> None:
+        """Note that a stream has ended; leases outlive it."""
+        if entry.session is session:
+            entry.session = None
+            entry.free.clear()
+            _log.info("agent_disconnected", agent=entry.name, held=len(entry.held))
+
+    def attempt(self, task_id: str, number: int) -> pb.Attempt:
+        """Return an attempt, the latest for number 0; raises NotFound (ATTEMPT_UNKNOWN)."""
+        task = self._engine.state.tasks.get(ids.check_task_id(task_id))
+        if task is None or not 0 <= number <= len(task.attempts) or not task.attempts:
+            raise NotFound("ATTEMPT_UNKNOWN", f"there is no attempt {number or ''} at task {task_id!r}", field="task")
+        return convert.attempt_message(self._engine.state, task, number or len(task.attempts))
+
+    # --- below -----------------------------------------------------------------------------------------------
+
+    def _seen(self, entry: AgentEntry) -> None:
+        entry.last_seen_us = self._engine.time_us()
+
+    def _held(self, agent: str, token: pb.AttemptToken) -> Task | None:
+        """Return the task whose current attempt an agent holds; number, epoch and holder are the fence."""
+        task = self._engine.state.tasks.get(token.task)
+        if task is None or task.state is not TaskState.RUNNING:
+            return None
+        attempt = task.current()
+        mine = (attempt.number, attempt.epoch, attempt.agent) == (token.attempt, token.epoch, agent)
+        return task if mine else None
+
+    def _sort_held(self, agent: str, tokens: Iterable[pb.AttemptToken]) -> list[pb.AttemptToken]:
+        """Go on with what both sides know of; lose what only this side knows; return what only the agent knows."""
+        engine = self._engine
+        now = engine.clock.monotonic()
+        superseded = []
+        kept = set()
+        for token in tokens:
+            task = self._held(agent, token)
+            if task is None:
+                superseded.append(token)
+            else:
+                kept.add(task.id)
+                engine.work.leases.beat(task.id, token.attempt, now)
+        for task_id in engine.agents.held_by(agent):
+            if task_id not in kept:
+                engine.lose(engine.state.tasks[task_id], "AGENT_FORGOT", "the agent came back without it")
+        return superseded
+
+    def _record(self, task: Task, outcome: pb.AttemptOutcome, digest: bytes) -> pb.OutcomeDisposition.ValueType:
+        run = self._engine.state.searches[task.search]
+        disposition = pb.OUTCOME_DISPOSITION_RECORDED
+        try:
+            checked = outcomes.check(run, task, outcome)
+        except Invalid as error:
+            _log.warning("outcome_invalid", task=task.id, field=error.field, what=error.message)
+            checked = outcomes.invalid_outcome(outcome, error)
+            disposition = pb.OUTCOME_DISPOSITION_INVALID
+        self._engine.record(OutcomeReported(checked, digest))
+        return disposition
+
+    def _late(self, token: pb.AttemptToken, digest: bytes) -> pb.OutcomeDisposition.ValueType:
+        task = self._engine.state.tasks.get(token.task)
+        known = task is not None and 1 <= token.attempt <= len(task.attempts)
+        if known and task is not None and task.attempts[token.attempt - 1].digest == digest:
+            return pb.OUTCOME_DISPOSITION_DUPLICATE
+        return pb.OUTCOME_DISPOSITION_SUPERSEDED
+
+    def _keep_checkpoint(self, task: Task, progress: pb.AttemptProgress) -> None:
+        if not progress.HasField("checkpoint") or progress.checkpoint == task.checkpoint:
+            return
+        try:
+            outcomes.check_checkpoint(progress.checkpoint)
+        except Invalid as error:
+            _log.warning("checkpoint_invalid", task=task.id, what=error.message)
+        else:
+            self._engine.record(CheckpointReported(task.id, progress.token.attempt, progress.checkpoint))
+
+    def _pass_on(self, entry: AgentEntry, task: Task, progress: pb.AttemptProgress) -> None:
+        hub, run = self._engine.hub, self._engine.state.searches[task.search]
+        known = progress.HasField("train") and outcomes.check_progress(progress.train)
+        if not (known and task.trial and hub.is_watched(run.id)):
+            return
+        message = scheduler_service_pb2.WatchSearchResponse(sequence=self._engine.published_sequence(run.id))
+        message.time.FromMicroseconds(self._engine.time_us())
+        message.progress.trial = run.trial_name(task.trial)
+        message.progress.agent = entry.name
+        message.progress.train.CopyFrom(progress.train)
+        hub.publish_progress(run.id, message)
+
+
+def _check_hello(hello: pb.AgentHello) -> None:
+    ids.parse_name("agents", hello.agent, field="hello.agent")
+    kinds = [slots.kind for slots in hello.slots]
+    if not kinds or len(set(kinds)) != len(kinds) or not _KINDS.issuperset(kinds):
+        raise Invalid("HELLO_INVALID", "hello.slots: name each kind of task that is taken, once", field="hello.slots")
+    if any(not 0 < slots.slots <= _SLOTS for slots in hello.slots):
+        raise Invalid("HELLO_INVALID", f"hello.slots: 1 to {_SLOTS} slots of a kind", field="hello.slots")
+    if len(hello.held) > _HELD or len(hello.labels) > 64:
+        raise Invalid("HELLO_INVALID", "hello: too many attempts or labels", field="hello.held")
+    for generator in hello.server.generators:
+        ids.parse_name("generators", generator.name, field="hello.server.generators")
+    for dataset in hello.server.datasets:
+        ids.parse_name("datasets", dataset.name, field="hello.server.datasets")

@@ -1,0 +1,286 @@
+"""The scheduler without sockets: commands in, one journal transaction, then replies, leases and news out.
+
+A step is `prepare` (run commands, apply their facts, place tasks), the journal's `append`, then `publish`; or `abort`
+where the append failed, which reads the state back from the journal so that nothing is half applied.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from nasmesh import limits
+from nasmesh.clock import Clock
+from nasmesh.errors import NasmeshError, Unavailable
+from nasmesh.logs import get_logger
+from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
+from nasmesh.v1 import scheduler_service_pb2 as pb
+from nasmesh.v1 import search_pb2
+from scheduler import convert
+from scheduler.agents import AgentEntry, Agents, Session
+from scheduler.domain import (
+    OPEN_SEARCHES,
+    AttemptLeased,
+    AttemptLost,
+    Booted,
+    Change,
+    Event,
+    SearchCreated,
+    SearchExpired,
+    SearchState,
+    State,
+    Task,
+)
+from scheduler.effects import Changed, Closed, Effect, Granted, IllegalTransitionError, Queued, Revoked
+from scheduler.journal import codec
+from scheduler.journal.base import Answer, Batch, Journal
+from scheduler.machine import apply
+from scheduler.watch import WatchHub
+from scheduler.workload import Workload
+
+# Events between two snapshots: bounds the replay at a start to well under a second.
+SNAPSHOT_EVENTS = 4000
+# While the journal cannot be written, work is refused and one write is tried this often.
+RETRY_JOURNAL_S = 1.0
+RESTARTED = "SCHEDULER_RESTARTED"
+
+_log = get_logger("engine")
+Command = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A change for the watchers of a search; `ended`: it is the last one."""
+
+    search: str
+    message: pb.WatchSearchResponse
+    ended: bool
+
+
+@dataclass(slots=True)
+class Step:
+    """What one step is about to do. `results` holds a value or an error for each command, in order."""
+
+    first_sequence: int
+    results: list[object] = field(default_factory=list)
+    events: list[bytes] = field(default_factory=list)
+    answers: dict[str, Answer] = field(default_factory=dict)
+    outbox: list[tuple[Session, dispatch_pb.WorkResponse]] = field(default_factory=list)
+    news: list[News] = field(default_factory=list)
+    batch: Batch | None = None
+
+
+class Engine:
+    """Owns the state. Everything happens in commands, which run one after the other within a step."""
+
+    def __init__(self, journal: Journal, clock: Clock, *, seed: int = 0, lease_s: float = limits.LEASE_S) -> None:
+        """Use a journal that is not open yet; `seed` varies the back-off."""
+        self.journal = journal
+        self.clock = clock
+        self.lease_s = lease_s
+        self.state = State()
+        self.agents = Agents()
+        self.hub = WatchHub()
+        self.work = Workload(self.agents, seed=seed, lease_s=lease_s)
+        self.start_time_us = self.time_us()
+        self._step = Step(1)
+        self._snapshot_at = 0
+        self._uptime_offset_s = 0.0
+        self._refused: tuple[Unavailable, float] | None = None
+
+    def recover(self) -> None:
+        """Take the journal over, read the state back, and give every running attempt a full lease."""
+        epoch = self.journal.open()
+        self.journal.forget_answers(self.clock.wall() - limits.REQUEST_KEEP_S)
+        self._load()
+        self._uptime_offset_s = self.state.uptime_s - self.clock.monotonic()
+        step = self._step = Step(self.state.sequence + 1)
+        self.record(Booted(epoch))
+        step.batch = self._seal(step)
+        self.journal.append(step.batch)
+        self.publish(step)
+        _log.info("recovered", epoch=epoch, events=self.state.sequence, searches=len(self.state.searches))
+
+    def _load(self) -> None:
+        at, rows = self.journal.snapshot()
+        self.state = codec.decode_rows(rows)
+        self.hub.forget()
+        for sequence, body in self.journal.events(at):
+            event = codec.decode_event(sequence, body)
+            for effect in apply(self.state, event):
+                if isinstance(effect, Changed):
+                    news = self._news(effect, event.time_us)
+                    self.hub.restore(news.search, news.message, ended=news.ended)
+        self._snapshot_at = at
+        self.work.rebuild(self.state, self.clock.monotonic())
+
+    # --- a step ----------------------------------------------------------------------------------------------
+
+    def execute(self, commands: Sequence[Command]) -> list[object]:
+        """Do a whole step on this thread and return what the commands returned or raised."""
+        step = self.prepare(commands)
+        if step.batch is not None:
+            try:
+                self.journal.append(step.batch)
+            except NasmeshError as error:
+                self.abort(step, error)
+                return step.results
+        self.publish(step)
+        return step.results
+
+    def prepare(self, commands: Sequence[Command]) -> Step:
+        """Run commands and what time brings; returns the step with the batch to write, if there is one."""
+        step = self._step = Step(self.state.sequence + 1)
+        for command in commands:
+            recorded = len(step.events)
+            try:
+                step.results.append(command())
+            except IllegalTransitionError:
+                raise
+            except Exception as error:
+                if len(step.events) != recorded:
+                    raise  # half of a command is applied: only a restart from the journal is safe
+                step.results.append(error)
+        if not self._is_refusing():
+            self._tick()
+            self.work.match(self.state, self._lease)
+        if step.events or step.answers:
+            step.batch = self._seal(step)
+        return step
+
+    def publish(self, step: Step) -> None:
+        """Tell everybody, now that the step is durable."""
+        if step.batch is not None:
+            self._refused = None
+            if step.batch.snapshot_sequence:
+                self._snapshot_at = step.batch.snapshot_sequence
+                self.state.dirty.clear()
+        for session, message in step.outbox:
+            session.send(message)
+        for news in step.news:
+            self.hub.publish(news.search, news.message, ended=news.ended)
+
+    def abort(self, step: Step, error: NasmeshError) -> None:
+        """Undo a step that could not be written; its commands fail with the error. Raises it unless it may pass."""
+        if not isinstance(error, Unavailable):
+            raise error
+        _log.error("journal_refused", reason=error.reason, events=len(step.events), commands=len(step.results))
+        self._refused = (error, self.clock.monotonic() + RETRY_JOURNAL_S)
+        step.results[:] = [error] * len(step.results)
+        self._load()
+
+    def next_deadline(self) -> float:
+        """Return the monotonic time at which something happens by itself; infinity where nothing will."""
+        soonest = self.work.next_deadline(self._uptime_offset_s)
+        return max(soonest, self._refused[1]) if self._refused else soonest
+
+    # --- for commands ----------------------------------------------------------------------------------------
+
+    def record(self, change: Change) -> None:
+        """Apply a fact and add it to the step; raises Unavailable while the journal cannot be written."""
+        if self._refused is not None and self._is_refusing():
+            raise self._refused[0]
+        event = Event(self.time_us(), self.uptime_s(), change)
+        effects = apply(self.state, event)
+        self._step.events.append(codec.encode_event(event))
+        for effect in effects:
+            self._follow(effect, event.time_us)
+        if isinstance(change, SearchCreated):
+            self.work.watch_wall(self.state.searches[change.search])
+
+    def send(self, session: Session | None, message: dispatch_pb.WorkResponse) -> None:
+        """Send a message once the step is durable."""
+        if session is not None:
+            self._step.outbox.append((session, message))
+
+    def answered(self, request_id: str) -> Answer | None:
+        """Return what was answered to a request id, in this step or before."""
+        return self._step.answers.get(request_id) or self.journal.answer(request_id)
+
+    def keep_answer(self, request_id: str, answer: Answer) -> None:
+        """Keep an answer together with this step's facts."""
+        self._step.answers[request_id] = answer
+
+    def published_sequence(self, search: str) -> int:
+        """Return the number of the newest change of a search that watchers were told of."""
+        pending = sum(1 for news in self._step.news if news.search == search)
+        return self.state.searches[search].sequence - pending
+
+    def lose(self, task: Task, reason: str, message: str) -> None:
+        """Give up a running attempt; not counted where this scheduler's restart may have lost it."""
+        attempt = task.current()
+        restarted = attempt.epoch < self.state.epoch and not self.work.leases.was_beaten(task.id)
+        failure = search_pb2.Failure(
+            reason=RESTARTED if restarted else reason,
+            message=f"{message} ({attempt.agent})",
+            retryable=True,
+            counted=not restarted,
+        )
+        self.record(AttemptLost(task.id, attempt.number, failure))
+
+    def time_us(self) -> int:
+        """Return the wall time in microseconds; for people."""
+        return round(self.clock.wall() * 1e6)
+
+    def uptime_s(self) -> float:
+        """Return how long schedulers on this journal have been up."""
+        return max(self.state.uptime_s, self._uptime_offset_s + self.clock.monotonic())
+
+    # --- what follows ----------------------------------------------------------------------------------------
+
+    def _follow(self, effect: Effect, time_us: int) -> None:
+        if isinstance(effect, Changed):
+            self._step.news.append(self._news(effect, time_us))
+        elif isinstance(effect, Queued):
+            task = self.state.tasks[effect.task]
+            self.work.queued(self.state.searches[task.search], task, effect.failures, self.clock.monotonic())
+        elif isinstance(effect, Granted):
+            self._granted(self.state.tasks[effect.task])
+        elif isinstance(effect, Closed):
+            self.work.closed(effect.task, effect.agent)
+        else:
+            self._revoked(effect)
+
+    def _granted(self, task: Task) -> None:
+        entry = self.work.granted(task, self.clock.monotonic())
+        if entry is not None:
+            self.send(entry.session, dispatch_pb.WorkResponse(lease=convert.lease_message(self.state, task)))
+
+    def _revoked(self, effect: Revoked) -> None:
+        entry = self.agents.get(effect.agent)
+        if entry is not None:
+            token = dispatch_pb.AttemptToken(task=effect.task, attempt=effect.attempt, epoch=effect.epoch)
+            cancel = dispatch_pb.CancelAttempt(token=token, reason=effect.reason)
+            self.send(entry.session, dispatch_pb.WorkResponse(cancel=cancel))
+
+    def _lease(self, task: str, entry: AgentEntry) -> None:
+        self.record(AttemptLeased(task, entry.name))
+
+    def _tick(self) -> None:
+        """Do what time brings: lost leases, ended back-offs, used-up wall time."""
+        due = self.work.due(self.state, self.clock.monotonic(), self.uptime_s())
+        for task_id in due.expired:
+            self.lose(self.state.tasks[task_id], "LEASE_EXPIRED", f"nothing heard for {self.lease_s:g} s")
+        for search in due.walls:
+            if self.state.searches[search].state is SearchState.RUNNING:
+                self.record(SearchExpired(search))
+
+    def _news(self, effect: Changed, time_us: int) -> News:
+        run = self.state.searches[effect.search]
+        ended = run.state not in OPEN_SEARCHES and not effect.trial
+        return News(effect.search, convert.change_message(run, effect.trial, effect.sequence, time_us), ended)
+
+    # --- writing ---------------------------------------------------------------------------------------------
+
+    def _is_refusing(self) -> bool:
+        return self._refused is not None and self.clock.monotonic() < self._refused[1]
+
+    def _seal(self, step: Step) -> Batch:
+        """Return what is written: events, answers, and from time to time the rows that changed since the snapshot."""
+        if self.state.sequence != step.first_sequence - 1 + len(step.events):
+            raise IllegalTransitionError(f"state at {self.state.sequence}, step from {step.first_sequence}")
+        rows: dict[str, bytes] = {}
+        at = 0
+        if self.state.sequence - self._snapshot_at >= SNAPSHOT_EVENTS:
+            at = self.state.sequence
+            rows = {key: codec.encode_row(self.state, key) for key in self.state.dirty}
+            rows["state"] = codec.encode_row(self.state, "state")
+        return Batch(step.first_sequence, tuple(step.events), step.answers, rows, at)

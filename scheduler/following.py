@@ -1,0 +1,20 @@
+"""One watcher's stream, from subscribing to unsubscribing."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+
+from nasmesh.v1 import scheduler_service_pb2 as pb
+from scheduler.core import Core
+from scheduler.searches import Searches
+
+
+async def follow(
+    core: Core, searches: Searches, request: pb.WatchSearchRequest
+) -> AsyncIterator[pb.WatchSearchResponse]:
+    """Yield a search's changes after a sequence number until it ends; raises what WatchSearch documents."""
+    subscription = await core.submit(partial(searches.watch, request))
+    try:
+        while (change := await subscription.next()) is not None:
+            yield change
+    finally:
+        searches.unwatch(request.name, subscription)

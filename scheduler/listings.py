@@ -1,0 +1,168 @@
+"""What clients read besides searches: trials, networks, data sets, generators, agents. Methods are commands."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from nasmesh import __version__, ids
+from nasmesh.data import catalog
+from nasmesh.errors import Invalid, NotFound, Stale
+from nasmesh.v1 import dataset_pb2, generate_service_pb2, object_pb2, search_pb2
+from nasmesh.v1 import scheduler_service_pb2 as pb
+from scheduler import convert, pages
+from scheduler.engine import Engine
+from scheduler.searches import Searches
+
+_OUTCOMES = {name.removeprefix("TRIAL_OUTCOME_"): number for name, number in search_pb2.TrialOutcome.items()}
+_FINAL = {"true": True, "false": False}
+
+
+class Listings:
+    """Everything else that clients read."""
+
+    def __init__(self, engine: Engine, searches: Searches, store_kind: str) -> None:
+        """Serve an engine."""
+        self._engine = engine
+        self._searches = searches
+        self._store_kind = store_kind
+
+    def trial(self, name: str) -> search_pb2.Trial:
+        """Return a trial; raises NotFound (TRIAL_UNKNOWN)."""
+        search, number = ids.parse_trial(name)
+        run = self._engine.state.searches.get(search)
+        if run is None or number > len(run.trials):
+            raise NotFound("TRIAL_UNKNOWN", f"there is no trial {name}", field="name")
+        return _copy(run.trials[number - 1])
+
+    def trials(self, request: pb.ListTrialsRequest) -> pb.ListTrialsResponse:
+        """Return a page of a search's trials, by number."""
+        run = self._searches.run(request.parent, field="parent")
+        terms = dict(
+            pages.parse_filter(request.filter, {"outcome": _OUTCOMES.__contains__, "final": _FINAL.__contains__})
+        )
+        start = max(0, pages.start_index(f"trials {run.id}", request.page_token))
+
+        def rows() -> Iterator[tuple[str, Callable[[], search_pb2.Trial]]]:
+            for index in range(start, len(run.trials)):
+                trial = run.trials[index]
+                if "outcome" in terms and trial.outcome != _OUTCOMES[terms["outcome"]]:
+                    continue
+                if "final" in terms and trial.final != _FINAL[terms["final"]]:
+                    continue
+                yield str(trial.number), partial(_copy, trial)
+
+        found, token = pages.take(f"trials {run.id}", request.page_size, rows())
+        return pb.ListTrialsResponse(trials=found, next_page_token=token)
+
+    def network(self, name: str) -> search_pb2.Network:
+        """Return a network; raises NotFound (NETWORK_UNKNOWN)."""
+        ids.parse_name("networks", name)
+        found = self._engine.state.networks.get(name)
+        if found is None:
+            raise NotFound("NETWORK_UNKNOWN", f"no search has used {name}", field="name")
+        return found
+
+    def networks(self, request: pb.ListNetworksRequest) -> pb.ListNetworksResponse:
+        """Return a page of networks in the order of first use."""
+        state = self._engine.state
+        start = pages.start_index("networks", request.page_token) + 1
+        rows = (
+            (str(index), partial(self.network, state.network_names[index]))
+            for index in range(start, len(state.network_names))
+        )
+        found, token = pages.take("networks", request.page_size, rows)
+        return pb.ListNetworksResponse(networks=found, next_page_token=token)
+
+    def datasets(self, request: pb.ListDatasetsRequest) -> pb.ListDatasetsResponse:
+        """Return a page of data sets, by name."""
+        known = self._datasets()
+        after = pages.start_after("datasets", request.page_token)
+        rows = ((name, partial(known.__getitem__, name)) for name in sorted(known) if name > after)
+        found, token = pages.take("datasets", request.page_size, rows)
+        return pb.ListDatasetsResponse(datasets=found, next_page_token=token)
+
+    def dataset(self, name: str) -> dataset_pb2.Dataset:
+        """Return a data set; raises NotFound (DATASET_UNKNOWN)."""
+        ids.parse_name("datasets", name)
+        known = self._datasets()
+        if name not in known:
+            raise NotFound("DATASET_UNKNOWN", f"there is no {name}; known: {', '.join(sorted(known))}", field="name")
+        return known[name]
+
+    def generators(self, request: pb.ListGeneratorsRequest) -> pb.ListGeneratorsResponse:
+        """Return a page of generators, by name."""
+        after = pages.start_after("generators", request.page_token)
+        known = [generator for generator in self._engine.agents.generators() if generator.name > after]
+        rows: Iterator[tuple[str, Callable[[], generate_service_pb2.Generator]]] = (
+            (generator.name, partial(_itself, generator)) for generator in known
+        )
+        found, token = pages.take("generators", request.page_size, rows)
+        return pb.ListGeneratorsResponse(generators=found, next_page_token=token)
+
+    def agent(self, name: str) -> pb.Agent:
+        """Return an agent; raises NotFound (AGENT_UNKNOWN)."""
+        ids.parse_name("agents", name)
+        entry = self._engine.agents.get(name)
+        if entry is None:
+            raise NotFound("AGENT_UNKNOWN", f"{name} has not been here since the scheduler started", field="name")
+        return convert.agent_message(entry, self._engine.state)
+
+    def agents(self, request: pb.ListAgentsRequest) -> pb.ListAgentsResponse:
+        """Return a page of agents, by name."""
+        after = pages.start_after("agents", request.page_token)
+        rows = (
+            (entry.name, partial(convert.agent_message, entry, self._engine.state))
+            for entry in self._engine.agents.all()
+            if entry.name > after
+        )
+        found, token = pages.take("agents", request.page_size, rows)
+        return pb.ListAgentsResponse(agents=found, next_page_token=token)
+
+    def info(self) -> pb.GetServerInfoResponse:
+        """Describe this scheduler."""
+        engine = self._engine
+        response = pb.GetServerInfoResponse(
+            version=__version__, epoch=engine.state.epoch, journal=engine.journal.kind_name, store=self._store_kind
+        )
+        response.start_time.FromMicroseconds(engine.start_time_us)
+        return response
+
+    def exported(self, request: pb.ExportNetworkRequest) -> object_pb2.ObjectRef:
+        """Return the object that an export names.
+
+        Raises NotFound (NETWORK_UNKNOWN, TRIAL_UNKNOWN), Stale (NOT_TRAINED), Invalid (FIELD_INVALID).
+        """
+        if request.form not in pb.ExportForm.values():
+            raise Invalid("FIELD_INVALID", f"form: {request.form} is no form", field="form")
+        if request.name.startswith("networks/"):
+            if request.form not in (pb.EXPORT_FORM_UNSPECIFIED, pb.EXPORT_FORM_NETWORK):
+                raise Invalid("FIELD_INVALID", "form: name a trial to export what was trained", field="form")
+            return self.network(request.name).object
+        trial = self.trial(request.name)
+        refs = {
+            pb.EXPORT_FORM_NETWORK: trial.network.object,
+            pb.EXPORT_FORM_CHECKPOINT: trial.checkpoint,
+        }
+        ref = refs.get(request.form, trial.model)
+        if not ref.key:
+            raise Stale("NOT_TRAINED", f"{request.name} has no such object yet; wait for the trial", field="name")
+        return ref
+
+    def _datasets(self) -> dict[str, dataset_pb2.Dataset]:
+        """Return the catalogue, with what connected servers say in place of it; one that has the data wins."""
+        known = {f"datasets/{info.name}": convert.catalog_dataset(info) for info in catalog.DATASETS.values()}
+        for entry in self._engine.agents.connected():
+            for dataset in entry.server.datasets:
+                if dataset.name not in known or not known[dataset.name].available:
+                    known[dataset.name] = dataset
+        return known
+
+
+def _copy(trial: search_pb2.Trial) -> search_pb2.Trial:
+    """Return a copy: the reply is sent after the step, when the trial may have gone on."""
+    copy = search_pb2.Trial()
+    copy.CopyFrom(trial)
+    return copy
+
+
+def _itself(generator: generate_service_pb2.Generator) -> generate_service_pb2.Generator:
+    return generator

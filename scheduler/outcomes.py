@@ -1,0 +1,194 @@
+"""Checks what agents report before it is recorded: it is untrusted data. Raises Invalid (OUTCOME_INVALID)."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+from nasmesh import ids, limits, training_config
+from nasmesh.errors import Invalid
+from nasmesh.store.keys import ObjectKind, check_ref
+from nasmesh.v1 import dispatch_service_pb2 as pb
+from nasmesh.v1 import evaluate_service_pb2, measurement_pb2, object_pb2, search_pb2, train_service_pb2, training_pb2
+from scheduler.domain import SearchRun, Task, TaskKind
+from scheduler.machine.trials import measured
+
+# Faults of the surroundings: they cost the network no attempt. Any other reason counts, whatever the agent says.
+UNCOUNTED_REASONS = frozenset({"STORE_DOWN", "DRAINING", "SERVER_UNREACHABLE", "NO_SLOT", "PORT_IN_USE"})
+INVALID_REASON = "OUTCOME_INVALID"
+
+_REASON = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+_METRIC = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_HEX = re.compile(r"([0-9a-f]{64})?")
+_MEASUREMENTS = 50_000
+_TEXT = 1000
+_LARGEST = 2**62
+
+
+def check(run: SearchRun, task: Task, outcome: pb.AttemptOutcome) -> pb.AttemptOutcome:
+    """Return the outcome as it is recorded: checked, texts bounded, control parameters of proposals complete."""
+    checked = pb.AttemptOutcome(token=outcome.token)
+    kind = outcome.WhichOneof("result")
+    if kind == "failure":
+        checked.failure.CopyFrom(check_failure(outcome.failure))
+    elif kind == "released":
+        checked.released.CopyFrom(outcome.released)
+        if outcome.released.HasField("checkpoint"):
+            check_checkpoint(outcome.released.checkpoint)
+    elif kind == "train" and task.kind is TaskKind.TRAIN:
+        _check_train(outcome.train)
+        checked.train.CopyFrom(outcome.train)
+    elif kind == "evaluate" and task.kind is TaskKind.EVALUATE:
+        _check_evaluate(run, run.trials[task.trial - 1], outcome.evaluate)
+        checked.evaluate.CopyFrom(outcome.evaluate)
+    elif kind == "generate" and task.kind is TaskKind.GENERATE:
+        checked.generate.CopyFrom(_check_generate(run, task, outcome.generate))
+    else:
+        raise _invalid("result", f"a {task.kind.name} task cannot end with {kind or 'nothing'}")
+    return checked
+
+
+def invalid_outcome(outcome: pb.AttemptOutcome, error: Invalid) -> pb.AttemptOutcome:
+    """Return what is recorded instead of an outcome that contradicts the contract: a failed attempt."""
+    failure = search_pb2.Failure(reason=INVALID_REASON, message=error.message[:_TEXT], retryable=True, counted=True)
+    return pb.AttemptOutcome(token=outcome.token, failure=failure)
+
+
+def check_failure(failure: search_pb2.Failure) -> search_pb2.Failure:
+    """Return a failure with bounded texts; what counts is decided here, by the reason."""
+    if not _REASON.fullmatch(failure.reason):
+        raise _invalid("failure.reason", f"{failure.reason[:80]!r} is not UPPER_SNAKE")
+    return search_pb2.Failure(
+        reason=failure.reason,
+        message=failure.message[:_TEXT],
+        retryable=failure.retryable,
+        counted=failure.counted or failure.reason not in UNCOUNTED_REASONS,
+    )
+
+
+def check_checkpoint(ref: object_pb2.ObjectRef) -> None:
+    """Raise unless the reference is well formed and names a checkpoint."""
+    _check_object(ref, "checkpoint", ObjectKind.CHECKPOINT)
+
+
+def check_progress(progress: train_service_pb2.TrainProgress) -> bool:
+    """Say whether every number of a progress mark is finite and none negative that cannot be."""
+    numbers = (progress.epoch, progress.loss, progress.accuracy, progress.learning_rate, progress.steps_per_s)
+    return all(map(math.isfinite, (*numbers, progress.elapsed_s))) and min(progress.step, progress.total_steps) >= 0
+
+
+def _check_train(result: train_service_pb2.TrainResult) -> None:
+    _check_object(result.checkpoint, "train.checkpoint", ObjectKind.CHECKPOINT)
+    if result.HasField("model"):
+        _check_object(result.model, "train.model", ObjectKind.CHECKPOINT, ObjectKind.NETWORK)
+    _check_measurements("train", result.measurements)
+    _check_rest("train", result.device_time_s, result.data_digest, result.environment)
+
+
+def _check_evaluate(run: SearchRun, trial: search_pb2.Trial, result: evaluate_service_pb2.EvaluateResult) -> None:
+    _check_measurements("evaluate", result.measurements)
+    _check_rest("evaluate", result.device_time_s, result.data_digest, result.environment)
+    allowed = (measurement_pb2.SPLIT_UNSPECIFIED, trial.evaluate.split)
+    for found in result.measurements:
+        if found.split not in allowed:
+            split = measurement_pb2.Split.Name(found.split) if found.split in measurement_pb2.Split.values() else "?"
+            raise _invalid("evaluate.measurements", f"{found.metric} was measured on {split}, which was not asked for")
+    probe = search_pb2.Trial(evaluate=trial.evaluate, measurements=result.measurements)
+    for objective in run.spec.objectives:
+        if measured(probe, objective.metric) is None:
+            raise _invalid("evaluate.measurements", f"the objective {objective.metric} was not measured")
+
+
+def _check_generate(run: SearchRun, task: Task, result: pb.GenerateResult) -> pb.GenerateResult:
+    if len(result.state) > limits.STATE_BYTES:
+        raise _invalid("generate.state", f"has {len(result.state)} bytes, at most {limits.STATE_BYTES} are kept")
+    if result.next_call.after_results < 0 or result.next_call.in_flight_below < 0:
+        raise _invalid("generate.next_call", "must not be negative")
+    final = task.ask is None or not task.ask.call
+    most = len(run.leaders) if final or task.ask is None else task.ask.count
+    if len(result.trials) > most or (final and len(result.trials) != most):
+        raise _invalid("generate.trials", f"{len(result.trials)} proposals where {most} were asked for")
+    checked = pb.GenerateResult()
+    checked.CopyFrom(result)
+    checked.note = result.note[:_TEXT]
+    checked.generator_version = result.generator_version[:80]
+    for index, trial in enumerate(checked.trials):
+        _check_proposed(run, trial, f"generate.trials[{index}]", final=final)
+    return checked
+
+
+def _check_proposed(run: SearchRun, trial: pb.ProposedTrial, field: str, *, final: bool) -> None:
+    trial.note = trial.note[:_TEXT]
+    if trial.HasField("refusal"):
+        trial.refusal.CopyFrom(check_failure(trial.refusal))
+    elif not trial.HasField("network"):
+        raise _invalid(f"{field}.network", "is missing, and there is no refusal")
+    if trial.HasField("network"):
+        ids.parse_name("networks", trial.network.name, field=f"{field}.network.name")
+        _check_object(trial.network.object, f"{field}.network.object", ObjectKind.NETWORK, ObjectKind.CHECKPOINT)
+        if min(trial.network.parameters, trial.network.macs) < 0:
+            raise _invalid(f"{field}.network", "parameters and macs must not be negative")
+    if trial.HasField("violation") and not math.isfinite(trial.violation.value):
+        raise _invalid(f"{field}.violation.value", "is not finite")
+    if final:
+        return
+    for parent in [*trial.parents, *([trial.inherit_from] if trial.inherit_from else [])]:
+        search, number = ids.parse_trial(parent, field=f"{field}.parents")
+        if search != run.id or number > len(run.trials):
+            raise _invalid(f"{field}.parents", f"there is no trial {parent}")
+    if trial.train.include_validation:
+        raise _invalid(f"{field}.train.include_validation", "only the final phase may train on the validation split")
+    merged = training_config.merge(run.spec.train, trial.train)
+    training_config.check(merged, f"{field}.train")
+    trial.train.CopyFrom(complete_train(merged))
+    training_config.check_instrumentation(trial.instrumentation, f"{field}.instrumentation")
+    trial.instrumentation.CopyFrom(_both(run.spec.instrumentation, trial.instrumentation))
+
+
+def complete_train(config: training_pb2.TrainConfig) -> training_pb2.TrainConfig:
+    """Return a copy with every default filled in but the seed, which is derived for each trial when it is unset."""
+    result = training_config.complete(config)
+    if not config.HasField("seed"):
+        result.ClearField("seed")
+    return result
+
+
+def _both(
+    plan: training_pb2.InstrumentationPlan, more: training_pb2.InstrumentationPlan
+) -> training_pb2.InstrumentationPlan:
+    """Return the probes of both plans, equal ones once."""
+    result = training_pb2.InstrumentationPlan(probes=plan.probes)
+    result.probes.extend(probe for probe in more.probes if probe not in plan.probes)
+    return result
+
+
+def _check_measurements(field: str, measurements: Iterable[measurement_pb2.Measurement]) -> None:
+    for index, found in enumerate(measurements):
+        if index >= _MEASUREMENTS:
+            raise _invalid(f"{field}.measurements", f"more than {_MEASUREMENTS}")
+        if not _METRIC.fullmatch(found.metric) or len(found.element) > 200 or len(found.unit) > 20:
+            raise _invalid(
+                f"{field}.measurements[{index}]", f"{found.metric[:80]!r} is no metric, or names are too long"
+            )
+        if not math.isfinite(found.value):
+            raise _invalid(
+                f"{field}.measurements[{index}].value", f"{found.metric} is {found.value}, which is not finite"
+            )
+
+
+def _check_rest(field: str, device_time_s: float, data_digest: str, environment: Mapping[str, str]) -> None:
+    if not math.isfinite(device_time_s) or device_time_s < 0:
+        raise _invalid(f"{field}.device_time_s", f"{device_time_s} is not a duration")
+    if not _HEX.fullmatch(data_digest):
+        raise _invalid(f"{field}.data_digest", f"{data_digest[:80]!r} is no SHA-256")
+    if len(environment) > 64 or any(len(key) > 100 or len(value) > 500 for key, value in environment.items()):
+        raise _invalid(f"{field}.environment", "has more than 64 entries, or one that is too long")
+
+
+def _check_object(ref: object_pb2.ObjectRef, field: str, *kinds: ObjectKind) -> None:
+    found = check_ref(ref, field=field)
+    if found not in kinds or ref.size_bytes > _LARGEST:
+        raise _invalid(field, f"an object under {found.value}/ cannot be here")
+
+
+def _invalid(field: str, what: str) -> Invalid:
+    return Invalid(INVALID_REASON, f"{field}: {what}", field=field)

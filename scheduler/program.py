@@ -1,0 +1,138 @@
+"""Runs a scheduler in this process: journal, engine, core, services; until told to stop."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from nasmesh.clock import SystemClock, new_seed
+from nasmesh.errors import Invalid, NasmeshError
+from nasmesh.logs import get_logger
+from nasmesh.rpc.server import RunningAioServer, Service, serve_aio
+from nasmesh.store.base import ObjectStore
+from nasmesh.store.open import open_store
+from nasmesh.v1 import dispatch_service_pb2_grpc, scheduler_service_pb2_grpc
+from scheduler.core import Core
+from scheduler.desk import Desk
+from scheduler.dispatch import DispatchServicer
+from scheduler.engine import Engine
+from scheduler.failpoints import Failpoints
+from scheduler.journal.base import Journal
+from scheduler.journal.memory import MemoryJournal
+from scheduler.journal.sqlite import SqliteJournal
+from scheduler.service import SchedulerServicer
+
+_log = get_logger("scheduler")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a scheduler is started with. `port_file` receives the address once it serves."""
+
+    listen: str
+    journal: str
+    store: str
+    port_file: Path | None = None
+    insecure: bool = False
+    failpoint: str = ""
+
+
+def open_journal(url: str) -> Journal:
+    """Return the journal at "sqlite:PATH" or "memory:"; raises Invalid (JOURNAL_URL_INVALID)."""
+    kind, _, path = url.partition(":")
+    if url == "memory:":
+        return MemoryJournal()
+    if kind == "sqlite" and path:
+        return SqliteJournal(Path(path).expanduser().absolute())
+    raise Invalid("JOURNAL_URL_INVALID", f"journal: {url[:120]!r} is not sqlite:PATH or memory:", field="journal")
+
+
+class Scheduler:
+    """A scheduler that serves. `address` is where."""
+
+    def __init__(self, core: Core, server: RunningAioServer) -> None:
+        """Hold a started one; use start."""
+        self.core = core
+        self.address = server.address
+        self._server = server
+        self._running = asyncio.create_task(core.run())
+
+    async def wait(self) -> None:
+        """Return when it is stopped; raises what made it give up."""
+        with suppress(asyncio.CancelledError):
+            await self._running
+
+    async def stop(self, grace_s: float = 1.0) -> None:
+        """Stop: no new calls, streams end, the journal is closed. Work in hand goes on at the agents."""
+        with suppress(Exception):  # a port that is gone already
+            await self._server.set_serving(False)
+        self._running.cancel()
+        with suppress(asyncio.CancelledError, NasmeshError):
+            await self._running
+        await self._server.stop(grace_s)
+
+
+async def start(options: Options, *, journal: Journal | None = None, store: ObjectStore | None = None) -> Scheduler:
+    """Serve; health says NOT_SERVING until the journal is read back.
+
+    Raises Invalid and Unavailable for a bad address, port, store or journal, each naming the flag.
+    """
+    objects = store or open_store(options.store)
+    engine = Engine(journal or open_journal(options.journal), SystemClock(), seed=new_seed())
+    core = Core(engine, Failpoints(options.failpoint))
+    services = _services(core, objects)
+    server = await serve_aio(services, options.listen, insecure=options.insecure)
+    await server.set_serving(False)
+    try:
+        await core.recover()
+    except BaseException:
+        await server.stop(0)
+        raise
+    scheduler = Scheduler(core, server)
+    await server.set_serving(True)
+    return scheduler
+
+
+async def run(options: Options) -> None:
+    """Serve until SIGTERM or SIGINT; everything acknowledged is in the journal by then."""
+    scheduler = await start(options)
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    if options.port_file is not None:
+        _write_address(options.port_file, scheduler.address)
+    _log.info("serving", address=scheduler.address, epoch=scheduler.core.engine.state.epoch, journal=options.journal)
+    stopping = asyncio.create_task(told.wait())
+    ended = asyncio.create_task(scheduler.wait())
+    await asyncio.wait({stopping, ended}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    await scheduler.stop()
+    await ended
+    _log.info("stopped")
+
+
+def _services(core: Core, store: ObjectStore) -> Sequence[Service]:
+    return (
+        Service(
+            "nasmesh.v1.SchedulerService",
+            scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server,
+            SchedulerServicer(core, store),
+        ),
+        Service(
+            "nasmesh.v1.DispatchService",
+            dispatch_service_pb2_grpc.add_DispatchServiceServicer_to_server,
+            DispatchServicer(core, Desk(core.engine)),
+        ),
+    )
+
+
+def _write_address(path: Path, address: str) -> None:
+    """Write the address so that a reader sees all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(address + "\n")
+    os.replace(part, path)

@@ -1,0 +1,106 @@
+"""SchedulerService: converts, calls, converts. Decides nothing."""
+
+# ruff: noqa: N802, ARG002 - names and signatures are the contract's
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+from nasmesh.store.base import ObjectStore
+from nasmesh.v1 import scheduler_service_pb2 as pb
+from nasmesh.v1 import scheduler_service_pb2_grpc as rpc
+from scheduler import transfer
+from scheduler.core import Core
+from scheduler.following import follow
+from scheduler.listings import Listings
+from scheduler.searches import Searches
+
+Context = Any  # never used
+
+
+class SchedulerServicer(rpc.SchedulerServiceServicer):
+    """Serves clients."""
+
+    def __init__(self, core: Core, store: ObjectStore) -> None:
+        """Serve from a core, and objects from a store."""
+        self._core = core
+        self._store = store
+        self._searches = Searches(core.engine)
+        self._listings = Listings(core.engine, self._searches, store.kind_name)
+
+    async def CreateSearch(self, request: pb.CreateSearchRequest, context: Context) -> pb.CreateSearchResponse:
+        """Create a search, or check it."""
+        return await self._core.submit(partial(self._searches.create, request))
+
+    async def GetSearch(self, request: pb.GetSearchRequest, context: Context) -> pb.GetSearchResponse:
+        """Return one search."""
+        return pb.GetSearchResponse(search=await self._core.submit(partial(self._searches.get, request.name)))
+
+    async def ListSearches(self, request: pb.ListSearchesRequest, context: Context) -> pb.ListSearchesResponse:
+        """List searches."""
+        return await self._core.submit(partial(self._searches.list, request))
+
+    async def CancelSearch(self, request: pb.CancelSearchRequest, context: Context) -> pb.CancelSearchResponse:
+        """Cancel a search."""
+        return await self._core.submit(partial(self._searches.cancel, request))
+
+    async def WatchSearch(
+        self, request: pb.WatchSearchRequest, context: Context
+    ) -> AsyncIterator[pb.WatchSearchResponse]:
+        """Stream a search's changes."""
+        async for change in follow(self._core, self._searches, request):
+            yield change
+
+    async def GetTrial(self, request: pb.GetTrialRequest, context: Context) -> pb.GetTrialResponse:
+        """Return one trial."""
+        return pb.GetTrialResponse(trial=await self._core.submit(partial(self._listings.trial, request.name)))
+
+    async def ListTrials(self, request: pb.ListTrialsRequest, context: Context) -> pb.ListTrialsResponse:
+        """List the trials of a search."""
+        return await self._core.submit(partial(self._listings.trials, request))
+
+    async def GetNetwork(self, request: pb.GetNetworkRequest, context: Context) -> pb.GetNetworkResponse:
+        """Return one network."""
+        return pb.GetNetworkResponse(network=await self._core.submit(partial(self._listings.network, request.name)))
+
+    async def ListNetworks(self, request: pb.ListNetworksRequest, context: Context) -> pb.ListNetworksResponse:
+        """List networks."""
+        return await self._core.submit(partial(self._listings.networks, request))
+
+    async def ExportNetwork(
+        self, request: pb.ExportNetworkRequest, context: Context
+    ) -> AsyncIterator[pb.ExportNetworkResponse]:
+        """Stream one object."""
+        ref = await self._core.submit(partial(self._listings.exported, request))
+        async for piece in transfer.export(self._store, ref):
+            yield piece
+
+    async def ImportNetwork(
+        self, request_iterator: AsyncIterator[pb.ImportNetworkRequest], context: Context
+    ) -> pb.ImportNetworkResponse:
+        """Store one object."""
+        return pb.ImportNetworkResponse(object=await transfer.receive(self._store, request_iterator))
+
+    async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> pb.GetDatasetResponse:
+        """Return one data set."""
+        return pb.GetDatasetResponse(dataset=await self._core.submit(partial(self._listings.dataset, request.name)))
+
+    async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
+        """List data sets."""
+        return await self._core.submit(partial(self._listings.datasets, request))
+
+    async def ListGenerators(self, request: pb.ListGeneratorsRequest, context: Context) -> pb.ListGeneratorsResponse:
+        """List generators."""
+        return await self._core.submit(partial(self._listings.generators, request))
+
+    async def GetAgent(self, request: pb.GetAgentRequest, context: Context) -> pb.GetAgentResponse:
+        """Return one agent."""
+        return pb.GetAgentResponse(agent=await self._core.submit(partial(self._listings.agent, request.name)))
+
+    async def ListAgents(self, request: pb.ListAgentsRequest, context: Context) -> pb.ListAgentsResponse:
+        """List agents."""
+        return await self._core.submit(partial(self._listings.agents, request))
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
+        """Describe this scheduler."""
+        return await self._core.submit(self._listings.info)

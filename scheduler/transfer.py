@@ -1,0 +1,47 @@
+"""Streams objects between clients and the store, as they are: nothing here reads ONNX."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+
+from nasmesh import limits
+from nasmesh.errors import Invalid
+from nasmesh.store.base import ObjectStore
+from nasmesh.store.keys import ObjectKind
+from nasmesh.v1 import object_pb2
+from nasmesh.v1 import scheduler_service_pb2 as pb
+
+
+async def export(store: ObjectStore, ref: object_pb2.ObjectRef) -> AsyncIterator[pb.ExportNetworkResponse]:
+    """Yield the reference, then the verified bytes in order; raises what ObjectStore.get documents."""
+    content = await asyncio.to_thread(store.get, ref)
+    yield pb.ExportNetworkResponse(object=ref)
+    for start in range(0, len(content), limits.CHUNK_BYTES):
+        yield pb.ExportNetworkResponse(chunk=content[start : start + limits.CHUNK_BYTES])
+
+
+async def receive(store: ObjectStore, requests: AsyncIterator[pb.ImportNetworkRequest]) -> object_pb2.ObjectRef:
+    """Store the bytes that a client streams and return their reference.
+
+    Raises Invalid (OBJECT_TOO_LARGE, OBJECT_EMPTY, OBJECT_DIGEST_MISMATCH, FIELD_INVALID), Unavailable (STORE_DOWN).
+    """
+    chunks: list[bytes] = []
+    total, expected = 0, ""
+    async for request in requests:
+        if len(request.chunk) > limits.CHUNK_BYTES:
+            raise Invalid("FIELD_INVALID", f"chunk: at most {limits.CHUNK_BYTES:,} bytes", field="chunk")
+        total += len(request.chunk)
+        if total > limits.NETWORK_BYTES:
+            raise Invalid(
+                "OBJECT_TOO_LARGE",
+                f"a network may have {limits.NETWORK_BYTES:,} bytes",
+                field="chunk",
+            )
+        expected = expected or request.sha256
+        chunks.append(request.chunk)
+    content = b"".join(chunks)
+    if not content:
+        raise Invalid("OBJECT_EMPTY", "chunk: no bytes were sent", field="chunk")
+    if expected and hashlib.sha256(content).hexdigest() != expected:
+        raise Invalid("OBJECT_DIGEST_MISMATCH", "sha256: the bytes that came have another digest", field="sha256")
+    return await asyncio.to_thread(store.put, ObjectKind.NETWORK, content)

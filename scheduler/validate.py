@@ -1,0 +1,220 @@
+"""Checks a search's specification and fills its defaults in. Every fault is named, not only the first."""
+
+import difflib
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from nasmesh import evaluate_config, ids, metrics, training_config
+from nasmesh.data import catalog
+from nasmesh.errors import FieldViolation, Invalid, NasmeshError, Unavailable
+from nasmesh.v1 import dataset_pb2, generate_service_pb2, measurement_pb2
+from nasmesh.v1 import search_pb2 as pb
+from scheduler.generator_settings import complete_settings
+from scheduler.outcomes import complete_train
+from scheduler.validate_space import space_faults
+
+_SPEC_BYTES = 256 * 1024
+_LABELS = 32
+_LABEL_CHARS = 128
+_PARALLELISM = 1000
+_FINALS = 100
+_WIDTH = 64.0
+
+Fault = tuple[str, str]
+
+
+def complete_spec(spec: pb.SearchSpec, generators: Sequence[generate_service_pb2.Generator]) -> pb.SearchSpec:
+    """Return the spec with every default filled in, given the generators that connected agents serve.
+
+    Raises Invalid (SPEC_INVALID) with every field that is wrong; Unavailable (GENERATOR_ABSENT) if all else is right.
+    """
+    if spec.ByteSize() > _SPEC_BYTES:
+        raise Invalid("SPEC_INVALID", f"spec: {spec.ByteSize()} bytes, at most {_SPEC_BYTES}", field="spec")
+    full = pb.SearchSpec()
+    full.CopyFrom(spec)
+    generator = next((g for g in generators if g.name == spec.generator.generator), None)
+    faults = [
+        *_checked("data", lambda: full.data.CopyFrom(_data(spec))),
+        *_generator_faults(full, generator),
+        *space_faults(spec.space, generator),
+        *_objective_faults(spec),
+        *_constraint_faults(spec),
+        *_budget_faults(spec.budget),
+        *_number_faults(spec),
+        *_train_faults(full),
+        *_evaluate_faults(full),
+        *_checked("instrumentation", lambda: training_config.check_instrumentation(spec.instrumentation)),
+        *(_final_faults(full) if spec.HasField("final") else ()),
+    ]
+    if faults:
+        found = [FieldViolation(f"spec.{field}", f"spec.{field}: {what}") for field, what in faults]
+        raise Invalid("SPEC_INVALID", _summary(found), violations=found)
+    if generator is None:
+        raise _absent(spec.generator.generator, generators)
+    full.parallelism = spec.parallelism or 1
+    return full
+
+
+def _summary(found: Sequence[FieldViolation]) -> str:
+    more = f" (and {len(found) - 1} more: {', '.join(v.field for v in found[1:8])})" if len(found) > 1 else ""
+    return found[0].description + more
+
+
+def _absent(name: str, generators: Sequence[generate_service_pb2.Generator]) -> Unavailable:
+    known = [generator.name for generator in generators]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    served = ", ".join(known) or "none"
+    return Unavailable(
+        "GENERATOR_ABSENT",
+        f"spec.generator.generator: no connected server offers {name}{hint} Offered now: {served}."
+        " Start one: nasmesh serve generate --scheduler HOST:PORT",
+        field="spec.generator.generator",
+    )
+
+
+def _checked(field: str, check: Callable[[], object]) -> Iterator[Fault]:
+    """Yield what a check of another module finds, as faults of this spec."""
+    try:
+        check()
+    except Invalid as error:
+        for violation in error.violations or (FieldViolation(field, error.message),):
+            yield violation.field or field, violation.description.removeprefix(f"{violation.field}: ")
+    except NasmeshError as error:
+        yield error.field or field, error.message.removeprefix(f"{error.field}: ")
+
+
+def _data(spec: pb.SearchSpec) -> dataset_pb2.DatasetSpec:
+    catalog.check(spec.data, field="data")
+    return catalog.complete(spec.data)
+
+
+def _generator_faults(full: pb.SearchSpec, generator: generate_service_pb2.Generator | None) -> Iterator[Fault]:
+    name = full.generator.generator
+    if not name:
+        yield "generator.generator", "name an algorithm, for example generators/nac"
+        return
+    yield from _checked("generator.generator", lambda: ids.parse_name("generators", name, field="generator.generator"))
+    if generator is not None:
+        yield from (
+            (f"generator.settings{field}", what)
+            for field, what in complete_settings(full.generator.settings, generator.settings_schema)
+        )
+
+
+def _objective_faults(spec: pb.SearchSpec) -> Iterator[Fault]:
+    if not spec.objectives:
+        yield "objectives", "name at least one metric to optimise, for example accuracy"
+    seen = set()
+    for index, objective in enumerate(spec.objectives):
+        field = f"objectives[{index}]"
+        yield from _metric_faults(spec, objective.metric, f"{field}.metric")
+        if objective.goal not in (pb.GOAL_MAXIMIZE, pb.GOAL_MINIMIZE):
+            yield f"{field}.goal", "say GOAL_MAXIMIZE or GOAL_MINIMIZE"
+        if objective.metric in seen:
+            yield f"{field}.metric", f"{objective.metric} is named twice"
+        seen.add(objective.metric)
+
+
+def _metric_faults(spec: pb.SearchSpec, metric: str, field: str) -> Iterator[Fault]:
+    """Yield why evaluation will not produce a metric."""
+    if not metrics.is_known(metric):
+        yield field, f"evaluation does not produce {metric[:80]!r}; did you mean {metrics.suggest(metric)}?"
+    elif metric.startswith("latency_") and spec.evaluate.HasField("latency") and not spec.evaluate.latency:
+        yield field, f"{metric} is not measured while evaluate.latency is false"
+
+
+def _constraint_faults(spec: pb.SearchSpec) -> Iterator[Fault]:
+    bounds: dict[str, tuple[float, float]] = {}
+    for index, constraint in enumerate(spec.constraints):
+        field = f"constraints[{index}]"
+        yield from _metric_faults(spec, constraint.metric, f"{field}.metric")
+        if not constraint.HasField("max") and not constraint.HasField("min"):
+            yield field, "set max, min or both"
+        given = [value for name in ("max", "min") if constraint.HasField(name) for value in [getattr(constraint, name)]]
+        if not all(map(math.isfinite, given)):
+            yield field, "bounds must be finite numbers"
+            continue
+        low, high = bounds.get(constraint.metric, (-math.inf, math.inf))
+        low = max(low, constraint.min) if constraint.HasField("min") else low
+        high = min(high, constraint.max) if constraint.HasField("max") else high
+        bounds[constraint.metric] = (low, high)
+        if low > high:
+            yield field, f"no {constraint.metric} is at least {low:g} and at most {high:g}"
+
+
+def _budget_faults(budget: pb.Budget) -> Iterator[Fault]:
+    for name in ("max_trials", "max_iterations", "max_wall_time_s", "max_device_time_s"):
+        value = getattr(budget, name)
+        if not math.isfinite(value) or value < 0:
+            yield f"budget.{name}", f"must be a positive number, or 0 for none, not {value:g}"
+    if budget.HasField("target") and not math.isfinite(budget.target):
+        yield "budget.target", f"must be a finite number, not {budget.target:g}"
+    bounded = (budget.max_trials, budget.max_iterations, budget.max_wall_time_s, budget.max_device_time_s)
+    if not any(bounded) and not budget.HasField("target"):
+        yield "budget", "set at least one of max_trials, max_iterations, max_wall_time_s, max_device_time_s, target"
+
+
+def _number_faults(spec: pb.SearchSpec) -> Iterator[Fault]:
+    if not 0 <= spec.parallelism <= _PARALLELISM:
+        yield "parallelism", f"must be 1 to {_PARALLELISM} (0: 1), not {spec.parallelism}"
+    if not -100 <= spec.priority <= 100:
+        yield "priority", f"must be -100 to 100, not {spec.priority}"
+    if len(spec.labels) > _LABELS:
+        yield "labels", f"at most {_LABELS}, not {len(spec.labels)}"
+    for key, value in spec.labels.items():
+        if not 0 < len(key) <= _LABEL_CHARS or len(value) > _LABEL_CHARS or "=" in key or "," in key + value:
+            yield (
+                f"labels[{key[:40]}]",
+                f"at most {_LABEL_CHARS} characters in keys and values, no ',', no '=' in keys",
+            )
+
+
+def _train_faults(full: pb.SearchSpec) -> Iterator[Fault]:
+    if full.train.include_validation:
+        yield (
+            "train.include_validation",
+            "only the final phase may train on the validation split; set it in final.train",
+        )
+    yield from _checked("train", lambda: training_config.check(full.train, "train"))
+    full.train.CopyFrom(complete_train(full.train))
+
+
+def _evaluate_faults(full: pb.SearchSpec) -> Iterator[Fault]:
+    if full.evaluate.split not in (measurement_pb2.SPLIT_UNSPECIFIED, measurement_pb2.SPLIT_VALIDATION):
+        yield (
+            "evaluate.split",
+            "the search phase is scored on SPLIT_VALIDATION; only the final phase sees the test split",
+        )
+    yield from _checked("evaluate", lambda: evaluate_config.check(full.evaluate, "evaluate"))
+    full.evaluate.CopyFrom(evaluate_config.complete(full.evaluate))
+
+
+def _final_faults(full: pb.SearchSpec) -> Iterator[Fault]:
+    final = full.final
+    for name in ("top_k", "repeats"):
+        if not 0 <= getattr(final, name) <= _FINALS:
+            yield f"final.{name}", f"must be 1 to {_FINALS} (0: 1), not {getattr(final, name)}"
+    train = training_config.merge(full.train, final.train)
+    yield from _checked("final.train", lambda: training_config.check(train, "final.train"))
+    if final.evaluate.split not in (measurement_pb2.SPLIT_UNSPECIFIED, measurement_pb2.SPLIT_TEST):
+        yield "final.evaluate.split", "the final phase is scored on SPLIT_TEST; leave it unset"
+    evaluate = evaluate_config.merge(full.evaluate, final.evaluate)
+    yield from _checked("final.evaluate", lambda: evaluate_config.check(evaluate, "final.evaluate"))
+    if final.HasField("scale_up"):
+        yield from _scale_faults(full)
+    evaluate.split = measurement_pb2.SPLIT_TEST
+    final.train.CopyFrom(complete_train(train))
+    final.evaluate.CopyFrom(evaluate_config.complete(evaluate))
+    final.top_k, final.repeats = final.top_k or 1, final.repeats or 1
+
+
+def _scale_faults(full: pb.SearchSpec) -> Iterator[Fault]:
+    scale = full.final.scale_up
+    kind = scale.WhichOneof("kind")
+    if kind is None:
+        yield "final.scale_up", "set space or width_multiplier, or leave it out"
+    elif kind == "width_multiplier" and not 0 < scale.width_multiplier <= _WIDTH:
+        yield "final.scale_up.width_multiplier", f"must be above 0, at most {_WIDTH:g}, not {scale.width_multiplier:g}"
+    elif kind == "space" and scale.space.WhichOneof("kind") != full.space.WhichOneof("kind"):
+        yield "final.scale_up.space", f"must be of the search's kind, {full.space.WhichOneof('kind')}"

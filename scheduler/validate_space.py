@@ -1,0 +1,52 @@
+"""What can be refused in a space without building it; generate agents check the rest before they propose."""
+
+from collections.abc import Iterator
+
+from nasmesh.v1 import generate_service_pb2, space_pb2
+
+_LAYERS = 32
+
+Fault = tuple[str, str]
+
+
+def space_faults(space: space_pb2.Space, generator: generate_service_pb2.Generator | None) -> Iterator[Fault]:
+    """Yield (field, what is wrong) for an empty or contradictory space, or one the generator does not understand."""
+    kind = space.WhichOneof("kind")
+    if kind is None:
+        yield "space", "it is empty: set envelope, chain or fixed"
+        return
+    if generator is not None and generator.spaces and kind not in generator.spaces:
+        yield "space", f"{generator.name} understands {', '.join(generator.spaces)}, not {kind}"
+    if kind == "envelope":
+        yield from _envelope_faults(space.envelope)
+    elif kind == "chain":
+        yield from _chain_faults(space.chain)
+    elif space.fixed.WhichOneof("network") is None:
+        yield "space.fixed", "it is empty: set architecture or object"
+
+
+def _envelope_faults(envelope: space_pb2.EnvelopeSpace) -> Iterator[Fault]:
+    if not envelope.stages:
+        yield "space.envelope.stages", "it is empty: describe at least one stage"
+    for index, stage in enumerate(envelope.stages):
+        if stage.initial_cells < 1:
+            yield f"space.envelope.stages[{index}].initial_cells", f"must be at least 1, not {stage.initial_cells}"
+        if stage.max_cells < 0 or (stage.construct and stage.max_cells < stage.initial_cells):
+            yield (
+                f"space.envelope.stages[{index}].max_cells",
+                f"must be at least initial_cells ({stage.initial_cells}) where construct is true",
+            )
+    for name in ("branch_dropout", "head_dropout"):
+        if envelope.HasField(name) and not 0 <= getattr(envelope, name) < 1:
+            yield f"space.envelope.{name}", "must be in [0, 1)"
+
+
+def _chain_faults(chain: space_pb2.ChainSpace) -> Iterator[Fault]:
+    if not 1 <= chain.min_layers <= chain.max_layers <= _LAYERS:
+        yield "space.chain", f"needs 1 <= min_layers <= max_layers <= {_LAYERS}"
+    for name in ("kernels", "channels"):
+        values = list(getattr(chain, name))
+        if not values:
+            yield f"space.chain.{name}", "it is empty: give at least one value to choose from"
+        elif min(values) < 1 or len(set(values)) != len(values):
+            yield f"space.chain.{name}", "values must be at least 1, each once"

@@ -1,0 +1,106 @@
+"""Work that waits, work that is out, and its times: the state's open tasks, arranged to be found fast."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scheduler.agents import AgentEntry, Agents
+from scheduler.domain import OPEN_SEARCHES, SearchRun, SearchState, State, Task, TaskKind, TaskState
+from scheduler.placement import Placement, Waiting
+from scheduler.timers import Alarms, Leases, backoff_s
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What time brought: tasks whose lease ran out, searches whose wall time may be used up."""
+
+    expired: list[str]
+    walls: list[str]
+
+
+class Workload:
+    """Queues, leases, back-offs and wall times. Rebuilt from the state at a start; never stored."""
+
+    def __init__(self, agents: Agents, *, seed: int, lease_s: float) -> None:
+        """Hold nothing yet; `seed` varies the back-off."""
+        self.leases = Leases(lease_s)
+        self._agents = agents
+        self._seed = seed
+        self._placement = Placement()
+        self._delayed = Alarms()
+        self._walls = Alarms()
+
+    def rebuild(self, state: State, now: float) -> None:
+        """Queue what the state says is queued, and give what it says is running a full lease."""
+        self._placement.clear()
+        self._delayed.clear()
+        self._walls.clear()
+        self.leases.clear()
+        self._agents.forget_held()
+        for run in state.searches.values():
+            if run.state in OPEN_SEARCHES:
+                self.watch_wall(run)
+                for task_id in run.open_tasks:
+                    self._restore(run, state.tasks[task_id], now)
+        for entry in self._agents.connected():
+            self.offer(entry)
+
+    def _restore(self, run: SearchRun, task: Task, now: float) -> None:
+        if task.state is TaskState.QUEUED:
+            self._enqueue(run, task)
+        else:
+            self.granted(task, now)
+
+    def queued(self, run: SearchRun, task: Task, failures: int, now: float) -> None:
+        """Queue a task, after a back-off where it failed before."""
+        delay = backoff_s(self._seed, task.id, failures)
+        if delay > 0:
+            self._delayed.set(task.id, now + delay)
+        else:
+            self._enqueue(run, task)
+
+    def granted(self, task: Task, now: float) -> AgentEntry | None:
+        """Arm the lease of a task's attempt; returns the agent, if it is known."""
+        attempt = task.current()
+        self.leases.arm(task.id, attempt.number, now)
+        self._agents.grant(attempt.agent, task.id, task.kind)
+        return self._agents.get(attempt.agent)
+
+    def closed(self, task: str, agent: str) -> None:
+        """Disarm a lease and offer the slot again."""
+        self.leases.disarm(task)
+        entry = self._agents.release(agent, task)
+        if entry is not None:
+            self.offer(entry)
+
+    def offer(self, entry: AgentEntry) -> None:
+        """Consider an agent for work."""
+        self._placement.offer(entry)
+
+    def watch_wall(self, run: SearchRun) -> None:
+        """Set the alarm of a search's wall time."""
+        most = run.spec.budget.max_wall_time_s
+        if most > 0 and run.state is SearchState.RUNNING:
+            self._walls.set(run.id, run.start_uptime_s + most)
+
+    def due(self, state: State, now: float, uptime_s: float) -> Due:
+        """Queue tasks whose back-off ended, and return what else time brought."""
+        for task_id in self._delayed.due(now):
+            task = state.tasks[task_id]
+            if task.state is TaskState.QUEUED:
+                self._enqueue(state.searches[task.search], task)
+        return Due(self.leases.expired(now), self._walls.due(uptime_s))
+
+    def match(self, state: State, lease: Callable[[str, AgentEntry], None]) -> None:
+        """Call `lease` for every queued task that an agent can take now."""
+        self._placement.match(lambda task: state.tasks[task].state is TaskState.QUEUED, lease)
+
+    def next_deadline(self, uptime_offset_s: float) -> float:
+        """Return the monotonic time at which `due` has something to say; uptime is monotonic plus the offset."""
+        wall = self._walls.next_deadline() - uptime_offset_s
+        return min(self.leases.next_deadline(), self._delayed.next_deadline(), wall)
+
+    def _enqueue(self, run: SearchRun, task: Task) -> None:
+        need = run.spec.data.dataset
+        if task.kind is TaskKind.GENERATE:
+            need = run.spec.generator.generator if task.ask and task.ask.call else ""
+        self._placement.add(Waiting(task.id, task.kind, need, run.spec.priority, task.order))
