@@ -18,11 +18,11 @@ from nasmesh.model.inference import infer_dims, node_label
 from nasmesh.model.initializers import data_inputs, init_rules, parameters
 from nasmesh.model.operators import check_operator
 from nasmesh.model.reasons import Reason, rejected
-from nasmesh.model.recover import recover_architecture
+from nasmesh.model.recover import recover_checked
 from nasmesh.model.tensors import check_tensor
 
-# Two batch sizes that no sensible dimension has: what differs between them is the batch, all else is fixed.
-_BATCHES = (7919, 7927)
+# A batch size that no sensible dimension has: what differs from batch 1 follows the batch, all else is fixed.
+_BATCH = 7919
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def examine(model: onnx.ModelProto, content: bytes, *, checkpoint: bool) -> Admi
         check_tensor(tensor, tensor.name)
     _check_canonical(model, content)
     digest = structural_digest(model)
-    recover_architecture(model)
+    recover_checked(model, digest)
     return Admitted(model, digest, counts)
 
 
@@ -124,13 +124,12 @@ def _shell(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _check_shapes_and_totals(model: onnx.ModelProto) -> Counts:
-    first, second = (infer_dims(model, batch) for batch in _BATCHES)
-    for name, dims in first.items():
-        _check_batch(name, dims, second[name])
+    single, many = infer_dims(model, 1), infer_dims(model, _BATCH)
+    for name, dims in single.items():
+        _check_batch(name, dims, many[name])
     output = model.graph.output[0].name
-    if output not in first or len(first[output]) != 2 or first[output][0] != _BATCHES[0]:
+    if output not in many or len(many[output]) != 2 or many[output][0] != _BATCH:
         raise rejected(Reason.OUTPUT_NOT_LOGITS, "the output is not [N, classes]", where=output)
-    single = infer_dims(model, 1)
     counts = count_with(model, single)
     peak = peak_activation_bytes(model, single)
     for what, value, limit in (
@@ -143,12 +142,11 @@ def _check_shapes_and_totals(model: onnx.ModelProto) -> Counts:
     return counts
 
 
-def _check_batch(name: str, first: Dims, second: Dims) -> None:
+def _check_batch(name: str, single: Dims, many: Dims) -> None:
     """Refuse a value whose dims mix the batch with something else than a multiple in front."""
-    tails_agree = len(first) == len(second) and first[1:] == second[1:]
-    follows = tails_agree and (not first or first[0] == second[0] or first[0] * _BATCHES[1] == second[0] * _BATCHES[0])
-    if not follows:
-        message = f"the batch is mixed into other dimensions: {first} at {_BATCHES[0]}, {second} at {_BATCHES[1]}"
+    tails_agree = len(single) == len(many) and single[1:] == many[1:]
+    if not tails_agree or (single and many[0] not in (single[0], single[0] * _BATCH)):
+        message = f"the batch is mixed into other dimensions: {single} at batch 1, {many} at {_BATCH}"
         raise rejected(Reason.SHAPE_UNKNOWN, message, where=name)
 
 

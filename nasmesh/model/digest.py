@@ -47,16 +47,12 @@ def structural_digest(model: onnx.ModelProto) -> str:
     labels = _refine(live, dict(leaves), outputs)
     listing = _listing(live, leaves, labels, outputs)
     preprocessing = metadata_value(model, PREPROCESSING_KEY) or _PLAIN_PREPROCESSING
-    return _hash(["nasmesh-structure-1", preprocessing, *listing])
+    return _hash(["nasmesh-structure-1", repr(preprocessing), *listing])
 
 
 def _hash(parts: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        raw = part.encode("utf-8", "surrogatepass")
-        digest.update(len(raw).to_bytes(8, "big"))
-        digest.update(raw)
-    return digest.hexdigest()
+    # The parts hold no NUL: they are hashes and printed attributes.
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _resolve(name: str, aliases: dict[str, str]) -> str:

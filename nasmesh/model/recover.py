@@ -19,6 +19,11 @@ def recover_architecture(model: onnx.ModelProto) -> pb.Architecture | None:
     Raises Rejected: ARCHITECTURE_MALFORMED for undecodable metadata, ARCHITECTURE_MISMATCH where lowering it gives a
     network of another structure than this graph, and what the architecture check raises.
     """
+    return recover_checked(model, structural_digest(model))
+
+
+def recover_checked(model: onnx.ModelProto, digest: str) -> pb.Architecture | None:
+    """Return the same for a model whose structural digest is at hand."""
     text = metadata_value(model, ARCHITECTURE_KEY)
     if text is None:
         return None
@@ -27,7 +32,7 @@ def recover_architecture(model: onnx.ModelProto) -> pb.Architecture | None:
     except (binascii.Error, DecodeError, ValueError):
         message = "the metadata value is not a base64 architecture message"
         raise rejected(Reason.ARCHITECTURE_MALFORMED, message, where=ARCHITECTURE_KEY) from None
-    if structural_digest(lower(result)) != structural_digest(model):
+    if structural_digest(lower(result)) != digest:
         message = "the graph is not what the architecture in its metadata describes; remove the metadata"
         raise rejected(Reason.ARCHITECTURE_MISMATCH, message, where=ARCHITECTURE_KEY)
     return result
