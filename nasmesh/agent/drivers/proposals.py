@@ -10,13 +10,13 @@ from nasmesh.data import catalog
 from nasmesh.errors import Invalid, NotFound, Rejected
 from nasmesh.jobs.failures import failure_of
 from nasmesh.logs import get_logger
-from nasmesh.model.admission import admit
+from nasmesh.model.admission import Admitted, admit
 from nasmesh.model.counting import Counts
 from nasmesh.model.encode import to_bytes
 from nasmesh.model.inference import infer_dims
 from nasmesh.model.initializers import data_inputs
 from nasmesh.model.lower import lower
-from nasmesh.model.quarantine import inspect_untrusted
+from nasmesh.model.quarantine import import_untrusted
 from nasmesh.model.recover import recover_architecture
 from nasmesh.store.base import ObjectStore
 from nasmesh.store.keys import ObjectKind, check_ref
@@ -69,11 +69,11 @@ class Workbench:
 
     def lowered(self, architecture: architecture_pb2.Architecture) -> Judged:
         """Return the network of an architecture; raises Rejected."""
-        return self._admitted(to_bytes(lower(architecture)))
+        return self._stored(admit(to_bytes(lower(architecture))))
 
     def imported(self, content: bytes) -> Judged:
         """Return the network in ONNX bytes from outside, made canonical in a child process; raises Rejected."""
-        return self._admitted(inspect_untrusted(content, "import"))
+        return self._stored(import_untrusted(content))
 
     def fetched(self, ref: object_pb2.ObjectRef) -> Judged:
         """Return the network of an object in the store; raises NotFound, Invalid, Rejected, Unavailable."""
@@ -88,13 +88,12 @@ class Workbench:
             raise Rejected("ARCHITECTURE_MISSING", f"{network.name} carries no architecture, so it cannot be rebuilt")
         return found
 
-    def _admitted(self, content: bytes) -> Judged:
-        admitted = admit(content)
+    def _stored(self, admitted: Admitted) -> Judged:
         _check_fits(admitted.model, self._task)
         architecture = recover_architecture(admitted.model)
         network = search_pb2.Network(
             name=ids.format_name("networks", admitted.digest),
-            object=self._store.put(ObjectKind.NETWORK, content),
+            object=self._store.put(ObjectKind.NETWORK, to_bytes(admitted.model)),
             parameters=admitted.counts.parameters,
             macs=admitted.counts.macs,
             summary=spaces.summary(architecture) if architecture is not None else {},
