@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch.nn import functional
 
 from nasmesh.errors import Invalid, Rejected
 from nasmesh.model.engine.convert import to_module
@@ -187,6 +188,24 @@ def test_fixed_batch_norm_when_trained_then_its_constants_are_neither_state_nor_
     x = torch.randn(4, 3, 8, 8)
     module(x)
     assert torch.allclose(module.get_buffer("n.running_mean"), 0.01 * x.mean((0, 2, 3)), atol=1e-7)
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(True, False), (False, True), (False, False)])
+def test_fixed_batch_norm_when_trained_then_gradients_are_those_of_ones_and_zeros(scale, offset):
+    norm = pb.BatchNorm(scale=scale, offset=offset)
+    unit = pb.ConvUnit(conv=conv(4), norm=norm, activation=activation(), order=pb.CONV_ORDER_CONV_NORM_ACT)
+    head = block("p", "c", global_pool=pb.GlobalPool(kind=pb.POOL_KIND_AVERAGE))
+    module = to_module(lower(architecture((3, 8, 8), "p", block("c", "x", conv_unit=unit), head)), seed=1)
+    state = {name: value.detach().clone().requires_grad_() for name, value in module.named_parameters()}
+    x = torch.randn(4, 3, 8, 8).to(memory_format=torch.channels_last)
+    target = torch.randn(4, 4)
+    (module(x) * target).sum().backward()
+    weight, bias = state.get("c.norm.weight", torch.ones(4)), state.get("c.norm.bias", torch.zeros(4))
+    y = torch.conv2d(x, state["c.conv.weight"], padding=1)
+    y = torch.relu(functional.batch_norm(y, torch.zeros(4), torch.ones(4), weight, bias, True, 0.1, 1e-5))
+    (y.mean((2, 3)) * target).sum().backward()
+    for name, parameter in module.named_parameters():
+        assert torch.allclose(parameter.grad, state[name].grad, atol=1e-6), name
 
 
 def test_fixed_batch_norm_when_its_constant_is_not_neutral_then_it_is_applied():

@@ -134,9 +134,11 @@ class Operator:
         value = self._attribute(name, onnx.AttributeProto.FLOAT)
         return default if value is None else plain_number(np.asarray(value.f, dtype=np.float32))
 
-    def text(self, name: str, default: str) -> str:
-        """Return a text attribute."""
+    def text(self, name: str, default: str, *, keep: bool = False) -> str:
+        """Return a text attribute; with `keep` it is still there for another reader."""
         value = self._attribute(name, onnx.AttributeProto.STRING)
+        if keep and value is not None:
+            self._attributes[name] = value
         return default if value is None else value.s.decode(errors="replace")
 
     def integers(self, name: str) -> list[int] | None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx
 
 from nasmesh.model.engine.build import Builder, Operator
-from nasmesh.model.engine.padding import Window, bounds, flat, read_window
+from nasmesh.model.engine.padding import Window, bounds, flat, read_window, refuse_wide_stride, split_total
 
 _CONV: tuple[Callable[..., Tensor], ...] = (torch.conv1d, torch.conv2d, torch.conv3d)
 _TRANSPOSED: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -39,29 +39,32 @@ def _conv(operator: Operator) -> fx.Node:
 def transposed_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int, extra: tuple[int, ...]
 ) -> Tensor:
-    """Apply a transposed convolution whose output is cropped unequally at begin and end."""
-    function = _TRANSPOSED[len(window.kernel) - 1]
+    """Apply a transposed convolution whose output is cropped unequally, or to the input's size times the stride."""
     zeros = (0,) * len(window.kernel)
-    y = function(x, weight, bias, window.stride, zeros, zeros, groups, window.dilation)
-    begin = [-crop for crop in window.begin]
-    end = [more - crop for crop, more in zip(window.end, extra, strict=True)]
-    return F.pad(y, flat(begin, end))
+    begin, end = window.begin, window.end
+    y = _TRANSPOSED[len(zeros) - 1](x, weight, bias, window.stride, zeros, extra, groups, window.dilation)
+    if window.same:
+        surplus = [n - size * s for n, size, s in zip(y.shape[2:], x.shape[2:], window.stride, strict=True)]
+        begin, end = split_total(surplus, window.same)
+    return F.pad(y, [-crop for crop in flat(begin, end)])
 
 
 def _conv_transpose(operator: Operator) -> fx.Node:
+    auto = operator.text("auto_pad", "NOTSET", keep=True)
     window = read_window(operator, _kernel(operator))
+    window = window._replace(same=auto if auto.startswith("SAME") else "")  # also at stride 1, where a conv needs none
+    refuse_wide_stride(operator, window)
     groups = operator.integer("group", 1)
     extra = tuple(operator.integers("output_padding") or [0] * len(window.kernel))
-    if operator.integers("output_shape") is not None or window.same:
-        operator.refuse("output_shape and same padding are not supported; write pads")
+    if operator.integers("output_shape") is not None:
+        operator.refuse("output_shape is not supported; write pads")
+    if any(more >= max(s, d) for more, s, d in zip(extra, window.stride, window.dilation, strict=True)):
+        operator.refuse("output_padding must be below the stride or dilation")
     x, weight, bias = operator.tensor(0), operator.tensor(1), operator.optional(2)
-    fits = all(more < max(s, d) for more, s, d in zip(extra, window.stride, window.dilation, strict=True))
-    if window.symmetric and fits:
-        function = _TRANSPOSED[len(window.kernel) - 1]
-        return operator.call(function, x, weight, bias, window.stride, window.begin, extra, groups, window.dilation)
-    if any(extra) and bias is not None:
-        operator.refuse("output_padding with unequal pads and a bias is not supported")
-    return operator.call(transposed_conv, x, weight, bias, window, groups, extra)
+    if not window.symmetric:
+        return operator.call(transposed_conv, x, weight, bias, window, groups, extra)
+    function = _TRANSPOSED[len(window.kernel) - 1]
+    return operator.call(function, x, weight, bias, window.stride, window.begin, extra, groups, window.dilation)
 
 
 def general_gemm(a: Tensor, b: Tensor, c: Tensor | None, alpha: float, beta: float) -> Tensor:

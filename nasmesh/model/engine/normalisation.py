@@ -92,11 +92,11 @@ def local_response_norm(x: Tensor, size: int, alpha: float, beta: float, bias: f
 
     Not torch's own: it puts the odd neighbour of an even size on the other side, and its 3-D pooling is slow.
     """
-    before = (size - 1) // 2
     channels = x.shape[1]
-    squares = F.pad(x * x, [0, 0] * (x.dim() - 2) + [before, size - 1 - before])
+    before, after = (min(reach, channels - 1) for reach in ((size - 1) // 2, size // 2))
+    squares = F.pad(x * x, [0, 0] * (x.dim() - 2) + [before, after])
     total = squares.narrow(1, 0, channels)
-    for offset in range(1, size):
+    for offset in range(1, before + after + 1):
         total = total + squares.narrow(1, offset, channels)
     return x * (total * (alpha / size) + bias).pow(-beta)
 

@@ -59,11 +59,12 @@ def _resolve_unit_stride(window: Window) -> Window:
     """With stride 1, same padding does not depend on the input's size."""
     if not window.same or any(step != 1 for step in window.stride):
         return window
-    begin, end = _split([d * (k - 1) for k, d in zip(window.kernel, window.dilation, strict=True)], window.same)
+    begin, end = split_total([d * (k - 1) for k, d in zip(window.kernel, window.dilation, strict=True)], window.same)
     return Window(window.kernel, window.stride, window.dilation, begin, end)
 
 
-def _split(totals: Sequence[int], same: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def split_total(totals: Sequence[int], same: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return (begin, end) of total paddings; `same` says which side takes an odd one."""
     small = tuple(total // 2 for total in totals)
     large = tuple(total - total // 2 for total in totals)
     return (small, large) if same == "SAME_UPPER" else (large, small)
@@ -74,7 +75,7 @@ def same_padding(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return (begin, end) such that the output's size is ceil(size / stride)."""
     axes = zip(sizes, kernel, stride, dilation, strict=True)
-    return _split([max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n) for n, k, s, d in axes], same)
+    return split_total([max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n) for n, k, s, d in axes], same)
 
 
 def flat(begin: Sequence[int], end: Sequence[int]) -> list[int]:
@@ -87,6 +88,29 @@ def bounds(sizes: Sequence[int], window: Window) -> tuple[tuple[int, ...], tuple
     if not window.same:
         return window.begin, window.end
     return same_padding(sizes, window.kernel, window.stride, window.dilation, window.same)
+
+
+def refuse_wide_stride(operator: Operator, window: Window) -> None:
+    """Refuse same padding of a window below its stride: runtimes differ in what a negative padding means."""
+    extents = [d * (k - 1) + 1 for k, d in zip(window.kernel, window.dilation, strict=True)]
+    if window.same and any(extent < step for extent, step in zip(extents, window.stride, strict=True)):
+        operator.refuse("auto_pad of a window smaller than its stride is not the same everywhere; write pads")
+
+
+def ceil_end(sizes: Sequence[int], window: Window) -> tuple[int, ...]:
+    """Return the end padding with which flooring lays the windows that ONNX's ceil_mode means; may be negative.
+
+    The last window may be partly empty, but none starts beyond the input and its begin padding.
+    """
+    begin, end = bounds(sizes, window)
+    found = []
+    for n, k, s, d, b, e in zip(sizes, window.kernel, window.stride, window.dilation, begin, end, strict=True):
+        extent = d * (k - 1) + 1
+        count = -(-(n + b + e - extent) // s) + 1
+        if (count - 1) * s >= n + b:
+            count -= 1
+        found.append((count - 1) * s + extent - n - b)
+    return tuple(found)
 
 
 def ceil_mode_fits(sizes: Sequence[int], window: Window, begin: Sequence[int], end: Sequence[int]) -> bool:

@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx
 
 from nasmesh.model.engine.build import Builder, Operator
-from nasmesh.model.engine.padding import Window, bounds, ceil_mode_fits, flat, read_window
+from nasmesh.model.engine.padding import Window, bounds, ceil_end, ceil_mode_fits, flat, read_window, refuse_wide_stride
 
 _CONV: tuple[Callable[..., Tensor], ...] = (torch.conv1d, torch.conv2d, torch.conv3d)
 _MAXIMUM: tuple[Callable[..., Tensor], ...] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
@@ -20,8 +20,10 @@ def padded_max_pool(x: Tensor, window: Window, *, ceil_mode: bool) -> Tensor:
     begin, end = bounds(x.shape[2:], window)
     if not ceil_mode and ceil_mode_fits(x.shape[2:], window, begin, end):
         return _MAXIMUM[rank - 1](x, window.kernel, window.stride, begin, window.dilation, True)
+    if ceil_mode:
+        end = ceil_end(x.shape[2:], window)
     x = F.pad(x, flat(begin, end), value=float("-inf"))
-    return _MAXIMUM[rank - 1](x, window.kernel, window.stride, 0, window.dilation, ceil_mode)
+    return _MAXIMUM[rank - 1](x, window.kernel, window.stride, 0, window.dilation)
 
 
 def _fits_kernel(window: Window) -> bool:
@@ -30,6 +32,7 @@ def _fits_kernel(window: Window) -> bool:
 
 def _max_pool(operator: Operator) -> fx.Node:
     window = read_window(operator, None)
+    refuse_wide_stride(operator, window)
     operator.only_first_output()
     operator.ignore("storage_order")  # the order of output 1, which is refused
     ceil_mode = bool(operator.integer("ceil_mode", 0))
@@ -48,35 +51,23 @@ def padded_mean_pool(x: Tensor, window: Window, *, ceil_mode: bool, count_paddin
     plain = all(step == 1 for step in window.dilation)
     if plain and not ceil_mode and not count_padding and ceil_mode_fits(sizes, window, begin, end):
         return _MEAN[rank - 1](x, window.kernel, window.stride, begin, True, False)
-    ones = x.new_ones((1, 1, *sizes))
+    kernel = x.new_ones((1, 1, *window.kernel))
+    # The channels become samples of one channel, so that one small kernel sums each of them.
+    flattened, ones = x.reshape(-1, 1, *sizes), x.new_ones((1, 1, *sizes))
+    last = ceil_end(sizes, window) if ceil_mode else end
     if count_padding:
         ones = F.pad(ones, flat(begin, end), value=1.0)
-        x = F.pad(x, flat(begin, end))
-        begin = end = (0,) * rank
-    if ceil_mode:
-        end = _ceil_end(tuple(x.shape[2:]), window, begin, end)
-    kernel = x.new_ones((1, 1, *window.kernel))
-    pads = flat(begin, end)
-    flattened = F.pad(x.reshape(-1, 1, *x.shape[2:]), pads)
-    sums = _CONV[rank - 1](flattened, kernel, None, window.stride, 0, window.dilation)
-    counts = _CONV[rank - 1](F.pad(ones, pads), kernel, None, window.stride, 0, window.dilation)
+        ones = F.pad(ones, flat((0,) * rank, [more - e for more, e in zip(last, end, strict=True)]))
+    else:
+        ones = F.pad(ones, flat(begin, last))
+    sums = _CONV[rank - 1](F.pad(flattened, flat(begin, last)), kernel, None, window.stride, 0, window.dilation)
+    counts = _CONV[rank - 1](ones, kernel, None, window.stride, 0, window.dilation)
     return (sums / counts).reshape(*x.shape[:2], *sums.shape[2:])
-
-
-def _ceil_end(sizes: tuple[int, ...], window: Window, begin: tuple[int, ...], end: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the end padding that makes room for the last, partly filled window if it starts before the end padding."""
-    room = []
-    for n, k, s, d, b, e in zip(sizes, window.kernel, window.stride, window.dilation, begin, end, strict=True):
-        extent = d * (k - 1) + 1
-        count = -(-(n + b + e - extent) // s) + 1
-        if (count - 1) * s >= n + b:
-            count -= 1
-        room.append(max(e, (count - 1) * s + extent - n - b))
-    return tuple(room)
 
 
 def _average_pool(operator: Operator) -> fx.Node:
     window = read_window(operator, None)
+    refuse_wide_stride(operator, window)
     ceil_mode = bool(operator.integer("ceil_mode", 0))
     count_padding = bool(operator.integer("count_include_pad", 0))
     x = operator.tensor(0)
