@@ -1,7 +1,7 @@
 """Rewrites of an imported graph that keep its meaning: constants, identities, inference form, dead nodes."""
 
 from collections.abc import MutableSequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import onnx
@@ -15,13 +15,18 @@ _Proto = TypeVar("_Proto", onnx.TensorProto, onnx.ValueInfoProto, onnx.NodeProto
 
 @dataclass(slots=True)
 class Workbench:
-    """A graph taken apart: nodes in order, tensors by name, inputs that have no tensor, the output's name."""
+    """A graph taken apart.
+
+    nodes: in order. tensors: by name. inputs: those that have no tensor. output: its name. lifted: names of the tensors
+    that were Constant nodes.
+    """
 
     nodes: list[onnx.NodeProto]
     tensors: dict[str, onnx.TensorProto]
     inputs: list[onnx.ValueInfoProto]
     output: str
     opset: int
+    lifted: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> "Workbench":
@@ -49,6 +54,8 @@ class Workbench:
         if old in self.tensors:
             self.tensors = {(new if name == old else name): tensor for name, tensor in self.tensors.items()}
             self.tensors[new].name = new
+        if old in self.lifted:
+            self.lifted = self.lifted - {old} | {new}
         self.output = new if self.output == old else self.output
 
     def names(self) -> set[str]:
@@ -82,6 +89,7 @@ def lift_constants(bench: Workbench) -> None:
         if tensor.name in bench.tensors:
             raise rejected(Reason.NAME_DUPLICATE, "two values have this name", where=tensor.name)
         bench.tensors[tensor.name] = tensor
+        bench.lifted.add(tensor.name)
     bench.nodes = kept
 
 
@@ -99,6 +107,8 @@ def untie_identities(bench: Workbench) -> None:
         tensor = _copy(onnx.TensorProto(), source)
         tensor.name = node.output[0]
         bench.tensors[tensor.name] = tensor
+        if source.name in bench.lifted:
+            bench.lifted.add(tensor.name)
     bench.nodes = kept
 
 

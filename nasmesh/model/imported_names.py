@@ -26,8 +26,12 @@ _ROLES: dict[str, dict[int, InitRule]] = {
     "Add": {0: _ZEROS, 1: _ZEROS},
     "Mul": {0: _ONES, 1: _ONES},
     "Transpose": {0: _KAIMING},
+    "Reshape": {0: _KAIMING},
+    "Unsqueeze": {0: _ONES},
 }
 _ELEMENTWISE = frozenset({"Add", "Mul"})
+# Where a tensor that was a Constant node is a weight all the same: some exporters write all weights so.
+_WEIGHTY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
 
 
 def sound_names(bench: Workbench, *, data: str) -> None:
@@ -64,13 +68,13 @@ def mark_parameters(bench: Workbench, *, data: str) -> None:
             proto = protos.get(name)
             if proto is None or any(prop.key == INIT_KEY for prop in proto.metadata_props):
                 continue
-            if isinstance(proto, onnx.TensorProto) and (marked or not _trainable(proto, node, data)):
+            if isinstance(proto, onnx.TensorProto) and (marked or not _trainable(bench, proto, node, data)):
                 continue
             annotate(proto, rule)
 
 
-def _trainable(tensor: onnx.TensorProto, node: onnx.NodeProto, data: str) -> bool:
-    if tensor.data_type != onnx.TensorProto.FLOAT:
+def _trainable(bench: Workbench, tensor: onnx.TensorProto, node: onnx.NodeProto, data: str) -> bool:
+    if tensor.data_type != onnx.TensorProto.FLOAT or (tensor.name in bench.lifted and node.op_type not in _WEIGHTY):
         return False
     return node.op_type not in _ELEMENTWISE or (math.prod(tensor.dims) > 1 and data not in node.input)
 
