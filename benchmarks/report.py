@@ -27,21 +27,29 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(middle, low, high)
 
 
-def interleave(contenders: Mapping[str, Callable[[], object]], *, seconds: float) -> dict[str, list[float]]:
-    """Return the seconds of every call, the contenders taking turns so that a busy machine slows all alike.
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long one call took, in seconds: on the wall, and of all processor threads of this process together."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def interleave(contenders: Mapping[str, Callable[[], object]], *, seconds: float) -> dict[str, list[Timing]]:
+    """Return the times of every call, the contenders taking turns so that a busy machine slows all alike.
 
     Each is called once beforehand, unmeasured. The order turns round each time: who is first after a pause is slower.
     """
     for call in contenders.values():
         call()
-    times: dict[str, list[float]] = {name: [] for name in contenders}
+    times: dict[str, list[Timing]] = {name: [] for name in contenders}
     end = time.perf_counter() + seconds
     order = list(contenders)
     while time.perf_counter() < end or len(times[order[0]]) < 4:
         for name in order:
-            start = time.perf_counter()
+            start, spent = time.perf_counter(), time.process_time()
             contenders[name]()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(Timing(time.perf_counter() - start, time.process_time() - spent))
         order.reverse()
     return times
 
