@@ -17,6 +17,8 @@ from nasmesh.clock import Clock
 from nasmesh.v1 import training_pb2 as pb
 
 PROBE_STEPS = 3
+# Below this many multiply-accumulates a forward pass, threads wait for each other longer than they compute.
+THREADS_FROM_MACS = 500_000_000
 # Below this many updates a probe of up to 16 costs more than its answer saves; the first candidate is taken.
 PROBE_FROM_STEPS = 400
 # What torch took from OMP_NUM_THREADS, which the server sets to its processors divided by its slots.
@@ -60,9 +62,9 @@ def best_device() -> torch.device:
     return torch.device("cuda:0") if torch.cuda.is_available() else torch.device("cpu")
 
 
-def prepare(policy: pb.ComputePolicy) -> int:
+def prepare(policy: pb.ComputePolicy, *, macs_per_step: int) -> int:
     """Set threads and determinism for this process and return the number of threads in use."""
-    torch.set_num_threads(policy.threads or _DEFAULT_THREADS)
+    torch.set_num_threads(policy.threads or (_DEFAULT_THREADS if macs_per_step >= THREADS_FROM_MACS else 1))
     # Warn only: a few backward passes on GPUs have no deterministic form, and a training is worth more than none.
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms imports the compiler, 3 s
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # missing in torch's stubs

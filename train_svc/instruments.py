@@ -16,6 +16,7 @@ from nasmesh.v1 import training_pb2 as pb
 
 STATE_PREFIX = "observer"
 _SCOPE = "_observers"
+_SUMS = ("sum", "square", "images")
 _TAP_SUFFIX = {pb.TAP_ACTIVATION: ".act", pb.TAP_OUTPUT: ".out"}
 _METRIC = {
     pb.STATISTIC_MEAN: "mean",
@@ -60,7 +61,7 @@ class Observer(nn.Module):
         self.per_position = per_position
         self.active = False
         self.elements = 1
-        for name in ("sum", "square", "images"):
+        for name in _SUMS:
             self.register_buffer(name, torch.zeros((), dtype=torch.float64), persistent=False)
 
     @torch.no_grad()
@@ -72,9 +73,10 @@ class Observer(nn.Module):
             if self.per_position:
                 total, squares = values.sum(0), values.square().sum(0)
             else:
-                total, squares = values.sum(), torch.linalg.vector_norm(values).double().square()
-            self.sum = self.sum + total
-            self.square = self.square + squares
+                total, squares = values.sum(), torch.linalg.vector_norm(values, dtype=torch.float64).square()
+            # Converted first: a float64 scalar plus a float32 tensor would stay float32.
+            self.sum = self.sum + total.double()
+            self.square = self.square + squares.double()
             self.images += len(x)
         return x
 
@@ -86,7 +88,7 @@ class Observer(nn.Module):
 
     def clear(self) -> None:
         """Start anew."""
-        for name in ("sum", "square", "images"):
+        for name in _SUMS:
             setattr(self, name, torch.zeros((), dtype=torch.float64, device=self.images.device))
 
 
@@ -160,8 +162,9 @@ class Instruments:
             if watch.last is not None:
                 last = watch.last
                 entries |= {"last_sum": last.sum, "last_square": last.square, "last_images": last.images}
-            entries["elements"] = torch.tensor(float(observer.elements))
-            result[f"{STATE_PREFIX}.{number}"] = entries
+            # Checkpoints hold no float64, so the bits travel as integers.
+            packed = {name: tensor.view(torch.int64) for name, tensor in entries.items()}
+            result[f"{STATE_PREFIX}.{number}"] = {**packed, "elements": torch.tensor(observer.elements)}
         return result
 
     def load(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -172,10 +175,11 @@ class Instruments:
                 raise Invalid("CHECKPOINT_MISMATCH", "the checkpoint has no such instrumentation", field="resume_from")
             device = watch.observer.images.device
             watch.observer.elements = int(entries["elements"])
-            for name in ("sum", "square", "images"):
-                setattr(watch.observer, name, entries[name].to(device))
-            if "last_sum" in entries:
-                last = {name: entries[f"last_{name}"].to(device) for name in ("sum", "square", "images")}
+            sums = {name: bits.view(torch.float64).to(device) for name, bits in entries.items() if name != "elements"}
+            for name in _SUMS:
+                setattr(watch.observer, name, sums[name])
+            if "last_sum" in sums:
+                last = {name: sums[f"last_{name}"] for name in _SUMS}
                 watch.last = Reading(last["sum"], last["square"], last["images"], watch.observer.elements)
 
 

@@ -98,9 +98,11 @@ def assemble(
     config = training_config.complete(request.config)
     identity = _identity(request, config)
     splits = load(request.data)
-    model = admit(store.get(request.network), checkpoint=True).model
+    admitted = admit(store.get(request.network), checkpoint=True)
+    model = admitted.model
     check_fits(model, splits)
-    threads, device = compute.prepare(config.compute), compute.best_device()
+    threads = compute.prepare(config.compute, macs_per_step=admitted.counts.macs * config.batch_size)
+    device = compute.best_device()
     module = to_module(model, seed=derive_seed(config.seed, "weights"))
     if request.HasField("initial_weights"):
         inherit(module, fetch_checkpoint(store, request.initial_weights))
