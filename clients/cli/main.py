@@ -10,9 +10,11 @@ import typer
 
 from clients.cli import failures
 from clients.cli.commands import mesh, network, search, serve, things
-from nasmesh.errors import NasmeshError
+from nasmesh.errors import Invalid, NasmeshError
 from nasmesh.settings import read_settings
 
+# Typer carries click within it from 0.2x on; this is ClickException, the root of its usage errors, either way.
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 _EPILOG = "Exit codes: " + " · ".join(f"{code} {meaning}" for code, meaning in failures.EXIT_CODES.items()) + "."
 
 app = typer.Typer(
@@ -38,14 +40,24 @@ app.add_typer(network.app, name="network")
 things.register(app)
 
 
+def _as_invalid(error: Exception) -> Invalid:
+    """Return a usage error of the command line as one of ours: the same sentence form, the same JSON."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "nasmesh"
+    text = str(error.format_message() if hasattr(error, "format_message") else error).rstrip(".")
+    return Invalid("USAGE", f"{text[:1].lower()}{text[1:]}; see {command} --help")
+
+
 def main() -> None:
     """Run the command line; the only way out is SystemExit."""
     as_json = "--json" in sys.argv
     try:
-        app(prog_name="nasmesh")
+        sys.exit(app(prog_name="nasmesh", standalone_mode=False) or failures.OK)
     except NasmeshError as error:
         sys.exit(failures.tell(error, as_json=as_json))
-    except KeyboardInterrupt:
+    except _USAGE_ERROR as error:
+        sys.exit(failures.tell(_as_invalid(error), as_json=as_json))
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(failures.INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last resort: a person never sees a stack trace
         sys.exit(failures.tell_unexpected(error))

@@ -3,11 +3,10 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
-
-Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 
 def print_json(value: object) -> None:
@@ -16,12 +15,14 @@ def print_json(value: object) -> None:
     sys.stdout.flush()
 
 
-def message_dict(message: Message) -> dict[str, object]:
+def message_dict(message: "Message") -> dict[str, object]:
     """Return a message in protobuf's JSON mapping: lowerCamelCase names, 64-bit integers as text, defaults left out."""
+    from google.protobuf.json_format import MessageToDict
+
     return dict(MessageToDict(message))
 
 
-def print_messages(messages: Iterable[Message]) -> None:
+def print_messages(messages: "Iterable[Message]") -> None:
     """Print messages as one JSON array."""
     print_json([message_dict(message) for message in messages])
 

@@ -223,10 +223,10 @@ class LocalMesh:
                 self.failure = error
                 os.kill(os.getpid(), signal.SIGINT)  # wakes whoever waits for a search in the main thread
             return
-        self.say(f"{error.message}; it is started again")
         scheduler = self.programs[0].name
         arguments = () if name == scheduler else ("--scheduler", self.addresses[scheduler])
         self._spawn(child.program, arguments, port=int(self.addresses[name].rpartition(":")[2]))
+        self.say(f"{error.message}; it was started again")
 
 
 def _await_health(address: str) -> None:

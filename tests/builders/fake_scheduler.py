@@ -90,6 +90,7 @@ class FakeScheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
     calls: list[str] = field(default_factory=list)
     imported: dict[str, bytes] = field(default_factory=dict)
     corrupt: bool = False
+    autoplay: bool = False  # what is created is played at once
     changed: threading.Condition = field(default_factory=threading.Condition)
     model: bytes = field(default_factory=trained_model)
 
@@ -179,6 +180,8 @@ class FakeScheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
             self.trials[name] = {}
             self.history[name] = []
             self.record(search, search)
+            if self.autoplay:
+                threading.Thread(target=self.play, args=(name,), daemon=True).start()
         return pb.CreateSearchResponse(search=search)
 
     def GetSearch(self, request: pb.GetSearchRequest, context: object) -> pb.GetSearchResponse:

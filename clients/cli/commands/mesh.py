@@ -11,7 +11,7 @@ import typer
 import nasmesh
 from clients.cli.options import WATCH_PATIENCE_S, AsJson, Force, Out, Overrides, connect
 from clients.cli.output import print_json, print_line
-from nasmesh.errors import NasmeshError
+from nasmesh.errors import Invalid, NasmeshError
 from nasmesh.settings import home
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _read(search: Path | None, out: Path | None, overrides: list[str], *, force:
     """Find every fault in the input before anything is started."""
     if search is None:
         if out is not None or overrides:
-            raise typer.BadParameter("--out and --set belong to --search", param_hint="--search")
+            raise Invalid("SEARCH_MISSING", "--search: --out and --set need a specification", field="search")
         return None
     from clients.cli.report.folder import check_folder
     from nasmesh.client import read_spec

@@ -5,6 +5,8 @@ import sys
 
 import typer
 
+from nasmesh.errors import Invalid
+
 PROGRAMS = {"scheduler": "scheduler", "generate": "generate_svc", "train": "train_svc", "evaluate": "evaluate_svc"}
 AGENT = "nasmesh.agent"
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -26,7 +28,7 @@ def serve(context: typer.Context) -> None:
         typer.echo(context.get_help())
         raise typer.Exit(0 if kind else 2)
     if kind not in PROGRAMS:
-        raise typer.BadParameter(f"{kind!r} is none of {', '.join(PROGRAMS)}", param_hint="KIND")
+        raise Invalid("PROGRAM_UNKNOWN", f"serve: {kind!r} is none of {', '.join(PROGRAMS)}", field="serve")
     become(PROGRAMS[kind], arguments)
 
 

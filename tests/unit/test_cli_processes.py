@@ -1,0 +1,136 @@
+"""`nasmesh up`'s children: waited for, started again when they die, always stopped, and nothing else is."""
+# ruff: noqa: ARG001, PT012 - fixtures that serve; a mesh that fails while it is entered
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clients.cli.processes import LocalMesh, Program
+from nasmesh.errors import Conflict, NasmeshError, Unavailable
+
+# A program of the mesh in small: the same flags, health, port file, and an end on SIGTERM.
+PROGRAM = """
+import argparse, pathlib, signal, sys, threading
+from nasmesh.rpc.server import serve_threads
+flags = argparse.ArgumentParser()
+for name in ("--listen", "--port-file", "--scheduler", "--slots"):
+    flags.add_argument(name)
+given = flags.parse_args()
+server = serve_threads([], given.listen)
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+path = pathlib.Path(given.port_file)
+path.with_suffix(".tmp").write_text(server.address)
+path.with_suffix(".tmp").replace(path)
+print("serving for", given.scheduler, flush=True)
+stop.wait()
+server.stop(0)
+"""
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Program]:
+    (tmp_path / "small_program.py").write_text(PROGRAM)
+    (tmp_path / "broken_program.py").write_text(
+        "import sys; print('error: the disk is full', file=sys.stderr); sys.exit(7)"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return [Program("scheduler", "small_program", 7400), Program("train", "small_program", 7402, ("--slots", "1"))]
+
+
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+def test_a_mesh_starts_serves_and_leaves_nothing_behind(tmp_path: Path, programs: list[Program]) -> None:
+    before = children()
+    with LocalMesh(tmp_path / "home", programs, True, print) as mesh:
+        assert set(mesh.addresses) == {"scheduler", "train"}
+        assert len(children() - before) == 2
+        log = (tmp_path / "home" / "logs" / "train.log").read_text()
+        assert f"serving for {mesh.addresses['scheduler']}" in log
+    assert children() == before
+
+
+def test_a_killed_program_is_started_again_on_its_port(tmp_path: Path, programs: list[Program]) -> None:
+    said: list[str] = []
+    revived = threading.Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        revived.set()
+
+    before = children()
+    with LocalMesh(tmp_path / "home", programs, True, say) as mesh:
+        address = mesh.addresses["train"]
+        os.kill(mesh._children["train"].process.pid, signal.SIGKILL)
+        assert revived.wait(10)
+        assert mesh._await_address("train") == address
+    assert "was killed by signal SIGKILL" in said[0]
+    assert children() == before
+
+
+def test_a_program_that_cannot_start_is_named_with_its_last_words(tmp_path: Path, programs: list[Program]) -> None:
+    before = children()
+    broken = [programs[0], Program("train", "broken_program", 7402)]
+    with pytest.raises(Unavailable) as caught, LocalMesh(tmp_path / "home", broken, True, print):
+        pass
+    assert caught.value.reason == "PROGRAM_ENDED"
+    assert "the train program ended with exit code 7: error: the disk is full" in caught.value.message
+    assert children() == before
+
+
+def test_a_program_that_keeps_dying_ends_the_mesh(tmp_path: Path, programs: list[Program]) -> None:
+    before = children()
+    with LocalMesh(tmp_path / "home", programs, True, print) as mesh, pytest.raises((NasmeshError, KeyboardInterrupt)):
+        mesh._children["train"].deaths = 3
+        os.kill(mesh._children["train"].process.pid, signal.SIGKILL)
+        mesh.wait()
+    assert mesh.failure is not None
+    assert mesh.failure.reason == "PROGRAM_ENDED"
+    assert children() == before
+
+
+def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path, programs: list[Program]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        busy = [Program("scheduler", "small_program", port), programs[1]]
+        with pytest.raises(Unavailable) as caught, LocalMesh(tmp_path / "home", busy, False, print):
+            pass
+    assert caught.value.reason == "PORT_IN_USE"
+    assert str(port) in caught.value.message
+    assert "--any-port" in caught.value.message
+
+
+def test_two_meshes_do_not_share_a_home(tmp_path: Path, programs: list[Program]) -> None:
+    with LocalMesh(tmp_path / "home", programs[:1], True, print):
+        with pytest.raises(Conflict) as caught, LocalMesh(tmp_path / "home", programs[:1], True, print):
+            pass
+        assert str(os.getpid()) in caught.value.message
+    with LocalMesh(tmp_path / "home", programs[:1], True, print):
+        pass  # free again
+
+
+def test_programs_end_when_their_parent_is_killed(tmp_path: Path, programs: list[Program]) -> None:
+    code = (
+        "import sys; from pathlib import Path; from clients.cli.processes import *\n"
+        f"mesh = LocalMesh(Path({str(tmp_path / 'home')!r}), [Program('scheduler', 'small_program', 0)], True, print)\n"
+        "with mesh:\n"
+        "    print(mesh._children['scheduler'].process.pid, flush=True)\n"
+        "    mesh.wait()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    psutil.wait_procs([child], timeout=10)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE

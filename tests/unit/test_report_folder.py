@@ -1,0 +1,211 @@
+"""A report is written whole, checked, loadable by the five lines it prints, and never over foreign files."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clients.cli.report import folder as report_folder
+from clients.cli.report.card import snippet
+from clients.cli.report.collect import collect
+from clients.cli.report.folder import FILES, check_folder, write_report
+from clients.cli.report.markdown import report_md
+from clients.cli.report.verify import ModelFacts, Verification, verify
+from nasmesh.client import Client, read_spec
+from nasmesh.errors import Conflict, Invalid, NasmeshError, Stale
+from nasmesh.store.keys import ObjectKind, object_ref
+from nasmesh.v1 import search_pb2
+from tests.builders.fake_scheduler import EXAMPLES, FakeScheduler, make_trial, running_fake
+
+PLOT = b"\x89PNG\r\n\x1a\n and so on"
+
+
+@pytest.fixture(autouse=True)
+def quick_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes a second; the last test draws."""
+    monkeypatch.setattr(report_folder, "growth_png", lambda _collected: PLOT)
+
+
+@pytest.fixture
+def ended() -> Iterator[tuple[FakeScheduler, Client]]:
+    with running_fake() as (fake, address), Client(address, patience_s=1.0) as client:
+        client.create_search(read_spec(EXAMPLES / "digits.yaml"), search_id="one")
+        fake.play("searches/one")
+        yield fake, client
+
+
+def run(code: str, where: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=where, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_report_has_every_file_and_the_figures_of_the_search(
+    ended: tuple[FakeScheduler, Client], tmp_path: Path
+) -> None:
+    written = write_report(ended[1], "one", tmp_path / "out", force=False)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(FILES)
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    figures = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert figures["search"] == "searches/one"
+    assert figures["seed"] == 1
+    assert figures["data"]["digest"] == "d" * 64
+    assert figures["test"] == {"accuracy": 0.978, "scored": 1}
+    assert [row["validationAccuracy"] for row in figures["networks"]][:2] == [0.912, 0.935]
+    assert figures["networks"][1]["stages"][0] == {"name": "stage 1", "cells": 2, "branches": 10}
+    assert figures["lineage"] == [f"searches/one/trials/{number}" for number in range(1, 8)]
+    assert figures["cost"]["wallTimeS"] == 42
+    assert figures["versions"]["generators/nac"] == "1"
+    assert figures["environment"]["torch"] == "2.13.0"
+    assert figures["best"]["object"]["sha256"] == written.collected.best.model.sha256
+    assert figures["spec"]["budget"] == {"maxIterations": "6"}
+    assert all("element" not in item for item in figures["best"]["measurements"])
+    assert any("onnxruntime" in check and "batch of 2" in check for check in figures["verification"])
+
+
+def test_the_five_lines_of_the_card_and_the_report_run(ended: tuple[FakeScheduler, Client], tmp_path: Path) -> None:
+    write_report(ended[1], "one", tmp_path / "out", force=False)
+    for name in ("card.md", "report.md"):
+        code = (tmp_path / "out" / name).read_text().split("```python\n")[1].split("```")[0]
+        assert len(code.strip().splitlines()) == 5
+        label = run(code, tmp_path / "out")
+        assert label.strip().strip("[]").isdigit()
+
+
+def test_model_py_agrees_with_the_five_lines(ended: tuple[FakeScheduler, Client], tmp_path: Path) -> None:
+    write_report(ended[1], "one", tmp_path / "out", force=False)
+    images = np.random.default_rng(5).integers(0, 256, (6, 1, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    code = (tmp_path / "out" / "card.md").read_text().split("```python\n")[1].split("```")[0]
+    lines = code.splitlines()
+    lines[2] = "import sys; images = numpy.load(sys.argv[1])"
+    expected = run("\n".join(lines), tmp_path / "out", str(tmp_path / "images.npy")).strip(" []\n").split()
+    done = subprocess.run(
+        [sys.executable, "out/model.py", "images.npy"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert [line.split("class ")[1].split(" ")[0] for line in done.stdout.splitlines()] == expected
+
+
+def test_per_image_standardisation_is_done_by_model_py() -> None:
+    facts = ModelFacts("x", "logits", (3, 32, 32), (), (), True)
+    assert "model.classify(images)" in snippet(facts)
+    three = snippet(ModelFacts("x", "logits", (3, 4, 4), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), False))
+    assert "reshape(1, -1, 1, 1)" in three
+    assert len(three.strip().splitlines()) == 5
+
+
+def test_writing_again_replaces_only_a_report(ended: tuple[FakeScheduler, Client], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_report(ended[1], "one", out, force=False)
+    (out / "notes.txt").write_text("mine")
+    write_report(ended[1], "one", out, force=False)
+    assert (out / "notes.txt").read_text() == "mine"
+    (out / "report.json").write_text('{"format": "other"}')
+    with pytest.raises(Conflict) as caught:
+        write_report(ended[1], "one", out, force=False)
+    assert caught.value.reason == "OUT_FOREIGN"
+    write_report(ended[1], "one", out, force=True)
+
+
+def test_a_foreign_best_onnx_is_not_overwritten(ended: tuple[FakeScheduler, Client], tmp_path: Path) -> None:
+    (tmp_path / "best.onnx").write_bytes(b"mine")
+    with pytest.raises(Conflict):
+        write_report(ended[1], "one", tmp_path, force=False)
+    assert (tmp_path / "best.onnx").read_bytes() == b"mine"
+
+
+def test_a_file_or_an_unwritable_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(Invalid) as caught:
+            check_folder(place, force=False)
+        assert caught.value.field == "out"
+
+
+def test_a_full_disk_leaves_the_old_report_whole(
+    ended: tuple[FakeScheduler, Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    write_report(ended[1], "one", out, force=False)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report_folder.os, "fsync", full)
+    with pytest.raises(NasmeshError, match="No space left on device") as caught:
+        write_report(ended[1], "one", out, force=False)
+    assert caught.value.reason == "OUT_UNWRITABLE"
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_the_search_placeholder_names_a_folder_of_its_own(ended: tuple[FakeScheduler, Client], tmp_path: Path) -> None:
+    written = write_report(ended[1], "one", tmp_path / "{search}", force=False)
+    assert written.folder == tmp_path / "one"
+
+
+@pytest.mark.parametrize("junk", [b"junk", b""])
+def test_a_model_that_does_not_load_is_not_written(junk: bytes) -> None:
+    ref = object_ref(ObjectKind.NETWORK, junk or b"\x00")
+    trial = search_pb2.Trial(model=ref)
+    with pytest.raises(NasmeshError) as caught:
+        verify(junk, ref, trial)
+    assert caught.value.reason == "MODEL_UNVERIFIED"
+
+
+def test_a_model_with_another_digest_than_recorded_is_refused() -> None:
+    trial = make_trial("searches/one", 1)
+    with pytest.raises(NasmeshError, match="is not the recorded"):
+        verify(b"x", object_ref(ObjectKind.NETWORK, b"x"), trial)
+
+
+def test_without_a_final_phase_the_report_claims_no_test_score(
+    ended: tuple[FakeScheduler, Client], tmp_path: Path
+) -> None:
+    fake, client = ended
+    del fake.searches["searches/one"].final_trials[:]
+    del fake.trials["searches/one"][7]
+    write_report(client, "one", tmp_path / "out", force=False)
+    figures = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert figures["test"] == {"accuracy": None, "scored": 0}
+    assert "test split was not used" in (tmp_path / "out" / "report.md").read_text()
+    assert "was not used" in (tmp_path / "out" / "card.md").read_text()
+
+
+def test_several_final_trainings_are_reported_with_mean_and_spread(ended: tuple[FakeScheduler, Client]) -> None:
+    fake, client = ended
+    second = make_trial("searches/one", 8, final=True)
+    second.measurements[0].value = 0.970
+    fake.trials["searches/one"][8] = second
+    text = report_md(collect(client, "one"), Verification((), None), plot=False)
+    assert "2 final trainings were scored once each: mean 97.40%" in text
+
+
+def test_a_search_without_a_result_has_no_report(tmp_path: Path) -> None:
+    with running_fake() as (_, address), Client(address) as client:
+        client.create_search(read_spec(EXAMPLES / "digits.yaml"), search_id="one")
+        with pytest.raises(Stale):
+            write_report(client, "one", tmp_path / "out", force=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_growth_plot_is_a_png_also_for_spaces_without_stages(ended: tuple[FakeScheduler, Client]) -> None:
+    from clients.cli.report.plots import growth_png
+
+    fake, client = ended
+    staged = growth_png(collect(client, "one"))
+    for trial in fake.trials["searches/one"].values():
+        trial.network.summary.clear()
+    plain = growth_png(collect(client, "one"))
+    assert staged is not None
+    assert plain is not None
+    assert staged[:8] == plain[:8] == b"\x89PNG\r\n\x1a\n"
+    assert int.from_bytes(staged[20:24]) > int.from_bytes(plain[20:24])  # two rows, one row
