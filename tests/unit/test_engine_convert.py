@@ -81,6 +81,8 @@ def test_name_when_it_could_be_code_then_refused(name):
     value = 'y");import os#'
     hostile = _graph([helper.make_node("Relu", ["x"], [value], name='"""\n')], {}, output=value)
     assert to_module(hostile, seed=1)(torch.ones(1)) == 1.0
+    hostile.graph.input[0].name = hostile.graph.node[0].input[0] = 'x=__import__("os").abort()'
+    assert to_module(hostile, seed=1)(torch.ones(1)) == 1.0
 
 
 def test_name_when_a_prefix_of_another_then_refused():

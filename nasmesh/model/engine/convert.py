@@ -51,8 +51,9 @@ def convert(model: onnx.ModelProto, data: Sequence[str], *, seed: int | None, de
         uses=Counter([name for node in live for name in node.input] + [value.name for value in model.graph.output]),
     )
     _place_state(build, model, shapes, seed)
-    for name in data:
-        build.values[name] = graph.create_node("placeholder", name, name=name)
+    for position, name in enumerate(data):
+        # fx writes a placeholder's target into the source as it is, so a network's author must not choose it.
+        build.values[name] = graph.create_node("placeholder", f"x{position}" if position else "x")
     for node in live:
         _add(build, node)
     graph.output(_outputs(build, model.graph.output))
