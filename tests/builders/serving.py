@@ -1,0 +1,27 @@
+"""A train or evaluate server with real children and a directory store, served on a free port of this machine."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+from nasmesh.jobs.table import JobTable
+from nasmesh.rpc.channel import open_channel
+from nasmesh.rpc.server import Service, serve_threads
+from nasmesh.store.open import open_store
+
+
+@contextmanager
+def serving(directory: Path, *, noun: str, work: str, service, stub) -> Iterator[SimpleNamespace]:
+    """Yield (table, stub, store, address); `service(table)` returns the Service, `stub` is the generated class."""
+    store = f"dir:{directory / 'objects'}"
+    environment = {"NASMESH_STORE": store, "NASMESH_HOME": str(directory), "OMP_NUM_THREADS": "1"}
+    table = JobTable(work=work, slots=1, directory=directory / "jobs", environment=environment, noun=noun)
+    made: Service = service(table)
+    server = serve_threads([made], "127.0.0.1:0", workers=16)
+    try:
+        with open_channel(server.address) as channel:
+            yield SimpleNamespace(table=table, stub=stub(channel), store=open_store(store), address=server.address)
+    finally:
+        server.stop(0.5)
+        table.close()

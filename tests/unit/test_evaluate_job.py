@@ -1,0 +1,155 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from evaluate_svc import job
+from nasmesh import metrics
+from nasmesh.clock import SystemClock
+from nasmesh.data.load import load
+from nasmesh.errors import Invalid, NotFound, Rejected
+from nasmesh.jobs.context import Cancelled
+from nasmesh.model.encode import to_bytes
+from nasmesh.model.engine.checkpoint import load_checkpoint, write_back
+from nasmesh.model.engine.convert import to_module
+from nasmesh.model.lower import lower
+from nasmesh.store.keys import ObjectKind, object_ref
+from nasmesh.store.memory import MemoryStore
+from nasmesh.v1 import evaluate_service_pb2 as pb
+from nasmesh.v1 import evaluation_pb2, measurement_pb2
+from nasmesh.v1 import training_pb2 as training
+from tests.builders import training_jobs as jobs
+from tests.builders.training_jobs import DIGITS, Context
+from train_svc import compute
+
+VALIDATION, TEST = measurement_pb2.SPLIT_VALIDATION, measurement_pb2.SPLIT_TEST
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A store with a trained network, and the training's result."""
+    store = MemoryStore()
+    patch = pytest.MonkeyPatch()
+    patch.setenv("NASMESH_HOME", str(tmp_path_factory.mktemp("home")))
+    patch.setattr(compute, "_DEFAULT_THREADS", 1)
+    optimizer = training.OptimizerConfig(kind=training.OPTIMIZER_KIND_NESTEROV, learning_rate=0.05)
+    network = jobs.tiny()
+    network.preprocessing.Clear()
+    network.preprocessing.per_image = True
+    start = jobs.request(jobs.stored(store, network), epochs=6, batch_size=32, optimizer=optimizer)
+    yield store, jobs.run(start, store)
+    patch.undo()
+
+
+def _evaluate(store, model, context=None, **config):
+    config.setdefault("latency_runs", 3)
+    start = pb.StartEvaluationRequest(
+        evaluation_id="e", model=model, config=evaluation_pb2.EvaluateConfig(**config), data=DIGITS
+    )
+    return job.evaluate(start, context or Context(), store, SystemClock())
+
+
+def test_evaluate_when_trained_then_gives_every_metric_of_the_vocabulary(trained):
+    store, result = trained
+    scored = _evaluate(store, result.model)
+    found = {m.metric: m for m in scored.measurements}
+    assert set(found) == set(metrics.METRICS) | {metrics.class_accuracy(i) for i in range(10)}
+    assert all(m.unit == metrics.describe(m.metric).unit for m in scored.measurements)
+    assert found["accuracy"].value > 0.7
+    assert found["accuracy"].split == VALIDATION
+    assert found["parameters"].split == measurement_pb2.SPLIT_UNSPECIFIED
+    assert found["size_bytes"].value == result.model.size_bytes
+    assert 0 < found["latency_p50"].value <= found["latency_p99"].value
+    assert scored.data_digest == load(DIGITS).digest == result.data_digest
+    assert {"onnxruntime", "cpu", "threads", "device"} <= set(scored.environment)
+
+
+def test_evaluate_when_computed_by_torch_then_scores_are_the_same(trained):
+    store, result = trained
+    model = onnx.ModelProto.FromString(store.get(result.model))
+    module = to_module(model, seed=None).eval()
+    splits = load(DIGITS)
+    for split, rows in ((VALIDATION, splits.validation), (TEST, splits.test)):
+        values = torch.from_numpy(splits.images[rows].astype(np.float32) / 255)
+        floor = 1 / values[0].numel() ** 0.5
+        values = (values - values.mean((1, 2, 3), keepdim=True)) / values.std(
+            (1, 2, 3), keepdim=True, correction=0
+        ).clamp(min=floor)
+        with torch.no_grad():
+            logits = module(values)
+        labels = torch.from_numpy(splits.labels[rows])
+        found = {m.metric: m.value for m in _evaluate(store, result.model, split=split, latency=False).measurements}
+        assert found["accuracy"] == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
+        assert found["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-4)
+        assert "latency_p50" not in found
+
+
+def test_evaluate_when_a_checkpoint_is_given_then_scores_its_weights(trained):
+    store, result = trained
+    by_checkpoint, by_model = (
+        {m.metric: m.value for m in _evaluate(store, ref, latency=False, batch_size=50).measurements}
+        for ref in (result.checkpoint, result.model)
+    )
+    for name in ("accuracy", "loss", "parameters", "macs"):
+        assert by_checkpoint[name] == by_model[name]
+
+
+def test_evaluate_when_parameters_are_counted_then_equal_the_networks(trained):
+    store, result = trained
+    found = {m.metric: m.value for m in _evaluate(store, result.model, latency=False).measurements}
+    state = load_checkpoint(store.get(result.model)).state
+    trainable = sum(t.numel() for name, t in state.items() if "running_" not in name)
+    assert found["parameters"] == trainable
+
+
+def test_evaluate_when_the_network_has_no_weights_then_refuses(trained):
+    store, _ = trained
+    with pytest.raises(Rejected) as caught:
+        _evaluate(store, jobs.stored(store))
+    assert caught.value.reason == "NETWORK_WEIGHTLESS"
+
+
+def test_evaluate_when_the_network_is_for_other_data_then_refuses(trained):
+    store, _ = trained
+    for network in (jobs.tiny((1, 6, 6)), jobs.tiny(classes=4)):
+        model = lower(network)
+        weighted = write_back(model, to_module(model, seed=0).state_dict())
+        ref = store.put(ObjectKind.CHECKPOINT, to_bytes(weighted))
+        with pytest.raises(Rejected) as caught:
+            _evaluate(store, ref)
+        assert caught.value.reason == "NETWORK_DATA_MISMATCH"
+
+
+def test_evaluate_when_logits_overflow_then_says_so(trained):
+    store, _ = trained
+    model = lower(jobs.tiny())
+    state = to_module(model, seed=0).state_dict()
+    state["fc.weight"] = torch.full_like(state["fc.weight"], 3e38)
+    with pytest.raises(Invalid) as caught:
+        _evaluate(store, store.put(ObjectKind.CHECKPOINT, to_bytes(write_back(model, state))))
+    assert caught.value.reason == "OUTPUT_NOT_FINITE"
+
+
+def test_evaluate_when_cancelled_then_stops_between_batches(trained):
+    store, result = trained
+    context = Context()
+    context.cancelled = True
+    with pytest.raises(Cancelled):
+        _evaluate(store, result.model, context)
+
+
+def test_evaluate_when_the_object_is_missing_or_junk_then_refuses(trained):
+    store, _ = trained
+    with pytest.raises(NotFound):
+        _evaluate(store, object_ref(ObjectKind.CHECKPOINT, b"gone"))
+    with pytest.raises(Rejected):
+        _evaluate(store, store.put(ObjectKind.CHECKPOINT, b"\x00junk" * 99))
+
+
+def test_evaluate_when_finished_then_progress_is_complete(trained):
+    store, result = trained
+    context = Context()
+    _evaluate(store, result.model, context, latency=False)
+    last = context.marks[-1][0]
+    assert last.samples == last.total_samples == 143
+    job.warm()
