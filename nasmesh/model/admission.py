@@ -151,9 +151,7 @@ def _check_batch(name: str, single: Dims, many: Dims) -> None:
 
 
 def _check_canonical(model: onnx.ModelProto, content: bytes) -> None:
-    known = onnx.ModelProto()
-    known.CopyFrom(model)
-    known.DiscardUnknownFields()
-    if to_bytes(known) != content:
+    model.DiscardUnknownFields()  # in place: what had some is refused
+    if to_bytes(model) != content:
         message = "the bytes are not the canonical encoding; import the network and store what that gives"
         raise rejected(Reason.NOT_CANONICAL, message, where="content")

@@ -120,14 +120,16 @@ def _leaves(model: onnx.ModelProto) -> dict[str, str]:
         if value.name == data:
             sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
             result[value.name] = f"data{sizes}"
+    trained = parameters(model)
     for tensor in model.graph.initializer:
-        result[tensor.name] = _constant_label(tensor)
+        if tensor.name not in trained:
+            result[tensor.name] = _constant_label(tensor)
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute:
             value = helper.get_attribute_value(node.attribute[0])
             is_tensor = isinstance(value, onnx.TensorProto)
             result[node.output[0]] = _constant_label(value if is_tensor else numpy_helper.from_array(np.array(value)))
-    for name, dims in parameters(model).items():
+    for name, dims in trained.items():
         result[name] = f"parameter{list(dims)}"
     return result
 

@@ -40,15 +40,18 @@ def check_tensor(tensor: onnx.TensorProto, where: str) -> None:
     if len(tensor.dims) > ADMISSION_RANK or not all(0 <= size <= ADMISSION_DIM**2 for size in tensor.dims):
         raise rejected(Reason.VALUE_OUT_OF_RANGE, f"dims {list(tensor.dims)[:8]} are out of range", where=where)
     count = math.prod(tensor.dims)
-    stored = _stored(tensor)
+    raw = tensor.raw_data  # read once: each access copies
+    stored = _stored(tensor, len(raw))
     if stored != count:
         message = f"dims {list(tensor.dims)} need {count} values, the data has {stored:g}"
         raise rejected(Reason.DATA_LENGTH, message, where=where)
-    if tensor.data_type == onnx.TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
-        raise rejected(Reason.DATA_NOT_FINITE, "the data has NaN or infinity", where=where)
+    if tensor.data_type == onnx.TensorProto.FLOAT:
+        values = np.frombuffer(raw, "<f4") if tensor.HasField("raw_data") else np.asarray(tensor.float_data, np.float32)
+        if not np.isfinite(values).all():
+            raise rejected(Reason.DATA_NOT_FINITE, "the data has NaN or infinity", where=where)
 
 
-def _stored(tensor: onnx.TensorProto) -> float:
+def _stored(tensor: onnx.TensorProto, raw_bytes: int) -> float:
     """Return how many values the tensor stores; -1 where two fields store some."""
     own = _FIELDS[tensor.data_type]
     fields = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
@@ -57,7 +60,7 @@ def _stored(tensor: onnx.TensorProto) -> float:
     typed = len(getattr(tensor, own))
     if not tensor.HasField("raw_data"):
         return typed
-    return -1 if typed else len(tensor.raw_data) / _BYTES[tensor.data_type]
+    return -1 if typed else raw_bytes / _BYTES[tensor.data_type]
 
 
 def constant_of(node: onnx.NodeProto) -> onnx.TensorProto:

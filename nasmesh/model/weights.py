@@ -1,15 +1,18 @@
 """Adds weights to a network, takes them away, and strips what only a resumed training needs."""
 
+import math
 from collections.abc import Mapping
-from copy import deepcopy
 
 import numpy as np
 import onnx
+from google.protobuf.message import Message
 from onnx import helper, numpy_helper
 
-from nasmesh.model.initializers import InitRule, annotate, data_inputs, init_rules, parameters
+from nasmesh.model.initializers import annotate, data_inputs, init_rules, parameters
 from nasmesh.model.metadata import TRAINING_KEY
 from nasmesh.model.reasons import Reason, rejected
+
+_FLOAT_BYTES = 4
 
 
 def has_weights(model: onnx.ModelProto) -> bool:
@@ -33,7 +36,12 @@ def with_weights(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> on
             message = f"the value is {array.dtype} {array.shape}, the parameter float32 {dims}"
             raise rejected(Reason.SHAPE_MISMATCH, message, where=name)
         tensors.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(dims), name))
-    return _with_tensors(model, tensors, rules=init_rules(model))
+    rules = init_rules(model)
+    result = _shell(model, set(rules), keep_training=True)
+    for tensor in tensors:
+        annotate(tensor, rules[tensor.name])
+        result.graph.initializer.append(tensor)
+    return result
 
 
 def weight_values(model: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -48,7 +56,7 @@ def weight_values(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 def weightless(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the network with its parameters as typed inputs again, without training state."""
     rules = init_rules(model)
-    result = _without_parameters(strip_training(model), set(rules))
+    result = _shell(model, set(rules), keep_training=False)
     for name, dims in parameters(model).items():
         value = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, list(dims))
         annotate(value, rules[name])
@@ -58,51 +66,51 @@ def weightless(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def strip_training(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the published form: no training_info, no training scalars; the graph and its weights as they are."""
-    result = deepcopy(model)
-    del result.training_info[:]
-    kept = [prop for prop in result.metadata_props if prop.key != TRAINING_KEY]
-    if len(kept) != len(result.metadata_props):
-        kept = deepcopy(kept)
-        del result.metadata_props[:]
-        result.metadata_props.extend(kept)
+    result = onnx.ModelProto()
+    _copy_fields(model, result, {"training_info", "metadata_props"})
+    result.metadata_props.extend(prop for prop in model.metadata_props if prop.key != TRAINING_KEY)
     return result
 
 
 def weighted_bytes(model: onnx.ModelProto) -> int:
     """Return the exact size in bytes that the published network with weights has, without making the weights."""
     rules = init_rules(model)
-    shell = _without_parameters(strip_training(model), set(rules))
+    shell = _shell(model, set(rules), keep_training=False)
     graph_bytes = shell.graph.ByteSize()
     for name, dims in parameters(model).items():
         tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=dims)
         annotate(tensor, rules[name])
-        data = 4 * int(np.prod(dims, dtype=object))
+        data = _FLOAT_BYTES * math.prod(dims)
         graph_bytes += _field_bytes(tensor.ByteSize() + _field_bytes(data))
     shell.ClearField("graph")
     return shell.ByteSize() + _field_bytes(graph_bytes)
 
 
-def _with_tensors(
-    model: onnx.ModelProto, tensors: list[onnx.TensorProto], rules: Mapping[str, InitRule]
-) -> onnx.ModelProto:
-    result = _without_parameters(model, set(rules))
-    for tensor in tensors:
-        annotate(tensor, rules[tensor.name])
-        result.graph.initializer.append(tensor)
-    return result
-
-
-def _without_parameters(model: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
-    """Return a copy whose graph has only data inputs and constants."""
+def _shell(model: onnx.ModelProto, names: set[str], *, keep_training: bool) -> onnx.ModelProto:
+    """Return a copy whose graph has only data inputs and constants; the weights, which are big, are never copied."""
     data = set(data_inputs(model))
     result = onnx.ModelProto()
-    result.CopyFrom(model)
-    inputs = [value for value in model.graph.input if value.name in data]
-    constants = [tensor for tensor in model.graph.initializer if tensor.name not in names]
-    del result.graph.input[:], result.graph.initializer[:]
-    result.graph.input.extend(inputs)
-    result.graph.initializer.extend(constants)
+    _copy_fields(model, result, {"graph", "training_info", "metadata_props"})
+    _copy_fields(model.graph, result.graph, {"input", "initializer"})
+    result.graph.input.extend(value for value in model.graph.input if value.name in data)
+    result.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in names)
+    if keep_training:
+        result.training_info.extend(model.training_info)
+    kept = (prop for prop in model.metadata_props if keep_training or prop.key != TRAINING_KEY)
+    result.metadata_props.extend(kept)
     return result
+
+
+def _copy_fields(source: Message, target: Message, skipped: set[str]) -> None:
+    for descriptor, value in source.ListFields():
+        if descriptor.name in skipped:
+            continue
+        if descriptor.is_repeated:
+            getattr(target, descriptor.name).extend(value)
+        elif descriptor.message_type:
+            getattr(target, descriptor.name).CopyFrom(value)
+        else:
+            setattr(target, descriptor.name, value)
 
 
 def _field_bytes(length: int) -> int:

@@ -57,10 +57,6 @@ def _dims(model: onnx.ModelProto, position: int, *sizes: int) -> None:
         dim.dim_value = size
 
 
-def _tensor(model: onnx.ModelProto, tensor: TensorProto) -> None:
-    model.graph.initializer.append(tensor)
-
-
 def _external() -> TensorProto:
     tensor = TensorProto(name="e", data_type=1, dims=[2], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="/etc/passwd")
@@ -69,7 +65,7 @@ def _external() -> TensorProto:
 
 def _bomb(model: onnx.ModelProto) -> None:
     shape = numpy_helper.from_array(np.array([2**30, 2**20, 2**3], np.int64), "shape")
-    _tensor(model, shape)
+    model.graph.initializer.append(shape)
     _insert(model, helper.make_node("ConstantOfShape", ["shape"], ["bomb"], name="bomb"))
 
 
@@ -97,8 +93,12 @@ def _reshape_by_data(model: onnx.ModelProto) -> None:
 
 
 def _mix_batch(model: onnx.ModelProto) -> None:
-    _tensor(model, numpy_helper.from_array(np.array([1, -1], np.int64), "shape"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, -1], np.int64), "shape"))
     _insert(model, helper.make_node("Reshape", ["r", "shape"], ["v"], name="v"))
+
+
+def _rename(model: onnx.ModelProto, new: str) -> None:
+    model.graph.input[1].name = model.graph.node[0].input[1] = new
 
 
 CASES: dict[str, tuple[Change, Reason, str]] = {
@@ -120,44 +120,48 @@ CASES: dict[str, tuple[Change, Reason, str]] = {
     "second opset": (lambda m: m.opset_import.add(domain="e", version=1), Reason.DOMAIN_NOT_ALLOWED, "opset_import"),
     "opset 12": (lambda m: setattr(m.opset_import[0], "version", 12), Reason.OPSET_NOT_ALLOWED, "opset_import"),
     "opset 27": (lambda m: setattr(m.opset_import[0], "version", 27), Reason.OPSET_NOT_ALLOWED, "opset_import"),
-    "external data": (lambda m: _tensor(m, _external()), Reason.EXTERNAL_DATA, "e"),
+    "external data": (lambda m: m.graph.initializer.append(_external()), Reason.EXTERNAL_DATA, "e"),
     "function": (_function, Reason.FUNCTIONS, "Mine"),
     "If": (lambda m: _insert(m, _loop("If")), Reason.SUBGRAPH, "l"),
     "Loop": (lambda m: _insert(m, _loop("Loop")), Reason.SUBGRAPH, "l"),
     "subgraph in a harmless operator": (lambda m: _insert(m, _loop("Relu")), Reason.SUBGRAPH, "l"),
     "sparse tensor": (_sparse, Reason.TENSOR_TYPE, "graph.sparse_initializer"),
     "string tensor": (
-        lambda m: _tensor(m, helper.make_tensor("s", TensorProto.STRING, [1], [b"a"])),
+        lambda m: m.graph.initializer.append(helper.make_tensor("s", TensorProto.STRING, [1], [b"a"])),
         Reason.TENSOR_TYPE,
         "s",
     ),
     "half precision": (
-        lambda m: _tensor(m, numpy_helper.from_array(np.zeros(2, np.float16), "h")),
+        lambda m: m.graph.initializer.append(numpy_helper.from_array(np.zeros(2, np.float16), "h")),
         Reason.TENSOR_TYPE,
         "h",
     ),
     "training info": (_training, Reason.TRAINING_INFO, "training_info"),
-    "dims without data": (lambda m: _tensor(m, TensorProto(name="d", data_type=1, dims=[4])), Reason.DATA_LENGTH, "d"),
+    "dims without data": (
+        lambda m: m.graph.initializer.append(TensorProto(name="d", data_type=1, dims=[4])),
+        Reason.DATA_LENGTH,
+        "d",
+    ),
     "dims 0 x 2^62": (
-        lambda m: _tensor(m, TensorProto(name="d", data_type=1, dims=[0, 2**62])),
+        lambda m: m.graph.initializer.append(TensorProto(name="d", data_type=1, dims=[0, 2**62])),
         Reason.VALUE_OUT_OF_RANGE,
         "d",
     ),
     "negative dims": (
-        lambda m: _tensor(m, TensorProto(name="d", data_type=1, dims=[-4])),
+        lambda m: m.graph.initializer.append(TensorProto(name="d", data_type=1, dims=[-4])),
         Reason.VALUE_OUT_OF_RANGE,
         "d",
     ),
     "NaN": (
-        lambda m: _tensor(m, numpy_helper.from_array(np.array([np.nan], np.float32), "n")),
+        lambda m: m.graph.initializer.append(numpy_helper.from_array(np.array([np.nan], np.float32), "n")),
         Reason.DATA_NOT_FINITE,
         "n",
     ),
     "long name": (lambda m: setattr(m.graph.node[1], "name", "n" * 193), Reason.NAME_INVALID, "n" * 64),
     "unicode name": (lambda m: setattr(m.graph.node[1], "name", "ä"), Reason.NAME_INVALID, "?"),
-    "double colon": (lambda m: _rename(m, "c.weight", "a::b"), Reason.NAME_INVALID, "a::b"),
-    "empty part": (lambda m: _rename(m, "c.weight", "a..b"), Reason.NAME_INVALID, "a..b"),
-    "leaf and prefix": (lambda m: _rename(m, "c.weight", "fc"), Reason.NAME_INVALID, "fc.weight"),
+    "double colon": (lambda m: _rename(m, "a::b"), Reason.NAME_INVALID, "a::b"),
+    "empty part": (lambda m: _rename(m, "a..b"), Reason.NAME_INVALID, "a..b"),
+    "leaf and prefix": (lambda m: _rename(m, "fc"), Reason.NAME_INVALID, "fc.weight"),
     "value made twice": (lambda m: m.graph.node[1].output.__setitem__(0, "c"), Reason.NAME_DUPLICATE, "c"),
     "cycle": (lambda m: m.graph.node[0].input.__setitem__(0, "r"), Reason.GRAPH_INVALID, "graph"),
     "unknown input": (lambda m: m.graph.node[1].input.__setitem__(0, "?"), Reason.GRAPH_INVALID, "graph"),
@@ -199,12 +203,6 @@ CASES: dict[str, tuple[Change, Reason, str]] = {
         "c.weight",
     ),
 }
-
-
-def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
-    model.graph.input[1].name = new
-    model.graph.node[0].input[1] = new
-    assert old == "c.weight"
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -249,9 +247,8 @@ def test_admit_when_bytes_are_not_canonical_then_refused() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\x08", b"\xff" * 1000])
 def test_admit_when_junk_then_not_onnx(content: bytes) -> None:
-    with pytest.raises(Rejected) as caught:
+    with pytest.raises(Rejected, match="not an ONNX model"):
         admit(content)
-    assert caught.value.reason == "NOT_ONNX"
 
 
 def _checkpoint() -> onnx.ModelProto:
