@@ -26,6 +26,8 @@ class Subscription:
 
     def put(self, message: pb.WatchSearchResponse) -> None:
         """Queue a change; a full queue ends the subscription with Busy (WATCHER_SLOW)."""
+        if self._over:
+            return
         if len(self._items) >= QUEUE:
             self._items.clear()
             self.end(Busy("WATCHER_SLOW", f"more than {QUEUE} changes wait to be read; watch again from the last one"))

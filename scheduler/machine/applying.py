@@ -99,7 +99,8 @@ def _reported(work: Work, change: OutcomeReported) -> None:
         tasks.succeed(work, task, change.digest)
         run = work.state.searches[task.search]
         _record(work, run, task, outcome)
-        searching.advance(work, run)
+        if task.kind is not TaskKind.TRAIN:  # a trained network is scored first, even where the budget is used up
+            searching.advance(work, run)
 
 
 def _record(work: Work, run: SearchRun, task: Task, outcome: dispatch_pb.AttemptOutcome) -> None:

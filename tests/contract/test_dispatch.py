@@ -63,7 +63,10 @@ def test_hello_when_sent_then_welcome_with_epoch_and_lease() -> None:
         (pb.WorkRequest(ready=pb.AgentReady(kind=TRAIN, free=1)), "HELLO_MISSING"),
         (pb.WorkRequest(hello=pb.AgentHello(agent="agents/NO")), "NAME_INVALID"),
         (pb.WorkRequest(hello=pb.AgentHello(agent="agents/a")), "HELLO_INVALID"),
-        (pb.WorkRequest(hello=pb.AgentHello(agent="agents/a", slots=[pb.AgentSlots(kind=TRAIN, slots=-1)])), "HELLO_INVALID"),
+        (
+            pb.WorkRequest(hello=pb.AgentHello(agent="agents/a", slots=[pb.AgentSlots(kind=TRAIN, slots=-1)])),
+            "HELLO_INVALID",
+        ),
     ],
 )
 def test_hello_when_wrong_then_typed_error(message: pb.WorkRequest, reason: str) -> None:
@@ -217,7 +220,9 @@ def test_cancel_when_an_attempt_runs_then_the_agent_is_told_and_its_outcome_refu
             assert search.state == search_pb2.SEARCH_STATE_CANCELLED
             assert (await agent.hear("cancel")).cancel.token == lease.token
             assert await agent.finish(make.make_outcome(lease)) == pb.OUTCOME_DISPOSITION_SUPERSEDED
-            assert {trial.outcome for trial in await trials_of(stub, "searches/s")} == {search_pb2.TRIAL_OUTCOME_STOPPED}
+            assert {trial.outcome for trial in await trials_of(stub, "searches/s")} == {
+                search_pb2.TRIAL_OUTCOME_STOPPED
+            }
 
     go(body())
 

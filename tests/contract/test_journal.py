@@ -149,7 +149,9 @@ print(reason)
     assert done.stdout.strip() in ("JOURNAL_FULL", "JOURNAL_IO")
 
 
-@pytest.mark.parametrize("content", [b"not a database at all, but long enough to look like one" * 20, b"SQLite format 3\0junk"])
+@pytest.mark.parametrize(
+    "content", [b"not a database at all, but long enough to look like one" * 20, b"SQLite format 3\0junk"]
+)
 def test_open_when_file_is_damaged_then_refused_with_what_to_do(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "journal.db"
     path.write_bytes(content)

@@ -234,7 +234,9 @@ def test_lists_when_paged_and_filtered_then_each_item_once() -> None:
             assert len(names) == len(set(names)) == 15
             got = await stub.GetNetwork(pb.GetNetworkRequest(name=names[3]))
             assert got.network == first.networks[3]
-            assert [g.name for g in (await stub.ListGenerators(pb.ListGeneratorsRequest())).generators] == [make.GENERATOR]
+            assert [g.name for g in (await stub.ListGenerators(pb.ListGeneratorsRequest())).generators] == [
+                make.GENERATOR
+            ]
             datasets = (await stub.ListDatasets(pb.ListDatasetsRequest(page_size=1))).datasets
             assert [(d.name, d.available) for d in datasets] == [("datasets/digits", True)]
             assert [a.name for a in (await stub.ListAgents(pb.ListAgentsRequest())).agents] == ["agents/worker"]
@@ -244,7 +246,9 @@ def test_lists_when_paged_and_filtered_then_each_item_once() -> None:
                 stub.ListAgents(pb.ListAgentsRequest(page_token="x")),
             ):
                 assert (await refused(call, Invalid)).reason == "PAGE_TOKEN_INVALID"
-            assert (await refused(stub.ListSearches(pb.ListSearchesRequest(page_size=-1)), Invalid)).field == "page_size"
+            assert (
+                await refused(stub.ListSearches(pb.ListSearchesRequest(page_size=-1)), Invalid)
+            ).field == "page_size"
             for text in ("state=WRONG", "colour=blue", "state"):
                 error = await refused(stub.ListSearches(pb.ListSearchesRequest(filter=text)), Invalid)
                 assert error.reason == "FILTER_INVALID"
@@ -268,7 +272,9 @@ def test_reads_when_there_is_no_such_thing_then_not_found() -> None:
                 (stub.GetAgent(pb.GetAgentRequest(name="agents/none")), "AGENT_UNKNOWN"),
             ):
                 assert (await refused(call, NotFound)).reason == reason
-            assert (await refused(stub.GetSearch(pb.GetSearchRequest(name="nonsense")), Invalid)).reason == "NAME_INVALID"
+            assert (
+                await refused(stub.GetSearch(pb.GetSearchRequest(name="nonsense")), Invalid)
+            ).reason == "NAME_INVALID"
 
     go(body())
 

@@ -1,0 +1,144 @@
+"""Specifications: defaults filled in, and every fault named with its fix."""
+
+import pytest
+
+from nasmesh.errors import Invalid, Unavailable
+from nasmesh.v1 import measurement_pb2
+from nasmesh.v1 import search_pb2 as pb
+from scheduler.validate import complete_spec
+from tests.builders import scheduling as make
+
+NAN = float("nan")
+
+
+def faults(spec: pb.SearchSpec) -> dict[str, str]:
+    with pytest.raises(Invalid) as caught:
+        complete_spec(spec, [make.make_generator()])
+    assert caught.value.reason == "SPEC_INVALID"
+    return {violation.field: violation.description for violation in caught.value.violations}
+
+
+def test_spec_when_right_then_complete_and_the_given_one_untouched() -> None:
+    spec = make.make_spec(final=True)
+    spec.final.train.optimizer.learning_rate = 0.5
+    before = pb.SearchSpec.FromString(spec.SerializeToString())
+    full = complete_spec(spec, [make.make_generator()])
+    assert spec == before
+    assert (full.train.steps, full.train.batch_size, full.train.HasField("seed")) == (10, 64, False)
+    assert (full.final.train.steps, full.final.train.optimizer.learning_rate) == (50, 0.5)
+    assert full.final.train.batch_size == 64
+    assert full.evaluate.split == measurement_pb2.SPLIT_VALIDATION
+    assert full.final.evaluate.split == measurement_pb2.SPLIT_TEST
+    assert (full.final.top_k, full.final.repeats, full.parallelism) == (1, 1, 2)
+    assert full.data.validation_fraction == 0.1
+    assert full.generator.settings["width"] == 4
+    assert complete_spec(full, [make.make_generator()]) == full
+
+
+def test_spec_when_seed_is_given_then_kept() -> None:
+    spec = make.make_spec(final=True)
+    spec.train.seed = 0
+    full = complete_spec(spec, [make.make_generator()])
+    assert full.train.HasField("seed")
+
+
+def test_spec_when_everything_is_wrong_then_every_field_is_named() -> None:
+    spec = make.make_spec(final=True)
+    spec.data.dataset = "datasets/digit"
+    spec.objectives[0].metric = "acuracy"
+    spec.constraints.add(metric="parameters", min=5)
+    spec.constraints.add(metric="parameters", max=4)
+    spec.budget.max_wall_time_s = -1
+    spec.budget.max_device_time_s = NAN
+    spec.parallelism = 100_000
+    spec.priority = 101
+    spec.train.optimizer.learning_rate = NAN
+    spec.train.include_validation = True
+    spec.evaluate.split = measurement_pb2.SPLIT_TEST
+    spec.final.top_k = -1
+    spec.final.scale_up.width_multiplier = NAN
+    spec.space.chain.ClearField("channels")
+    spec.generator.settings["widht"] = 3
+    found = faults(spec)
+    for field, part in {
+        "spec.data.dataset": "did you mean datasets/digits?",
+        "spec.objectives[0].metric": "did you mean accuracy?",
+        "spec.constraints[1]": "no parameters is at least 5 and at most 4",
+        "spec.budget.max_wall_time_s": "positive",
+        "spec.budget.max_device_time_s": "nan",
+        "spec.parallelism": "1 to 1000",
+        "spec.priority": "-100 to 100",
+        "spec.train.optimizer.learning_rate": "above 0",
+        "spec.train.include_validation": "final.train",
+        "spec.evaluate.split": "SPLIT_VALIDATION",
+        "spec.final.top_k": "1 to 100",
+        "spec.final.scale_up.width_multiplier": "above 0",
+        "spec.space.chain.channels": "empty",
+        "spec.generator.settings.widht": "did you mean width?",
+    }.items():
+        assert part in found[field], (field, found)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda s: s.ClearField("budget"), "spec.budget"),
+        (lambda s: s.ClearField("space"), "spec.space"),
+        (lambda s: s.ClearField("objectives"), "spec.objectives"),
+        (lambda s: s.ClearField("train"), "spec.train.budget"),
+        (lambda s: s.ClearField("data"), "spec.data.dataset"),
+        (lambda s: s.ClearField("generator"), "spec.generator.generator"),
+        (lambda s: s.space.envelope.SetInParent(), "spec.space"),
+        (lambda s: s.space.fixed.SetInParent(), "spec.space.fixed"),
+        (lambda s: setattr(s.objectives[0], "goal", 0), "spec.objectives[0].goal"),
+        (lambda s: s.objectives.add(metric="accuracy", goal=1), "spec.objectives[1].metric"),
+        (lambda s: s.constraints.add(metric="macs"), "spec.constraints[0]"),
+        (lambda s: s.constraints.add(metric="macs", max=NAN), "spec.constraints[0]"),
+        (lambda s: s.constraints.add(metric="speed", max=1), "spec.constraints[0].metric"),
+        (lambda s: setattr(s.budget, "max_trials", -1), "spec.budget.max_trials"),
+        (lambda s: setattr(s.budget, "target", NAN), "spec.budget.target"),
+        (lambda s: s.labels.update({f"k{i}": "v" for i in range(33)}), "spec.labels"),
+        (lambda s: s.labels.update({"a=b": "v"}), "spec.labels[a=b]"),
+        (lambda s: s.generator.settings.update({"width": 0}), "spec.generator.settings.width"),
+        (lambda s: s.generator.settings.update({"width": "wide"}), "spec.generator.settings.width"),
+        (lambda s: s.final.scale_up.SetInParent(), "spec.final.scale_up"),
+        (lambda s: s.final.scale_up.space.fixed.SetInParent(), "spec.final.scale_up.space"),
+        (lambda s: setattr(s.final.evaluate, "split", 2), "spec.final.evaluate.split"),
+        (lambda s: s.instrumentation.probes.add(), "spec.instrumentation.probes[0].tap"),
+        (lambda s: setattr(s.data, "validation_fraction", 1.5), "spec.data.validation_fraction"),
+    ],
+)
+def test_spec_when_one_thing_is_wrong_then_that_field_is_named(change, field) -> None:  # type: ignore[no-untyped-def]
+    spec = make.make_spec(final=True)
+    change(spec)
+    assert field in faults(spec)
+
+
+def test_objective_when_latency_is_not_measured_then_refused() -> None:
+    spec = make.make_spec()
+    spec.objectives[0].metric = "latency_p50"
+    spec.evaluate.latency = False
+    assert "evaluate.latency is false" in faults(spec)["spec.objectives[0].metric"]
+
+
+def test_generator_when_absent_then_unavailable_with_the_nearest() -> None:
+    spec = make.make_spec()
+    spec.generator.generator = "generators/fakes"
+    with pytest.raises(Unavailable, match="did you mean generators/fake") as caught:
+        complete_spec(spec, [make.make_generator()])
+    assert caught.value.reason == "GENERATOR_ABSENT"
+
+
+def test_generator_schema_when_broken_or_pointing_elsewhere_then_refused_not_followed() -> None:
+    for schema in ({"width": {"$ref": "http://127.0.0.1:1/schema"}}, {"width": {"type": "nonsense"}}):
+        spec = make.make_spec()
+        spec.generator.settings["width"] = 3
+        with pytest.raises(Invalid, match="schema is broken"):
+            complete_spec(spec, [make.make_generator(**schema)])
+
+
+def test_spec_when_huge_then_refused_first() -> None:
+    spec = make.make_spec()
+    spec.generator.settings["text"] = "x" * 300_000
+    with pytest.raises(Invalid, match="at most"):
+        complete_spec(spec, [make.make_generator()])
