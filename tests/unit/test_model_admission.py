@@ -57,6 +57,10 @@ def _dims(model: onnx.ModelProto, position: int, *sizes: int) -> None:
         dim.dim_value = size
 
 
+def _add(model: onnx.ModelProto, tensor: TensorProto) -> None:
+    model.graph.initializer.append(tensor)
+
+
 def _external() -> TensorProto:
     tensor = TensorProto(name="e", data_type=1, dims=[2], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="/etc/passwd")
@@ -120,40 +124,40 @@ CASES: dict[str, tuple[Change, Reason, str]] = {
     "second opset": (lambda m: m.opset_import.add(domain="e", version=1), Reason.DOMAIN_NOT_ALLOWED, "opset_import"),
     "opset 12": (lambda m: setattr(m.opset_import[0], "version", 12), Reason.OPSET_NOT_ALLOWED, "opset_import"),
     "opset 27": (lambda m: setattr(m.opset_import[0], "version", 27), Reason.OPSET_NOT_ALLOWED, "opset_import"),
-    "external data": (lambda m: m.graph.initializer.append(_external()), Reason.EXTERNAL_DATA, "e"),
+    "external data": (lambda m: _add(m, _external()), Reason.EXTERNAL_DATA, "e"),
     "function": (_function, Reason.FUNCTIONS, "Mine"),
     "If": (lambda m: _insert(m, _loop("If")), Reason.SUBGRAPH, "l"),
     "Loop": (lambda m: _insert(m, _loop("Loop")), Reason.SUBGRAPH, "l"),
     "subgraph in a harmless operator": (lambda m: _insert(m, _loop("Relu")), Reason.SUBGRAPH, "l"),
     "sparse tensor": (_sparse, Reason.TENSOR_TYPE, "graph.sparse_initializer"),
     "string tensor": (
-        lambda m: m.graph.initializer.append(helper.make_tensor("s", TensorProto.STRING, [1], [b"a"])),
+        lambda m: _add(m, helper.make_tensor("s", TensorProto.STRING, [1], [b"a"])),
         Reason.TENSOR_TYPE,
         "s",
     ),
     "half precision": (
-        lambda m: m.graph.initializer.append(numpy_helper.from_array(np.zeros(2, np.float16), "h")),
+        lambda m: _add(m, numpy_helper.from_array(np.zeros(2, np.float16), "h")),
         Reason.TENSOR_TYPE,
         "h",
     ),
     "training info": (_training, Reason.TRAINING_INFO, "training_info"),
     "dims without data": (
-        lambda m: m.graph.initializer.append(TensorProto(name="d", data_type=1, dims=[4])),
+        lambda m: _add(m, TensorProto(name="d", data_type=1, dims=[4])),
         Reason.DATA_LENGTH,
         "d",
     ),
     "dims 0 x 2^62": (
-        lambda m: m.graph.initializer.append(TensorProto(name="d", data_type=1, dims=[0, 2**62])),
+        lambda m: _add(m, TensorProto(name="d", data_type=1, dims=[0, 2**62])),
         Reason.VALUE_OUT_OF_RANGE,
         "d",
     ),
     "negative dims": (
-        lambda m: m.graph.initializer.append(TensorProto(name="d", data_type=1, dims=[-4])),
+        lambda m: _add(m, TensorProto(name="d", data_type=1, dims=[-4])),
         Reason.VALUE_OUT_OF_RANGE,
         "d",
     ),
     "NaN": (
-        lambda m: m.graph.initializer.append(numpy_helper.from_array(np.array([np.nan], np.float32), "n")),
+        lambda m: _add(m, numpy_helper.from_array(np.array([np.nan], np.float32), "n")),
         Reason.DATA_NOT_FINITE,
         "n",
     ),
@@ -181,11 +185,7 @@ CASES: dict[str, tuple[Change, Reason, str]] = {
     "an image as output": (lambda m: setattr(m.graph.output[0], "name", "r"), Reason.OUTPUT_NOT_LOGITS, "r"),
     "wide input": (lambda m: _dims(m, 0, 3, 65_537, 8), Reason.VALUE_OUT_OF_RANGE, "x"),
     "a flat image of 2^32 features": (lambda m: _dims(m, 0, 3, 16_384, 65_536), Reason.VALUE_OUT_OF_RANGE, "f"),
-    "too much metadata": (
-        lambda m: m.metadata_props.add(key="note", value="n" * 5000),
-        Reason.METADATA_TOO_LARGE,
-        "note",
-    ),
+    "metadata": (lambda m: m.metadata_props.add(key="n", value="n" * 5000), Reason.METADATA_TOO_LARGE, "n"),
     "too long architecture": (
         lambda m: m.metadata_props.add(key=ARCHITECTURE_KEY, value="n" * ((1 << 20) + 1)),
         Reason.METADATA_TOO_LARGE,
@@ -232,9 +232,8 @@ def test_admit_when_totals_are_exceeded_then_refused() -> None:
 def test_admit_when_too_many_nodes_then_refused() -> None:
     model = _network()
     _insert(model, *(helper.make_node("Relu", [f"v{n - 1}" if n else "r"], [f"v{n}"]) for n in range(20_001)))
-    with pytest.raises(Rejected) as caught:
+    with pytest.raises(Rejected, match="20004 nodes; the limit is 20000"):
         admit(to_bytes(model))
-    assert (caught.value.reason, caught.value.field) == ("TOO_MANY", "graph.node")
 
 
 def test_admit_when_bytes_are_not_canonical_then_refused() -> None:
@@ -263,17 +262,15 @@ def test_admit_takes_our_checkpoints_only_when_asked_for_one() -> None:
     content = to_bytes(_checkpoint())
     admitted = admit(content, checkpoint=True)
     assert admitted.digest == admit(to_bytes(lower(small_cnn()))).digest
-    with pytest.raises(Rejected) as caught:
+    with pytest.raises(Rejected, match="training info is allowed in checkpoints of our own only"):
         admit(content)
-    assert caught.value.reason == "TRAINING_INFO"
 
 
 def test_admit_when_training_info_has_nodes_then_refused_in_checkpoints_too() -> None:
     model = _checkpoint()
     model.training_info[0].algorithm.node.append(helper.make_node("Relu", ["a"], ["b"]))
-    with pytest.raises(Rejected) as caught:
+    with pytest.raises(Rejected, match="training info is allowed in checkpoints of our own only"):
         admit(to_bytes(model), checkpoint=True)
-    assert caught.value.reason == "TRAINING_INFO"
 
 
 def test_admit_untrusted_when_100_mb_of_junk_then_refused_before_parsing() -> None:
