@@ -1,5 +1,5 @@
-"""Reads statistics of values inside a network while it trains. Observers change nothing: their accumulators are no
-parameters, are not in the state dict, and stand still in evaluation.
+"""Reads statistics of values inside a network while it trains. Observers change nothing: their sums are no parameters,
+are not in the state dict, and stand still in evaluation.
 
 The statistic of ALGORITHMS section 1 (Kamath et al. 2018): sums of x and x^2 over images per position and channel.
 """
@@ -16,7 +16,6 @@ from nasmesh.v1 import training_pb2 as pb
 
 STATE_PREFIX = "observer"
 _SCOPE = "_observers"
-_SUMS = ("sum", "square", "images")
 _TAP_SUFFIX = {pb.TAP_ACTIVATION: ".act", pb.TAP_OUTPUT: ".out"}
 _METRIC = {
     pb.STATISTIC_MEAN: "mean",
@@ -45,69 +44,74 @@ class Cadence:
         return (step - self.from_step + 1) % self.window_steps == 0
 
 
-class Observer(nn.Module):
-    """Accumulates what passes through one value of the network, counting images.
+@dataclass(slots=True)
+class Sums:
+    """Sums of x and x^2 over `images` images of `elements` values, float64.
 
-    `sum` and `square` are float64: per position and channel where a variance is asked for, else one number each.
+    Per position and channel where a variance is asked for, else one number each.
     """
 
-    sum: Tensor
-    square: Tensor
-    images: Tensor
+    first: Tensor
+    second: Tensor
+    elements: int
+    images: int = 0
+
+    @staticmethod
+    def of(image: Tensor, *, per_position: bool) -> "Sums":
+        """Return empty sums for values like those of one image."""
+        shape = image.shape if per_position else ()
+        first, second = (torch.zeros(shape, dtype=torch.float64, device=image.device) for _ in range(2))
+        return Sums(first, second, image.numel())
+
+    def add(self, values: Tensor) -> None:
+        """Add a batch [N, ...] of float32 values."""
+        if self.first.dim():
+            self.first.add_(values.sum(0))
+            self.second.add_(values.square().sum(0))
+        else:
+            self.first.add_(values.sum())
+            self.second.add_(torch.linalg.vector_norm(values, dtype=torch.float64).square())
+        self.images += len(values)
+
+    def value(self, statistic: pb.Statistic.ValueType) -> float:
+        """Return a statistic of ALGORITHMS section 1: mean, true variance, or mean of squares."""
+        mean, square = self.first / self.images, self.second / self.images
+        if statistic == pb.STATISTIC_VARIANCE:
+            return float((square - mean.square()).clamp(min=0).mean())
+        chosen = mean if statistic == pb.STATISTIC_MEAN else square
+        return float(chosen.sum() / self.elements)
+
+    def pack(self) -> dict[str, Tensor]:
+        """Return the numbers as a checkpoint holds them: it has no float64, so the bits travel as integers."""
+        counts = torch.tensor([self.elements, self.images])
+        return {"sum": self.first.view(torch.int64), "square": self.second.view(torch.int64), "counts": counts}
+
+    @staticmethod
+    def unpack(entries: Mapping[str, Tensor], device: torch.device) -> "Sums":
+        """Return what `pack` packed."""
+        first, second = (entries[name].view(torch.float64).to(device) for name in ("sum", "square"))
+        elements, images = entries["counts"].tolist()
+        return Sums(first, second, elements, images)
+
+
+class Observer(nn.Module):
+    """Adds up what passes through one value of the network."""
 
     def __init__(self, *, per_position: bool) -> None:
         """Start empty; the shape is taken from the first batch."""
         super().__init__()
         self.per_position = per_position
         self.active = False
-        self.elements = 1
-        for name in _SUMS:
-            self.register_buffer(name, torch.zeros((), dtype=torch.float64), persistent=False)
+        self.sums: Sums | None = None
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Add a batch [N, ...] when active and in training mode; returns x."""
         if self.active and self.training:
-            values = x.detach().float()
-            self.elements = values[0].numel()
-            if self.per_position:
-                total, squares = values.sum(0), values.square().sum(0)
-            else:
-                total, squares = values.sum(), torch.linalg.vector_norm(values, dtype=torch.float64).square()
-            # Converted first: a float64 scalar plus a float32 tensor would stay float32.
-            self.sum = self.sum + total.double()
-            self.square = self.square + squares.double()
-            self.images += len(x)
+            if self.sums is None:
+                self.sums = Sums.of(x[0], per_position=self.per_position)
+            self.sums.add(x.detach().float())
         return x
-
-    def take(self) -> "Reading":
-        """Return what is accumulated and start anew."""
-        reading = Reading(self.sum, self.square, self.images, self.elements)
-        self.clear()
-        return reading
-
-    def clear(self) -> None:
-        """Start anew."""
-        for name in _SUMS:
-            setattr(self, name, torch.zeros((), dtype=torch.float64, device=self.images.device))
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """Sums over `images` images; `elements` values an image."""
-
-    sum: Tensor
-    square: Tensor
-    images: Tensor
-    elements: int
-
-    def value(self, statistic: pb.Statistic.ValueType) -> float:
-        """Return a statistic of ALGORITHMS section 1: mean, true variance, or mean of squares."""
-        mean, square = self.sum / self.images, self.square / self.images
-        if statistic == pb.STATISTIC_VARIANCE:
-            return float((square - mean.square()).clamp(min=0).mean())
-        chosen = mean if statistic == pb.STATISTIC_MEAN else square
-        return float(chosen.sum() / self.elements)
 
 
 @dataclass(slots=True)
@@ -118,7 +122,7 @@ class _Watch:
     probe: pb.Probe
     cadence: Cadence
     observer: Observer
-    last: Reading | None = None
+    last: Sums | None = None
 
 
 class Instruments:
@@ -138,49 +142,34 @@ class Instruments:
         """Close the windows that end with step number `step`."""
         for watch in self._watches:
             if watch.cadence.ends_window(step):
-                watch.last = watch.observer.take()
+                watch.last, watch.observer.sums = watch.observer.sums, None
 
     def measurements(self, steps_done: int) -> Iterator[measurement_pb2.Measurement]:
         """Yield what was read by the end of step `steps_done`; nothing for an observer that saw no image."""
         for watch in self._watches:
-            observer = watch.observer
-            running = Reading(observer.sum, observer.square, observer.images, observer.elements)
-            reading = watch.last if watch.cadence.window_steps else running
-            if reading is None or not float(reading.images):
+            sums = watch.last if watch.cadence.window_steps else watch.observer.sums
+            if sums is None:
                 continue
             for statistic in watch.probe.statistics:
-                yield _measurement(_METRIC[statistic], reading.value(statistic), watch.element, steps_done)
+                yield _measurement(_METRIC[statistic], sums.value(statistic), watch.element, steps_done)
         for name, parameter in self._scalars.items():
             yield _measurement("value", float(parameter.detach()), name, steps_done)
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Return the accumulators for a checkpoint, by observer."""
-        result: dict[str, dict[str, Tensor]] = {}
+        """Return the sums for a checkpoint, by observer; nothing for one that has seen no image."""
+        kept: dict[str, dict[str, Tensor]] = {}
         for number, watch in enumerate(self._watches):
-            observer = watch.observer
-            entries = {"sum": observer.sum, "square": observer.square, "images": observer.images}
-            if watch.last is not None:
-                last = watch.last
-                entries |= {"last_sum": last.sum, "last_square": last.square, "last_images": last.images}
-            # Checkpoints hold no float64, so the bits travel as integers.
-            packed = {name: tensor.view(torch.int64) for name, tensor in entries.items()}
-            result[f"{STATE_PREFIX}.{number}"] = {**packed, "elements": torch.tensor(observer.elements)}
-        return result
+            for name, sums in (("now", watch.observer.sums), ("last", watch.last)):
+                if sums is not None:
+                    kept[f"{STATE_PREFIX}.{number}.{name}"] = sums.pack()
+        return kept
 
-    def load(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take over the accumulators of an earlier run; raises Invalid (CHECKPOINT_MISMATCH) where they are missing."""
+    def load(self, state: Mapping[str, Mapping[str, Tensor]], device: torch.device) -> None:
+        """Take over the sums of an earlier run of the same plan."""
         for number, watch in enumerate(self._watches):
-            entries = state.get(f"{STATE_PREFIX}.{number}")
-            if entries is None:
-                raise Invalid("CHECKPOINT_MISMATCH", "the checkpoint has no such instrumentation", field="resume_from")
-            device = watch.observer.images.device
-            watch.observer.elements = int(entries["elements"])
-            sums = {name: bits.view(torch.float64).to(device) for name, bits in entries.items() if name != "elements"}
-            for name in _SUMS:
-                setattr(watch.observer, name, sums[name])
-            if "last_sum" in sums:
-                last = {name: sums[f"last_{name}"] for name in _SUMS}
-                watch.last = Reading(last["sum"], last["square"], last["images"], watch.observer.elements)
+            now, last = (state.get(f"{STATE_PREFIX}.{number}.{name}") for name in ("now", "last"))
+            watch.observer.sums = Sums.unpack(now, device) if now is not None else None
+            watch.last = Sums.unpack(last, device) if last is not None else None
 
 
 def _measurement(metric: str, value: float, element: str, step: int) -> measurement_pb2.Measurement:
@@ -192,7 +181,7 @@ def _measurement(metric: str, value: float, element: str, step: int) -> measurem
 def attach(module: fx.GraphModule, plan: pb.InstrumentationPlan, *, total_steps: int) -> Instruments:
     """Put observers into the module's graph where the plan says.
 
-    Raises Invalid (PROBE_UNKNOWN_ELEMENT, TRAIN_CONFIG_INVALID) with every probe that names what the network lacks or
+    Raises Invalid (INSTRUMENTATION_INVALID) with every probe that names what the network lacks or
     steps that never come.
     """
     watches: list[_Watch] = []
@@ -243,7 +232,6 @@ def _watch(
     first = sum(node.op == "call_module" and str(node.target).startswith(_SCOPE) for node in nodes.values())
     for element in (e for e in (probe.elements or known) if e in known):
         observer = Observer(per_position=pb.STATISTIC_VARIANCE in probe.statistics)
-        observer.to(next((p.device for p in module.parameters()), torch.device("cpu")))
         path = f"{_SCOPE}.o{first + len(watches)}"
         module.add_submodule(path, observer)
         node = nodes[values[known[element]]]

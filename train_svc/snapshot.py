@@ -47,7 +47,7 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     """Put a training that was assembled for this checkpoint at its step; raises Invalid (CHECKPOINT_MISMATCH)."""
     training.module.load_state_dict(checkpoint.state)
     training.optimizer.load(checkpoint.optimizer_state)
-    training.instruments.load(checkpoint.optimizer_state)
+    training.instruments.load(checkpoint.optimizer_state, training.device)
     if training.average:
         averages = {name: roles[_AVERAGE] for name, roles in checkpoint.optimizer_state.items() if _AVERAGE in roles}
         training.average.load(averages)

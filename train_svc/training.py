@@ -104,7 +104,7 @@ def assemble(
     threads = compute.prepare(config.compute, macs_per_step=admitted.counts.macs * config.batch_size)
     device = compute.best_device()
     module = to_module(model, seed=derive_seed(config.seed, "weights"))
-    if request.HasField("initial_weights"):
+    if request.HasField("initial_weights") and resumed is None:
         inherit(module, fetch_checkpoint(store, request.initial_weights))
     module.to(device)
     drops_out = _set_dropout(module, config)

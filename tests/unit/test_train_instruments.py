@@ -104,8 +104,8 @@ def test_observers_when_in_evaluation_or_not_due_then_stand_still():
         module(x)
         module.train()
         instruments.after_step(step)
-        counts.append({int(entries["images"].view(torch.float64)) for entries in instruments.state().values()})
-    assert counts == [{0}, {0}, {3}, {3}, {8}, {8}]  # steps 2 and 4 bring 3 and 5 images
+        counts.append({int(entries["counts"][1]) for entries in instruments.state().values()})
+    assert counts == [set(), set(), {3}, {3}, {8}, {8}]  # steps 2 and 4 bring 3 and 5 images
 
 
 def test_window_when_complete_then_only_the_last_one_is_reported():

@@ -1,0 +1,76 @@
+import pytest
+
+from nasmesh.data import fashion_mnist
+from nasmesh.data import load as loading
+from nasmesh.errors import NotFound, Rejected
+from nasmesh.store.keys import ObjectKind, object_ref
+from nasmesh.store.memory import MemoryStore
+from nasmesh.v1 import dataset_pb2
+from nasmesh.v1 import training_pb2 as pb
+from tests.builders import training_jobs as jobs
+from tests.builders.training_jobs import Context
+from train_svc import compute
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path, monkeypatch):
+    monkeypatch.setenv("NASMESH_HOME", str(tmp_path))
+    monkeypatch.setattr(compute, "_DEFAULT_THREADS", 1)
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+def test_train_when_the_layout_or_precision_is_given_then_is_used_and_recorded(store):
+    network = jobs.stored(store)
+    for layout, name in ((pb.LAYOUT_NCHW, "nchw"), (pb.LAYOUT_NHWC, "nhwc")):
+        policy = pb.ComputePolicy(layout=layout, precision=pb.PRECISION_BFLOAT16, threads=1)
+        result = jobs.run(jobs.request(network, steps=2, compute=policy), store)
+        assert (result.environment["layout"], result.environment["precision"]) == (name, "bfloat16")
+        assert result.environment["threads"] == "1"
+
+
+def test_train_when_the_policy_is_auto_then_the_probe_is_remembered(store, monkeypatch):
+    monkeypatch.setattr(compute, "PROBE_FROM_STEPS", 1)
+    policy = pb.ComputePolicy(precision=pb.PRECISION_AUTO)
+    start = jobs.request(jobs.stored(store), steps=2, compute=policy)
+    first = jobs.run(start, store)
+    monkeypatch.setattr(compute, "probe_seconds", lambda *_: lambda _: pytest.fail("it was probed again"))
+    second = jobs.run(start, store)
+    assert first.model == second.model
+    assert first.environment["layout"] == second.environment["layout"]
+
+
+def test_train_when_the_data_do_not_fit_the_network_then_refuses(store):
+    for network in (jobs.tiny((1, 6, 6)), jobs.tiny((3, 8, 8)), jobs.tiny(classes=7)):
+        with pytest.raises(Rejected) as caught:
+            jobs.run(jobs.request(jobs.stored(store, network)), store)
+        assert caught.value.reason == "NETWORK_DATA_MISMATCH"
+
+
+def test_train_when_the_object_is_missing_or_no_network_then_refuses(store):
+    with pytest.raises(NotFound):
+        jobs.run(jobs.request(object_ref(ObjectKind.NETWORK, b"gone")), store)
+    with pytest.raises(Rejected):
+        jobs.run(jobs.request(store.put(ObjectKind.NETWORK, b"junk" * 1000)), store)
+
+
+def test_train_when_the_set_is_smaller_than_a_batch_then_trains_on_all_of_it(store):
+    start = jobs.request(jobs.stored(store), epochs=2, batch_size=4096, data_fraction=0.05)
+    context = Context()
+    jobs.run(start, store, context)
+    assert context.marks[-1][0].total_steps == 2
+
+
+def test_train_when_fashion_is_absent_then_names_the_command(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NASMESH_DATA", str(tmp_path))
+    monkeypatch.setattr(fashion_mnist, "_SYSTEM", tmp_path / "none")
+    loading._raw.cache_clear()
+    loading._divided.cache_clear()
+    start = jobs.request(jobs.stored(store))
+    start.data.CopyFrom(dataset_pb2.DatasetSpec(dataset="datasets/fashion-mnist"))
+    with pytest.raises(NotFound, match="make data"):
+        jobs.run(start, store)
