@@ -19,7 +19,7 @@ from scheduler.searches import Searches
 from tests.builders import scheduling as make
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """The scheduler was killed at a commit."""
 
 
@@ -80,7 +80,7 @@ class World:
                 if self.rng.random() < 0.5:
                     self.engine.journal.append(step.batch)
                 self.kills += 1
-                raise Killed
+                raise KilledError
             self.disk.full = self.faults and self.rng.random() < 0.01
             try:
                 self.engine.journal.append(step.batch)
@@ -120,7 +120,7 @@ class World:
         while True:
             try:
                 result = self.step(partial(self.searches.cancel, request))[0]
-            except Killed:
+            except KilledError:
                 self.boot()
                 continue
             if not isinstance(result, NasmeshError):
@@ -235,7 +235,7 @@ class World:
         """Let something happen; a killed scheduler is started again."""
         try:
             self._act(self.rng.choice(self.agents))
-        except Killed:
+        except KilledError:
             self.boot()
 
     def _act(self, agent: SimulatedAgent) -> None:

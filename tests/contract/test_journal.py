@@ -161,6 +161,12 @@ def test_open_when_file_is_damaged_then_refused_with_what_to_do(tmp_path: Path, 
     assert path.read_bytes() == content
 
 
+def read_all(path: Path) -> None:
+    journal = SqliteJournal(path)
+    journal.open()
+    list(journal.events(0))
+
+
 def test_open_when_a_page_is_damaged_then_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     journal = SqliteJournal(path)
@@ -171,9 +177,7 @@ def test_open_when_a_page_is_damaged_then_refused(tmp_path: Path) -> None:
     content[-8192:-4096] = b"\xff" * 4096
     path.write_bytes(bytes(content))
     with pytest.raises(Invalid) as caught:
-        reopened = SqliteJournal(path)
-        reopened.open()
-        list(reopened.events(0))
+        read_all(path)
     assert caught.value.reason == "JOURNAL_CORRUPT"
 
 

@@ -86,7 +86,7 @@ def test_create_when_repeated_with_its_request_id_then_one_search() -> None:
 def test_request_ids_when_the_scheduler_restarts_then_still_known(tmp_path: Path) -> None:
     async def body() -> None:
         request = pb.CreateSearchRequest(spec=make.make_spec(), request_id="r-1")
-        async with running(tmp_path / "j.db") as scheduler, client(scheduler.address) as stub:
+        async with running(tmp_path / "j.db") as scheduler, client(scheduler.address) as stub:  # noqa: SIM117
             async with scripted(scheduler.address) as agent:
                 await agent.greet(make.make_hello("one"))
                 first = await stub.CreateSearch(request)
@@ -385,7 +385,7 @@ def test_generator_when_it_refuses_then_the_search_fails_with_its_reason() -> No
 
 def test_journal_when_the_disk_is_full_then_refused_and_nothing_lost(tmp_path: Path) -> None:
     async def body() -> None:
-        async with running(tmp_path / "j.db") as scheduler, client(scheduler.address) as stub:
+        async with running(tmp_path / "j.db") as scheduler, client(scheduler.address) as stub:  # noqa: SIM117
             async with scripted(scheduler.address) as agent:
                 await agent.greet(make.make_hello("one"))
                 await create(stub, make.make_spec(), search_id="kept")
@@ -407,12 +407,14 @@ def test_journal_when_the_disk_is_full_then_refused_and_nothing_lost(tmp_path: P
                 known = {search.name for search in (await stub.ListSearches(pb.ListSearchesRequest())).searches}
                 assert known == {"searches/kept", *(f"searches/more{i}" for i in range(index))}
                 db.execute("PRAGMA max_page_count = 1000000")
+                reasons = set()
                 while True:  # the engine tries the journal again once a second
                     try:
                         with errors_from_rpc():
                             await stub.CreateSearch(pb.CreateSearchRequest(spec=make.make_spec(), search_id="after"))
                         break
                     except Unavailable as caught:
-                        assert caught.reason == "JOURNAL_FULL"
+                        reasons.add(caught.reason)
+                assert reasons <= {"JOURNAL_FULL"}
 
     go(body())

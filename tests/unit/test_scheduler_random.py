@@ -41,7 +41,7 @@ def live(seed: int) -> World:
 def check_end(world: World, seed: int) -> None:
     state = world.engine.state
     for run in state.searches.values():
-        assert run.state not in OPEN_SEARCHES, f"seed {seed}: {run.state.name} {[t for t in run.open_tasks]}"
+        assert run.state not in OPEN_SEARCHES, f"seed {seed}: {run.state.name} {list(run.open_tasks)}"
         assert int(run.generator_state or b"0") == run.cursor, f"seed {seed}: results delivered twice or never"
         finals = [trial for trial in run.trials if trial.final]
         for trial in run.trials:
