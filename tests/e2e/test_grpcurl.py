@@ -1,0 +1,124 @@
+"""The page docs/grpcurl.md with a real grpcurl; every RPC is reachable through reflection and answers for itself."""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+from nasmesh.v1 import (
+    dispatch_service_pb2,
+    evaluate_service_pb2,
+    generate_service_pb2,
+    scheduler_service_pb2,
+    train_service_pb2,
+)
+from tests.e2e.mesh import GRPCURL, ROOT, Mesh
+
+PAGE = ROOT / "docs" / "grpcurl.md"
+PORTS = {"scheduler": 7400, "generate": 7401, "train": 7402, "evaluate": 7403}
+SERVED = {
+    "scheduler": (scheduler_service_pb2, dispatch_service_pb2),
+    "generate": (generate_service_pb2,),
+    "train": (train_service_pb2,),
+    "evaluate": (evaluate_service_pb2,),
+}
+# Codes that a person can act upon. INTERNAL and UNKNOWN are faults of ours; UNIMPLEMENTED is a promise not kept.
+ANSWERS = {"OK", "InvalidArgument", "NotFound", "FailedPrecondition", "AlreadyExists"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def grpcurl() -> None:
+    if not GRPCURL.exists():
+        assert os.environ.get("CI") != "true", "scripts/tools.sh must bring grpcurl where CI=true"
+        pytest.skip("no .tools/bin/grpcurl; scripts/tools.sh obtains it")
+
+
+def services(program: str) -> list[ServiceDescriptor]:
+    return [service for module in SERVED[program] for service in module.DESCRIPTOR.services_by_name.values()]
+
+
+def methods(program: str) -> Iterator[MethodDescriptor]:
+    for service in services(program):
+        yield from service.methods
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(GRPCURL), "-plaintext", "-max-time", "20", *arguments], capture_output=True, text=True, timeout=30
+    )
+
+
+def messages(text: str) -> list[dict[str, object]]:
+    """Return the JSON objects that grpcurl printed one after the other, other lines left out."""
+    decoder, found, at = json.JSONDecoder(), [], 0
+    for match in re.finditer(r"^\{", text, re.MULTILINE):
+        if match.start() >= at:
+            value, at = decoder.raw_decode(text, match.start())
+            found.append(value)
+    return found
+
+
+def test_every_command_of_the_page_runs(mesh: Mesh) -> None:
+    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 6
+    script = "\n".join(blocks)
+    for program, port in PORTS.items():
+        assert f"127.0.0.1:{port}" in script, f"the page never calls {program}"
+        script = script.replace(f"127.0.0.1:{port}", mesh.addresses[program])
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        env={**mesh.environment(), "PATH": f"{GRPCURL.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout[-3000:]
+    assert done.stderr == ""
+    printed = messages(done.stdout)
+    states = [message["search"]["state"] for message in printed if "state" in message.get("search", {})]
+    assert states.count("SEARCH_STATE_SUCCEEDED") == 2, "the watched search and its GetSearch"
+    assert "SEARCH_STATE_CANCELLED" in states
+    finals = [message["trials"] for message in printed if "trials" in message]
+    assert [trial["outcome"] for trial in finals[0]] == ["TRIAL_OUTCOME_SUCCEEDED"]
+    trained = [message["training"] for message in printed if "training" in message][-1]
+    assert trained["state"] == "JOB_STATE_SUCCEEDED"
+    assert trained["result"]["model"]["key"].startswith("checkpoints/sha256/")
+    scored = [message["evaluation"] for message in printed if "evaluation" in message][-1]
+    assert {"accuracy", "loss"} <= {measurement["metric"] for measurement in scored["result"]["measurements"]}
+    proposals = [message["proposals"] for message in printed if "proposals" in message][-1]
+    assert len(proposals) == 2
+
+
+@pytest.mark.parametrize("program", SERVED)
+def test_reflection_lists_every_service_and_method(mesh: Mesh, program: str) -> None:
+    listed = call(mesh.addresses[program], "list").stdout.split()
+    expected = {service.full_name for service in services(program)}
+    assert {name for name in listed if name.startswith("nasmesh.")} == expected
+    assert "grpc.health.v1.Health" in listed
+    for service in services(program):
+        found = call(mesh.addresses[program], "list", service.full_name).stdout.split()
+        assert set(found) == {f"{service.full_name}.{method.name}" for method in service.methods}
+
+
+def test_every_service_of_the_protos_is_served_by_one_program() -> None:
+    files = {path.stem for path in (ROOT / "protos" / "nasmesh" / "v1").glob("*_service.proto")}
+    served = [module.DESCRIPTOR.name for modules in SERVED.values() for module in modules]
+    assert sorted(served) == sorted(f"nasmesh/v1/{stem}.proto" for stem in files)
+
+
+@pytest.mark.parametrize("program", SERVED)
+def test_an_empty_request_gets_an_answer_that_one_can_act_upon(mesh: Mesh, program: str) -> None:
+    codes = {}
+    for method in methods(program):
+        done = call("-d", "{}", mesh.addresses[program], f"{method.containing_service.full_name}/{method.name}")
+        code = re.search(r"Code: (\w+)", done.stderr)
+        codes[method.name] = code[1] if code else "OK" if done.returncode == 0 else done.stderr
+        if code:
+            assert re.search(r"Message: \S", done.stderr), f"{method.name} says nothing"
+            assert '"domain": "nasmesh"' in done.stderr, f"{method.name} gives no reason: {done.stderr}"
+    assert codes
+    assert {name: code for name, code in codes.items() if code not in ANSWERS} == {}
