@@ -1,9 +1,12 @@
 """Bytes of ONNX objects: one model, one byte string."""
 
-import onnx
-from google.protobuf.message import DecodeError, EncodeError
+from collections.abc import Iterable
 
-from nasmesh.limits import CHECKPOINT_BYTES
+import onnx
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, EncodeError, Message
+
+from nasmesh.limits import ADMISSION_NODES, CHECKPOINT_BYTES
 from nasmesh.model.reasons import Reason, rejected
 
 
@@ -19,7 +22,7 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
 
 
 def from_bytes(content: bytes, *, limit: int = CHECKPOINT_BYTES) -> onnx.ModelProto:
-    """Return the model in trusted bytes of ours; raises Rejected (TOO_LARGE, NOT_ONNX)."""
+    """Return the model in trusted bytes of ours; raises Rejected (TOO_LARGE, NOT_ONNX, TOO_MANY)."""
     if len(content) > limit:
         message = f"{len(content)} bytes; the limit is {limit}"
         raise rejected(Reason.TOO_LARGE, message, where="content")
@@ -28,9 +31,33 @@ def from_bytes(content: bytes, *, limit: int = CHECKPOINT_BYTES) -> onnx.ModelPr
         model.ParseFromString(content)
     except DecodeError:
         raise rejected(Reason.NOT_ONNX, "the bytes are not an ONNX model", where="content") from None
+    if len(model.graph.node) > ADMISSION_NODES:  # before anything walks over them
+        message = f"{len(model.graph.node)} nodes; the limit is {ADMISSION_NODES}"
+        raise rejected(Reason.TOO_MANY, message, where="graph.node")
+    _check_text(model)
     if not model.HasField("graph"):
         raise rejected(Reason.NOT_ONNX, "the bytes are not an ONNX model: there is no graph", where="content")
     return model
+
+
+def _check_text(message: Message) -> None:
+    """Refuse text that is not UTF-8: protobuf hands it out as bytes, which no later check expects."""
+    if isinstance(message, onnx.TensorProto):
+        _refuse_bytes([message.name, message.doc_string])
+        for entry in (*message.metadata_props, *message.external_data):
+            _check_text(entry)
+        return  # listing a tensor's fields would copy its data
+    for descriptor, value in message.ListFields():
+        if descriptor.type == FieldDescriptor.TYPE_STRING:
+            _refuse_bytes(value if descriptor.is_repeated else [value])
+        elif descriptor.type == FieldDescriptor.TYPE_MESSAGE:
+            for part in value if descriptor.is_repeated else (value,):
+                _check_text(part)
+
+
+def _refuse_bytes(texts: Iterable[str | bytes]) -> None:
+    if any(isinstance(text, bytes) for text in texts):
+        raise rejected(Reason.NOT_ONNX, "a name or text is not UTF-8", where="content")
 
 
 def _too_large() -> Exception:

@@ -143,10 +143,17 @@ def _advance(view: _View, bench: Workbench, node: onnx.NodeProto, attributes: di
             message = f"{node.op_type} computes with shapes or with an unknown value {name[:60]!r}"
             raise rejected(Reason.SHAPE_UNKNOWN, message, where=where)
     inputs = [view.dims[name] if name else None for name in node.input]
-    constants = [view.integers.get(name) for name in node.input]
+    constants = [_constant(view, bench, name) for name in node.input]
     site = Site(node, where, bench.opset, attributes, inputs, constants)
     for name, dims in zip(node.output, SHAPE_RULES[node.op_type](site), strict=False):
         view.dims[name] = dims
+
+
+def _constant(view: _View, bench: Workbench, name: str) -> np.ndarray | None:
+    if name in view.integers:
+        return view.integers[name]
+    tensor = bench.tensors.get(name)
+    return numpy_helper.to_array(tensor) if tensor is not None and not tensor.dims else None
 
 
 def _axes(operands: Arrays) -> tuple[int, ...]:

@@ -23,6 +23,19 @@ def _same(site: Site) -> list[Dims]:
     return [site.dims(0)]
 
 
+def _dropout(site: Site) -> list[Dims]:
+    ratio = site.constants[1] if len(site.inputs) > 1 else None
+    if ratio is not None and (ratio.ndim or not 0.0 <= float(ratio) < 1.0):
+        raise site.fail("the ratio must be one number, 0 <= ratio < 1")
+    return [site.dims(0)]
+
+
+def _clip(site: Site) -> list[Dims]:
+    if any(dims is not None and dims != () for dims in site.inputs[1:]):
+        raise site.fail("the limits must be single numbers")
+    return [site.dims(0)]
+
+
 def _elementwise(site: Site) -> list[Dims]:
     return [broadcast(site, [site.dims(position) for position in range(len(site.inputs))])]
 
@@ -189,7 +202,7 @@ def _image(site: Site) -> list[Dims]:
 
 _SAME = (
     "Relu Sigmoid Tanh Softplus Softsign HardSwish Mish Identity Erf Exp Log Sqrt Neg Abs Reciprocal LeakyRelu "
-    "Elu Celu Selu ThresholdedRelu HardSigmoid Gelu Swish Clip Dropout"
+    "Elu Celu Selu ThresholdedRelu HardSigmoid Gelu Swish"
 )
 SHAPE_RULES: dict[str, ShapeRule] = {
     **dict.fromkeys(_SAME.split(), _same),
@@ -198,6 +211,8 @@ SHAPE_RULES: dict[str, ShapeRule] = {
     **dict.fromkeys(("Softmax", "LogSoftmax"), _along_axis),
     **LAYOUT_RULES,
     "PRelu": _prelu,
+    "Clip": _clip,
+    "Dropout": _dropout,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "MaxPool": _pool,

@@ -23,8 +23,12 @@ def _split(site: Site) -> list[Dims]:
     axis = site.axis(len(dims), 0)
     count = len(site.node.output)
     sizes = site.integers(1)
+    if len(site.inputs) > 1 and "num_outputs" in site.attributes:
+        raise site.fail("both sizes and num_outputs are given")
+    if site.integer("num_outputs", count) != count:
+        raise site.fail(f"num_outputs is not the number of outputs, {count}")
     if sizes is None:
-        part = -(-dims[axis] // site.integer("num_outputs", count))
+        part = -(-dims[axis] // count)
         sizes = [part] * (count - 1) + [dims[axis] - part * (count - 1)]
     if len(sizes) != count or sum(sizes) != dims[axis] or min(sizes) < 1:
         raise site.fail(f"{dims[axis]} does not split into {sizes[:8]}")
