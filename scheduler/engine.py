@@ -157,6 +157,8 @@ class Engine:
             session.send(message)
         for news in step.news:
             self.hub.publish(news.search, news.message, ended=news.ended)
+            if news.ended:
+                _log.info("search_ended", search=news.search, reason=news.message.search.reason)
 
     def abort(self, step: Step, error: NasmeshError) -> None:
         """Undo a step that could not be written; its commands fail with the error. Raises it unless it may pass."""
@@ -214,6 +216,7 @@ class Engine:
             retryable=True,
             counted=not restarted,
         )
+        _log.warning("attempt_lost", task=task.id, attempt=attempt.number, agent=attempt.agent, reason=failure.reason)
         self.record(AttemptLost(task.id, attempt.number, failure))
 
     def time_us(self) -> int:

@@ -137,11 +137,18 @@ def _check_proposed(run: SearchRun, trial: pb.ProposedTrial, field: str, *, fina
             raise _invalid(f"{field}.parents", f"there is no trial {parent}")
     if trial.train.include_validation:
         raise _invalid(f"{field}.train.include_validation", "only the final phase may train on the validation split")
-    merged = training_config.merge(run.spec.train, trial.train)
-    training_config.check(merged, f"{field}.train")
-    trial.train.CopyFrom(complete_train(merged))
+    trial.train.CopyFrom(_merged_train(run, trial.train, field))
     training_config.check_instrumentation(trial.instrumentation, f"{field}.instrumentation")
     trial.instrumentation.CopyFrom(_both(run.spec.instrumentation, trial.instrumentation))
+
+
+def _merged_train(run: SearchRun, overrides: training_pb2.TrainConfig, field: str) -> training_pb2.TrainConfig:
+    """Return the search's complete configuration with the overrides in their places."""
+    if not overrides.ListFields():
+        return run.spec.train
+    merged = training_config.merge(run.spec.train, overrides)
+    training_config.check(merged, f"{field}.train")
+    return complete_train(merged)
 
 
 def complete_train(config: training_pb2.TrainConfig) -> training_pb2.TrainConfig:

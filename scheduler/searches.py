@@ -9,12 +9,12 @@ from google.protobuf.message import Message
 
 from nasmesh import ids
 from nasmesh.clock import new_id
-from nasmesh.errors import Conflict, Invalid, NotFound
+from nasmesh.errors import Conflict, Invalid, NotFound, Unavailable
 from nasmesh.logs import get_logger
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1 import search_pb2
 from scheduler import convert, pages
-from scheduler.domain import OPEN_SEARCHES, SearchCancelled, SearchCreated, SearchRun, SearchState
+from scheduler.domain import OPEN_SEARCHES, SearchCancelled, SearchCreated, SearchRun, SearchState, TaskKind
 from scheduler.engine import Engine
 from scheduler.journal.base import Answer
 from scheduler.validate import complete_spec
@@ -87,12 +87,25 @@ class Searches:
 
     def _validated(self, request: pb.CreateSearchRequest) -> pb.CreateSearchResponse:
         spec = complete_spec(request.spec, self._engine.agents.generators())
+        self._check_data(spec.data.dataset)
         name = f"searches/{self._free_id(request.search_id)}" if request.search_id else ""
         return pb.CreateSearchResponse(search=search_pb2.Search(name=name, spec=spec))
+
+    def _check_data(self, dataset: str) -> None:
+        """Raise Unavailable (DATASET_ABSENT) where train servers are connected and none of them has the data."""
+        trainers = [entry for entry in self._engine.agents.connected() if TaskKind.TRAIN in entry.slots]
+        if trainers and not any(entry.can_do(TaskKind.TRAIN, dataset) for entry in trainers):
+            told = [d.description for entry in trainers for d in entry.server.datasets if d.name == dataset]
+            raise Unavailable(
+                "DATASET_ABSENT",
+                f"spec.data.dataset: no connected train server has {dataset}. {told[0] if told else ''}".strip(),
+                field="spec.data.dataset",
+            )
 
     def _create(self, request: pb.CreateSearchRequest) -> pb.CreateSearchResponse:
         identifier = self._free_id(request.search_id)
         spec = complete_spec(request.spec, self._engine.agents.generators())
+        self._check_data(spec.data.dataset)
         self._engine.record(SearchCreated(identifier, spec))
         _log.info("search_created", search=identifier, generator=spec.generator.generator, data=spec.data.dataset)
         return pb.CreateSearchResponse(search=convert.search_message(self._engine.state.searches[identifier]))

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 from nasmesh import evaluate_config, ids, metrics, training_config
@@ -19,6 +20,7 @@ _LABEL_CHARS = 128
 _PARALLELISM = 1000
 _FINALS = 100
 _WIDTH = 64.0
+_CLASS_METRIC = re.compile(r"class_(\d+)_accuracy")
 
 Fault = tuple[str, str]
 
@@ -120,6 +122,10 @@ def _metric_faults(spec: pb.SearchSpec, metric: str, field: str) -> Iterator[Fau
     """Yield why evaluation will not produce a metric."""
     if not metrics.is_known(metric):
         yield field, f"evaluation does not produce {metric[:80]!r}; did you mean {metrics.suggest(metric)}?"
+    elif (found := _CLASS_METRIC.fullmatch(metric)) and spec.data.dataset.rpartition("/")[2] in catalog.DATASETS:
+        classes = catalog.describe(spec.data.dataset).classes
+        if int(found[1]) >= classes:
+            yield field, f"{spec.data.dataset} has {classes} classes, numbered from 0"
     elif metric.startswith("latency_") and spec.evaluate.HasField("latency") and not spec.evaluate.latency:
         yield field, f"{metric} is not measured while evaluate.latency is false"
 

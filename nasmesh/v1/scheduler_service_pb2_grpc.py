@@ -132,7 +132,8 @@ class SchedulerServiceServicer:
         """Creates a search and starts it. With validate_only, checks it and creates nothing.
 
         Errors: INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; ALREADY_EXISTS (SEARCH_EXISTS, REQUEST_ID_REUSED):
-        choose another id, or read what exists; UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator.
+        choose another id, or read what exists; UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator;
+        UNAVAILABLE (DATASET_ABSENT): no connected train server has the data, obtain it there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,8 @@ class SchedulerServiceStub:
     """Creates a search and starts it. With validate_only, checks it and creates nothing.
 
     Errors: INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; ALREADY_EXISTS (SEARCH_EXISTS, REQUEST_ID_REUSED):
-    choose another id, or read what exists; UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator.
+    choose another id, or read what exists; UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator;
+    UNAVAILABLE (DATASET_ABSENT): no connected train server has the data, obtain it there.
     """
     GetSearch: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetSearchRequest, _scheduler_service_pb2.GetSearchResponse]
     """Returns one search.
@@ -136,7 +137,8 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """Creates a search and starts it. With validate_only, checks it and creates nothing.
 
     Errors: INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; ALREADY_EXISTS (SEARCH_EXISTS, REQUEST_ID_REUSED):
-    choose another id, or read what exists; UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator.
+    choose another id, or read what exists; UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator;
+    UNAVAILABLE (DATASET_ABSENT): no connected train server has the data, obtain it there.
     """
     GetSearch: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetSearchRequest, _scheduler_service_pb2.GetSearchResponse]  # type: ignore[assignment]
     """Returns one search.
@@ -236,7 +238,8 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a search and starts it. With validate_only, checks it and creates nothing.
 
         Errors: INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; ALREADY_EXISTS (SEARCH_EXISTS, REQUEST_ID_REUSED):
-        choose another id, or read what exists; UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator.
+        choose another id, or read what exists; UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator;
+        UNAVAILABLE (DATASET_ABSENT): no connected train server has the data, obtain it there.
         """
 
     @_abc_1.abstractmethod

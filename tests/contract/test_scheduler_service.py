@@ -289,6 +289,21 @@ def test_create_when_no_generator_is_connected_then_absent_with_the_fix() -> Non
     go(body())
 
 
+def test_create_when_no_train_server_has_the_data_then_absent_with_how_to_obtain_it() -> None:
+    async def body() -> None:
+        async with running() as scheduler, client(scheduler.address) as stub, scripted(scheduler.address) as agent:
+            hello = make.make_hello("one")
+            hello.server.datasets.add(name="datasets/fashion-mnist", description="clothing; run: make data")
+            await agent.greet(hello)
+            spec = make.make_spec()
+            spec.data.dataset = "datasets/fashion-mnist"
+            error = await refused(stub.CreateSearch(pb.CreateSearchRequest(spec=spec)), Unavailable)
+            assert error.reason == "DATASET_ABSENT"
+            assert "make data" in error.message
+
+    go(body())
+
+
 def test_create_when_validated_only_then_defaults_are_shown_and_nothing_is_created() -> None:
     async def body() -> None:
         async with running() as scheduler, client(scheduler.address) as stub, scripted(scheduler.address) as agent:

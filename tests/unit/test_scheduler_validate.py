@@ -94,6 +94,7 @@ def test_spec_when_everything_is_wrong_then_every_field_is_named() -> None:
         (lambda s: s.objectives.add(metric="accuracy", goal=1), "spec.objectives[1].metric"),
         (lambda s: s.constraints.add(metric="macs"), "spec.constraints[0]"),
         (lambda s: s.constraints.add(metric="macs", max=NAN), "spec.constraints[0]"),
+        (lambda s: setattr(s.objectives[0], "metric", "class_10_accuracy"), "spec.objectives[0].metric"),
         (lambda s: s.constraints.add(metric="speed", max=1), "spec.constraints[0].metric"),
         (lambda s: setattr(s.budget, "max_trials", -1), "spec.budget.max_trials"),
         (lambda s: setattr(s.budget, "target", NAN), "spec.budget.target"),
