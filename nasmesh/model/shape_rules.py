@@ -133,6 +133,9 @@ def _pool(site: Site) -> list[Dims]:
     if "kernel_shape" not in site.attributes:
         raise site.fail("kernel_shape is missing")
     kernel = site.ints("kernel_shape", [1] * (len(dims) - 2))
+    pads = site.ints("pads", [0] * 2 * len(kernel))
+    if any(pad >= size for pad, size in zip(pads, kernel * 2, strict=True)):
+        raise site.fail("padding must be smaller than the kernel, or a window would see nothing else")
     return [(*dims[:2], *_window_dims(site, dims[2:], kernel))]
 
 
