@@ -37,6 +37,9 @@ class Workbench:
             tensors[tensor.name] = _copy(onnx.TensorProto(), tensor)
         inputs = [_copy(onnx.ValueInfoProto(), value) for value in model.graph.input if value.name not in tensors]
         nodes = [_copy(onnx.NodeProto(), node) for node in model.graph.node]
+        for node in nodes:
+            if not node.output or (not node.input and node.op_type != "Constant"):
+                raise rejected(Reason.GRAPH_INVALID, f"{node.op_type} without inputs or outputs", where=node.name)
         for proto in (*tensors.values(), *inputs, *nodes):
             proto.ClearField("doc_string")
         for node in nodes:

@@ -1,5 +1,7 @@
 """One shape rule per operator on the allow-list: windows, products, normalisation, elementwise."""
 
+import numpy as np
+
 from nasmesh.limits import ADMISSION_PAD
 from nasmesh.model.geometry import Dims
 from nasmesh.model.operations import MAX_KERNEL
@@ -25,13 +27,14 @@ def _same(site: Site) -> list[Dims]:
 
 def _dropout(site: Site) -> list[Dims]:
     ratio = site.constants[1] if len(site.inputs) > 1 else None
-    if ratio is not None and (ratio.ndim or not 0.0 <= float(ratio) < 1.0):
+    if ratio is not None and (ratio.ndim or ratio.dtype != np.float32 or not 0.0 <= float(ratio) < 1.0):
         raise site.fail("the ratio must be one number, 0 <= ratio < 1")
     return [site.dims(0)]
 
 
 def _clip(site: Site) -> list[Dims]:
-    if any(dims is not None and dims != () for dims in site.inputs[1:]):
+    limits = [site.constants[position] for position in range(1, len(site.inputs)) if site.inputs[position] is not None]
+    if any(limit is None or limit.ndim or limit.dtype != np.float32 for limit in limits):
         raise site.fail("the limits must be single numbers")
     return [site.dims(0)]
 

@@ -25,6 +25,8 @@ def _split(site: Site) -> list[Dims]:
     sizes = site.integers(1)
     if len(site.inputs) > 1 and "num_outputs" in site.attributes:
         raise site.fail("both sizes and num_outputs are given")
+    if sizes is None and site.opset >= 18 and "num_outputs" not in site.attributes:
+        raise site.fail("give sizes or num_outputs")
     if site.integer("num_outputs", count) != count:
         raise site.fail(f"num_outputs is not the number of outputs, {count}")
     if sizes is None:
