@@ -1,4 +1,4 @@
-"""What must hold after every event (RELIABILITY section 6); tests check it each time."""
+"""What must hold after every event of any search; tests check it each time."""
 
 from collections.abc import Iterator, Mapping
 

@@ -84,8 +84,7 @@ async def start(options: Options, *, journal: Journal | None = None, store: Obje
     engine = Engine(journal or open_journal(options.journal), SystemClock(), seed=new_seed())
     core = Core(engine, Failpoints(options.failpoint))
     services = _services(core, objects)
-    server = await serve_aio(services, options.listen, insecure=options.insecure)
-    await server.set_serving(False)
+    server = await serve_aio(services, options.listen, insecure=options.insecure, serving=False)
     try:
         await core.recover()
     except BaseException:

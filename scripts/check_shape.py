@@ -1,4 +1,4 @@
-"""Fails where a file or function is too long, or a name says nothing (STYLE of this project). Reads code, runs none."""
+"""Fails where a file or function is too long, or a name says nothing (the project's style). Reads code, runs none."""
 
 import ast
 import subprocess

@@ -1,7 +1,7 @@
 """Reads statistics of values inside a network while it trains. Observers change nothing: their sums are no parameters,
 are not in the state dict, and stand still in evaluation.
 
-The statistic of ALGORITHMS section 1 (Kamath et al. 2018): sums of x and x^2 over images per position and channel.
+The statistic of NAC (Kamath et al. 2018): sums of x and x^2 over images per position and channel.
 """
 
 from collections.abc import Iterator, Mapping
@@ -74,7 +74,7 @@ class Sums:
         self.images += len(values)
 
     def value(self, statistic: pb.Statistic.ValueType) -> float:
-        """Return a statistic of ALGORITHMS section 1: mean, true variance, or mean of squares."""
+        """Return a statistic of NAC: mean, true variance, or mean of squares."""
         mean, square = self.first / self.images, self.second / self.images
         if statistic == pb.STATISTIC_VARIANCE:
             return float((square - mean.square()).clamp(min=0).mean())

@@ -11,8 +11,6 @@ from nasmesh.model.metadata import ARCHITECTURE_KEY, TRAINING_KEY
 from nasmesh.model.reasons import Reason, rejected
 from nasmesh.model.tensors import check_tensor
 
-# Block ids of 64, candidate ids of 64 and the longest role make up to 146 characters: more than the usual 128.
-NAME_CHARS = max(limits.ADMISSION_NAME_CHARS, 192)
 _NAME = re.compile(r"[!-~]+")
 _SUBGRAPHS = frozenset({"If", "Loop", "Scan"})
 _NESTED = (
@@ -125,7 +123,7 @@ def _check_metadata(model: onnx.ModelProto, *, checkpoint: bool) -> None:
         raise rejected(Reason.NAME_DUPLICATE, "a metadata key is there twice", where="metadata_props")
     for prop in model.metadata_props:
         limit = limits.ADMISSION_ARCHITECTURE_BYTES if prop.key in long else limits.ADMISSION_METADATA_BYTES
-        if len(prop.key) > NAME_CHARS or len(prop.value.encode()) > limit:
+        if len(prop.key) > limits.ADMISSION_NAME_CHARS or len(prop.value.encode()) > limit:
             message = f"{len(prop.value)} characters of metadata; the limit is {limit}"
             raise rejected(Reason.METADATA_TOO_LARGE, message, where=prop.key)
     graph = model.graph
@@ -151,6 +149,6 @@ def _at_most(count: int, limit: int, what: str, where: str) -> None:
 def _check_name(name: str, *, may_be_empty: bool) -> None:
     if not name and may_be_empty:
         return
-    if len(name) > NAME_CHARS or not _NAME.fullmatch(name):
-        message = f"the name {name[:40]!r} is empty, longer than {NAME_CHARS}, or not printable ASCII"
+    if len(name) > limits.ADMISSION_NAME_CHARS or not _NAME.fullmatch(name):
+        message = f"the name {name[:40]!r} is empty, longer than {limits.ADMISSION_NAME_CHARS}, or not printable ASCII"
         raise rejected(Reason.NAME_INVALID, message, where=name[:64].encode("ascii", "replace").decode())

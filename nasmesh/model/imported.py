@@ -7,9 +7,9 @@ import onnx
 import onnx.inliner
 
 from nasmesh import limits
+from nasmesh.limits import ADMISSION_NAME_CHARS
 from nasmesh.model.admission import examine
 from nasmesh.model.encode import from_bytes, to_bytes
-from nasmesh.model.forbidden import NAME_CHARS
 from nasmesh.model.imported_graph import Workbench, drop_dead, inference_form, lift_constants, untie_identities
 from nasmesh.model.imported_names import mark_parameters, sound_names
 from nasmesh.model.imported_shapes import fold_shapes
@@ -69,7 +69,7 @@ def _check_domains(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx"):
             message = f"{node.op_type} of domain {node.domain[:60]!r} is not an ONNX operator"
-            raise rejected(Reason.DOMAIN_NOT_ALLOWED, message, where=node.name[:NAME_CHARS] or node.op_type)
+            raise rejected(Reason.DOMAIN_NOT_ALLOWED, message, where=node.name[:ADMISSION_NAME_CHARS] or node.op_type)
 
 
 def _free_batch(bench: Workbench, model: onnx.ModelProto) -> tuple[str, int]:

@@ -5,7 +5,7 @@ import re
 
 import onnx
 
-from nasmesh.model.forbidden import NAME_CHARS
+from nasmesh.limits import ADMISSION_NAME_CHARS
 from nasmesh.model.imported_graph import Workbench
 from nasmesh.model.initializers import DATA_INPUT, INIT_KEY, InitRule, annotate
 from nasmesh.model.lower import OUTPUT
@@ -99,7 +99,7 @@ def _printable(name: str) -> str:
 
 def _short(name: str) -> str:
     """Keep the end of a long name, which tells values apart; room is left for a number."""
-    return name[-(NAME_CHARS - 8) :].lstrip(".") if len(name) > NAME_CHARS - 8 else name
+    return name[-(ADMISSION_NAME_CHARS - 8) :].lstrip(".") if len(name) > ADMISSION_NAME_CHARS - 8 else name
 
 
 def _free(name: str, taken: set[str]) -> str:

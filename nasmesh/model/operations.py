@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from google.protobuf.message import Message
 
 from nasmesh.ids import BLOCK_ID
+from nasmesh.limits import ADMISSION_DILATION, ADMISSION_DIM, ADMISSION_KERNEL, ADMISSION_STRIDE
 from nasmesh.model.geometry import Dims, window_output
 from nasmesh.model.reasons import Reason, rejected
 from nasmesh.v1 import architecture_pb2 as pb
 
-MAX_DIM = 65_536
-MAX_KERNEL = 50  # NORD's spaces allow kernels up to 50, admission follows
-MAX_STRIDE = 8
-MAX_DILATION = 16
+MAX_DIM = ADMISSION_DIM
+MAX_KERNEL = ADMISSION_KERNEL
+MAX_STRIDE = ADMISSION_STRIDE
+MAX_DILATION = ADMISSION_DILATION
 MAX_CANDIDATES = 64
 # Names that a mixed block uses itself: a candidate of that id would make one parameter both a leaf and a prefix.
 RESERVED_CANDIDATES = frozenset({"alpha", "scale", "from", "merged", "weights"})

@@ -120,10 +120,12 @@ def serve_threads(
     return running
 
 
-async def serve_aio(services: Sequence[Service], listen: str, *, insecure: bool = False) -> RunningAioServer:
+async def serve_aio(
+    services: Sequence[Service], listen: str, *, insecure: bool = False, serving: bool = True
+) -> RunningAioServer:
     """Serve on "HOST:PORT" (port 0: any) from this event loop; streaming methods must be async generators.
 
-    Raises as serve_threads does.
+    With `serving` false, health answers NOT_SERVING until set_serving(True). Raises as serve_threads does.
     """
     target = _listen_address(listen, insecure=insecure)
     names = [service.name for service in services]
@@ -135,9 +137,9 @@ async def serve_aio(services: Sequence[Service], listen: str, *, insecure: bool 
     health_servicer = health.aio.HealthServicer()
     _add(server, services, health_servicer)
     address = _bind(server, target)
-    await server.start()
     running = RunningAioServer(server, address, health_servicer, names)
-    await running.set_serving(True)
+    await running.set_serving(serving)
+    await server.start()
     return running
 
 

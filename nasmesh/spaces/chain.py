@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from random import Random
 
 from nasmesh.errors import FieldViolation, Invalid
+from nasmesh.limits import ADMISSION_KERNEL
 from nasmesh.spaces import blocks
 from nasmesh.spaces.domains import OFF_ON, at_least, categorical, integer, resolve
 from nasmesh.v1 import architecture_pb2 as arch
 from nasmesh.v1 import space_pb2 as pb
 
 MAX_LAYERS = 32
-MAX_KERNEL = 50
 MAX_CHANNELS = 4096
 
 
@@ -21,7 +21,7 @@ def check(space: pb.ChainSpace) -> None:
         found.append(_violation("min_layers", f"{space.min_layers}; use 1 to {MAX_LAYERS}"))
     elif not space.min_layers <= space.max_layers <= MAX_LAYERS:
         found.append(_violation("max_layers", f"{space.max_layers}; use min_layers to {MAX_LAYERS}"))
-    found += _check_list("kernels", space.kernels, MAX_KERNEL)
+    found += _check_list("kernels", space.kernels, ADMISSION_KERNEL)
     found += _check_list("channels", space.channels, MAX_CHANNELS)
     if found:
         raise Invalid("SPACE_INVALID", found[0].description, field=found[0].field, violations=found)

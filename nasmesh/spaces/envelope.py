@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 from nasmesh.errors import FieldViolation, Invalid
+from nasmesh.limits import ADMISSION_KERNEL
 from nasmesh.spaces.domains import OFF_ON, at_least, categorical, integer
 from nasmesh.v1 import space_pb2 as pb
 
@@ -19,7 +20,6 @@ MAX_STAGES = 8
 MAX_CELLS = 64
 MAX_CELLS_IN_ALL = 128
 MAX_WIDTH = 4096
-MAX_KERNEL = 50
 
 
 def cell_id(stage: int, cell: int) -> str:
@@ -126,8 +126,8 @@ def _check_numbers(space: pb.EnvelopeSpace) -> list[FieldViolation]:
     found: list[FieldViolation] = []
     if not 1 <= space.stem.width <= MAX_WIDTH:
         found.append(_violation("stem.width", f"{space.stem.width} channels; use 1 to {MAX_WIDTH}"))
-    if not 1 <= space.stem.kernel <= MAX_KERNEL:
-        found.append(_violation("stem.kernel", f"{space.stem.kernel}; use 1 to {MAX_KERNEL}"))
+    if not 1 <= space.stem.kernel <= ADMISSION_KERNEL:
+        found.append(_violation("stem.kernel", f"{space.stem.kernel}; use 1 to {ADMISSION_KERNEL}"))
     for name, rate in (("branch_dropout", space.branch_dropout), ("head_dropout", space.head_dropout)):
         # Written so that NaN is refused as well.
         if not 0 <= rate < 1:

@@ -60,7 +60,7 @@ Global___Space: _TypeAlias = Space  # noqa: Y015
 
 @_typing.final
 class EnvelopeSpace(_message.Message):
-    """The envelope space of NAC (ALGORITHMS section 1). Unset numbers take the defaults in brackets."""
+    """The envelope space of NAC. Unset numbers take the defaults in brackets."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -22,7 +22,7 @@ from nasmesh.v1 import scheduler_service_pb2 as pb
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAME = "nasmesh.v1.SchedulerService"
 START = 1_700_000_000
-# Cells and live branches by iteration (golden vectors of the brief, smallest case).
+# Cells and live branches by iteration (golden vectors of NAC, smallest case).
 GROWTH = ((1, 6), (2, 10), (3, 13), (4, 15), (5, 16), (5, 16))
 ACCURACIES = (0.912, 0.935, 0.958, 0.951, 0.967, 0.963)
 

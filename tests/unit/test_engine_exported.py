@@ -101,7 +101,7 @@ class MobileNetV2(nn.Module):
 
 
 def _export(module: nn.Module, *, opset: int) -> bytes:
-    """Export as ONNX.md C2 says: training form, nothing folded."""
+    """Export in training form, nothing folded."""
     target = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

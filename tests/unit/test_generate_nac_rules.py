@@ -1,4 +1,4 @@
-"""The restructuring rule alone: golden vectors of ALGORITHMS section 1, and small cases worked out by hand."""
+"""The restructuring rule alone: golden vectors of NAC, and small cases worked out by hand."""
 
 from fractions import Fraction
 
