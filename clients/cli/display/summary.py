@@ -24,7 +24,8 @@ def summary_lines(search: Search, view: SearchView, written: Written | None) -> 
     """Return the sentences that end a search."""
     view.search = search
     spent = format_duration(view.elapsed_s(SystemClock()))
-    reason = f": {search.reason}" if search.reason else ""
+    told = search.state == search_pb2.SEARCH_STATE_SUCCEEDED  # why a success ended is in the report
+    reason = f": {search.reason}" if search.reason and not told else ""
     lines = [f"{search.name} {state_word(search)} after {spent}{reason}"]
     best = written.collected.best if written else best_trial(search, view)
     if best is None:

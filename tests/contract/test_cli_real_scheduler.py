@@ -1,0 +1,82 @@
+"""The command line against the real scheduler program with no server connected: what it answers and refuses."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clients.cli import main
+from clients.cli.processes import LocalMesh, Program
+from nasmesh.client import Client, parse_spec
+from nasmesh.errors import Invalid
+from tests.builders.fake_scheduler import EXAMPLES
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    home = tmp_path_factory.mktemp("home")
+    with LocalMesh(home, [Program("scheduler", "scheduler", 0)], True, print) as mesh:
+        yield mesh.addresses["scheduler"]
+
+
+@pytest.fixture
+def run(scheduler: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    monkeypatch.setenv("NASMESH_HOME", str(tmp_path))
+    monkeypatch.setenv("NASMESH_SCHEDULER", scheduler)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["nasmesh", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_an_empty_mesh_answers_every_list(run: Run) -> None:
+    assert json.loads(run("version", "--json")[1])["scheduler"]["journal"] == "sqlite"
+    for arguments in (("search", "list"), ("network", "list"), ("generator", "list"), ("agents",)):
+        code, out, _ = run(*arguments, "--json")
+        assert (code, json.loads(out)) == (0, [])
+
+
+def test_a_search_without_its_generator_says_what_to_start(run: Run) -> None:
+    code, _, err = run("search", "create", "-f", str(EXAMPLES / "digits.yaml"))
+    assert code == 3
+    assert "generators/nac" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.dataset=datasets/digit", "data.dataset"),
+        ("budget.maxIterations=-1", "budget"),
+        ("objectives.0.metric=acuracy", "accuracy"),
+        ("train.epochs=-3", "train"),
+        ("space.envelope.stages=[]", "stage"),
+    ],
+)
+def test_what_the_scheduler_refuses_is_told_with_its_field(run: Run, override: str, words: str) -> None:
+    code, out, err = run("search", "create", "-f", str(EXAMPLES / "digits.yaml"), "--set", override)
+    assert code in (2, 4)
+    assert words in err
+    assert "Traceback" not in out + err
+
+
+def test_unknown_names_are_exit_code_4(run: Run) -> None:
+    assert run("search", "show", "none")[0] == 4
+    assert run("network", "show", "0" * 64)[0] == 4
+
+
+def test_an_imported_object_is_stored_and_junk_is_not_sent(scheduler: str) -> None:
+    with Client(scheduler) as client:
+        ref = client.import_(b"some bytes that a search may name")
+        assert client.import_(b"some bytes that a search may name") == ref
+        with pytest.raises(Invalid):
+            client.create_search(parse_spec("seed: 1"))
