@@ -131,7 +131,7 @@ def result_message(trial: search_pb2.Trial) -> generate_service_pb2.Result:
 
 
 def _fill_finalize(work: dispatch_service_pb2.FinalizeWork, run: SearchRun) -> None:
-    for _, number in run.leaders:
+    for number in run.final_sources():
         trial = run.trials[number - 1]
         source = work.sources.add(name=trial.name, number=trial.number, network=trial.network)
         if trial.HasField("choices"):

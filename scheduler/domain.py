@@ -5,6 +5,7 @@ Protobuf messages appear as opaque values (specs, trials, outcomes). Nothing her
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import islice
 
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import object_pb2
@@ -143,6 +144,13 @@ class SearchRun:
     def trial_name(self, number: int) -> str:
         """Return the resource name of one of its trials."""
         return f"searches/{self.id}/trials/{number}"
+
+    def final_sources(self) -> list[int]:
+        """Return the trials that the final phase enlarges and trains: the best, or the last measured, newest first."""
+        if self.spec.final.pick != pb.FINAL_PICK_LAST:
+            return [number for _, number in self.leaders]
+        measured = (t.number for t in reversed(self.trials) if t.outcome == pb.TRIAL_OUTCOME_SUCCEEDED)
+        return list(islice((n for n in measured if not self.trials[n - 1].final), max(1, self.spec.final.top_k)))
 
 
 @dataclass(slots=True)

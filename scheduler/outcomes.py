@@ -104,7 +104,7 @@ def _check_generate(run: SearchRun, task: Task, result: pb.GenerateResult) -> pb
     if result.next_call.after_results < 0 or result.next_call.in_flight_below < 0:
         raise _invalid("generate.next_call", "must not be negative")
     final = task.ask is None or not task.ask.call
-    most = len(run.leaders) if final or task.ask is None else task.ask.count
+    most = len(run.final_sources()) if final or task.ask is None else task.ask.count
     if len(result.trials) > most or (final and len(result.trials) != most):
         raise _invalid("generate.trials", f"{len(result.trials)} proposals where {most} were asked for")
     checked = pb.GenerateResult()

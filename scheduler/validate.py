@@ -213,6 +213,7 @@ def _final_faults(full: pb.SearchSpec) -> Iterator[Fault]:
     final.train.CopyFrom(complete_train(train))
     final.evaluate.CopyFrom(evaluate_config.complete(evaluate))
     final.top_k, final.repeats = final.top_k or 1, final.repeats or 1
+    final.pick = final.pick or pb.FINAL_PICK_BEST
 
 
 def _scale_faults(full: pb.SearchSpec) -> Iterator[Fault]:

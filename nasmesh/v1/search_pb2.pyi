@@ -51,6 +51,34 @@ GOAL_MINIMIZE: Goal.ValueType  # 2
 """Smaller is better."""
 Global___Goal: _TypeAlias = Goal  # noqa: Y015
 
+class _FinalPick:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FinalPickEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinalPick.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FINAL_PICK_UNSPECIFIED: _FinalPick.ValueType  # 0
+    """Means BEST."""
+    FINAL_PICK_BEST: _FinalPick.ValueType  # 1
+    """The best by the first objective."""
+    FINAL_PICK_LAST: _FinalPick.ValueType  # 2
+    """The last that were measured: for algorithms that construct one network step by step, as NAC does, where short
+    trainings rank small networks above the finished one.
+    """
+
+class FinalPick(_FinalPick, metaclass=_FinalPickEnumTypeWrapper):
+    """Which networks of the search phase enter the final phase."""
+
+FINAL_PICK_UNSPECIFIED: FinalPick.ValueType  # 0
+"""Means BEST."""
+FINAL_PICK_BEST: FinalPick.ValueType  # 1
+"""The best by the first objective."""
+FINAL_PICK_LAST: FinalPick.ValueType  # 2
+"""The last that were measured: for algorithms that construct one network step by step, as NAC does, where short
+trainings rank small networks above the finished one.
+"""
+Global___FinalPick: _TypeAlias = FinalPick  # noqa: Y015
+
 class _SearchState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -481,10 +509,13 @@ class FinalPhase(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     REPEATS_FIELD_NUMBER: _builtins.int
     SCALE_UP_FIELD_NUMBER: _builtins.int
+    PICK_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
     """How many of the best networks are trained [1]."""
     repeats: _builtins.int
     """How many seeds each is trained with [1]."""
+    pick: Global___FinalPick.ValueType
+    """Which networks are taken [BEST]."""
     @_builtins.property
     def train(self) -> _training_pb2.TrainConfig:
         """How it is trained. Fields left out are taken from the search's train configuration."""
@@ -505,10 +536,11 @@ class FinalPhase(_message.Message):
         top_k: _builtins.int = ...,
         repeats: _builtins.int = ...,
         scale_up: Global___ScaleUp | None = ...,
+        pick: Global___FinalPick.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "scale_up", b"scale_up", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "repeats", b"repeats", "scale_up", b"scale_up", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "pick", b"pick", "repeats", b"repeats", "scale_up", b"scale_up", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

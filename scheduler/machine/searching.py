@@ -40,7 +40,7 @@ def record_proposals(work: Work, run: SearchRun, ask: Ask, result: dispatch_pb.G
 
 def record_final(work: Work, run: SearchRun, result: dispatch_pb.GenerateResult) -> None:
     """Record the enlarged networks: each is trained with every seed asked for."""
-    for (_, source), proposed in zip(run.leaders, result.trials, strict=True):
+    for source, proposed in zip(run.final_sources(), result.trials, strict=True):
         for repeat in range(max(1, run.spec.final.repeats)):
             trials.propose_final(work, run, proposed, source, repeat)
     trials.mark(work, run)

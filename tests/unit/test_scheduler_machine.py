@@ -9,83 +9,30 @@ from scheduler.domain import (
     AttemptLeased,
     AttemptLost,
     Booted,
-    Change,
     CheckpointReported,
     Event,
-    OutcomeReported,
     SearchCancelled,
     SearchCreated,
-    SearchExpired,
     SearchState,
-    State,
     TaskState,
 )
-from scheduler.effects import Closed, Effect, Granted, IllegalTransitionError, Queued, Revoked
+from scheduler.effects import Closed, Granted, IllegalTransitionError, Queued, Revoked
 from scheduler.machine import apply
 from scheduler.machine.tasks import LOSSES, TRANSITIONS, Trigger
-from scheduler.outcomes import complete_train
 from tests.builders import scheduling as make
-
-
-class Play:
-    """Feeds facts to the machine and checks the invariants after each."""
-
-    def __init__(self, spec: pb.SearchSpec | None = None) -> None:
-        self.state = State()
-        self.time_us = 0
-        self.uptime_s = 0.0
-        self.tell(Booted(1))
-        if spec is not None:
-            self.tell(SearchCreated("s", spec))
-
-    def tell(self, change: Change) -> list[Effect]:
-        self.time_us += 1
-        before, epoch = invariants.remember(self.state), self.state.epoch
-        effects = apply(self.state, Event(self.time_us, self.uptime_s, change))
-        invariants.check(self.state)
-        invariants.check_step(before, epoch, self.state)
-        return effects
-
-    def report(self, task: str, **result: object) -> list[Effect]:
-        attempt = self.state.tasks[task].current()
-        token = dispatch_pb.AttemptToken(task=task, attempt=attempt.number, epoch=attempt.epoch)
-        outcome = dispatch_pb.AttemptOutcome(token=token, **result)  # type: ignore[arg-type]
-        return self.tell(OutcomeReported(outcome, b"digest"))
-
-    def do(self, task: str, **result: object) -> list[Effect]:
-        self.tell(AttemptLeased(task, "agents/a"))
-        return self.report(task, **result)
-
-    def propose(self, count: int, call: int = 1, **more: object) -> list[Effect]:
-        result = dispatch_pb.GenerateResult(state=str(call).encode(), **more)  # type: ignore[arg-type]
-        for index in range(count):
-            result.trials.add(network=make.make_network(f"{call} {index}"))
-        return self.do(f"s-g{call}", generate=result)
-
-    def score(self, number: int, accuracy: float) -> list[Effect]:
-        token = dispatch_pb.AttemptToken()
-        lease = dispatch_pb.Lease(token=token, trial=f"searches/s/trials/{number}")
-        self.do(f"s-t{number}-train", train=make.train_result(lease))
-        trial = self.run.trials[number - 1]
-        lease.evaluate.config.CopyFrom(trial.evaluate)
-        return self.do(f"s-t{number}-evaluate", evaluate=make.evaluate_result(lease, accuracy))
-
-    @property
-    def run(self):  # type: ignore[no-untyped-def]
-        return self.state.searches["s"]
-
-
-def spec(**more: object) -> pb.SearchSpec:
-    result = make.make_spec(**more)  # type: ignore[arg-type]
-    result.train.CopyFrom(complete_train(result.train))
-    result.evaluate.split = 2
-    if result.HasField("final"):
-        result.final.evaluate.split = 3
-    return result
-
-
-def failure(*, retryable: bool = True, counted: bool = True) -> pb.Failure:
-    return pb.Failure(reason="CHILD_CRASHED", message="why", retryable=retryable, counted=counted)
+from tests.builders.scheduler_play import (
+    Play,
+    failure,
+    spec,
+    spoil_counts,
+    spoil_end,
+    spoil_epoch,
+    spoil_idle,
+    spoil_open_attempt,
+    spoil_parent,
+    spoil_quarantine,
+    spoil_two_outcomes,
+)
 
 
 def test_search_when_created_then_one_generate_task_waits() -> None:
@@ -194,35 +141,6 @@ def test_budget_when_device_time_is_used_then_the_phase_ends() -> None:
     play.score(1, 0.5)
     assert play.run.state is SearchState.SUCCEEDED
     assert "max_device_time_s" in play.run.reason
-
-
-def test_wall_time_when_used_up_then_finals_still_run() -> None:
-    asked = spec(max_trials=8, parallelism=2, final=True)
-    asked.budget.max_wall_time_s = 10.0
-    play = Play(asked)
-    play.propose(2)
-    play.score(1, 0.5)
-    play.uptime_s = 12.0
-    play.tell(SearchExpired("s"))
-    assert play.run.state is SearchState.FINALIZING
-    assert play.run.trials[1].outcome == pb.TRIAL_OUTCOME_STOPPED
-    with pytest.raises(IllegalTransitionError, match="search phase only"):
-        Play.tell(play, SearchExpired("s"))
-
-
-def test_final_when_scored_then_succeeded_and_when_all_fail_then_failed() -> None:
-    for fails in (False, True):
-        play = Play(spec(max_trials=1, parallelism=1, final=True))
-        play.propose(1)
-        play.score(1, 0.5)
-        assert play.run.state is SearchState.FINALIZING
-        play.do("s-final", generate=dispatch_pb.GenerateResult(trials=[{"network": make.make_network("big")}]))
-        if fails:
-            play.do("s-t2-train", failure=failure(retryable=False))
-        else:
-            play.score(2, 0.8)
-        assert play.run.state is (SearchState.FAILED if fails else SearchState.SUCCEEDED)
-        assert list(play.run.trials[1].parents) == ["searches/s/trials/1"]
 
 
 def test_task_when_three_counted_attempts_fail_then_quarantined_with_three_reasons() -> None:
@@ -337,38 +255,6 @@ def test_every_pair_when_not_in_the_table_then_illegal_with_the_story() -> None:
 def test_epoch_when_it_does_not_grow_then_illegal() -> None:
     with pytest.raises(IllegalTransitionError, match="epoch"):
         Play().tell(Booted(1))
-
-
-def spoil_two_outcomes(state: State) -> None:
-    state.searches["s"].results.append(1)
-
-
-def spoil_open_attempt(state: State) -> None:
-    state.tasks["s-t1-train"].attempts[0].ended = True
-
-
-def spoil_counts(state: State) -> None:
-    state.searches["s"].active += 1
-
-
-def spoil_quarantine(state: State) -> None:
-    state.tasks["s-t1-train"].counted = 3
-
-
-def spoil_epoch(state: State) -> None:
-    state.tasks["s-t1-train"].attempts[0].epoch = 9
-
-
-def spoil_parent(state: State) -> None:
-    state.searches["s"].trials[0].parents.append("searches/s/trials/5")
-
-
-def spoil_end(state: State) -> None:
-    state.searches["s"].state = SearchState.FAILED
-
-
-def spoil_idle(state: State) -> None:
-    state.searches["s"].open_tasks.clear()
 
 
 @pytest.mark.parametrize(
