@@ -6,12 +6,15 @@ import sys
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # before gRPC is imported: children are spawned, never forked
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its warnings about lost connections are no concern of a person
 
-import typer
+from clients.cli.loading import quiet_interrupts
 
-from clients.cli import failures
-from clients.cli.commands import mesh, network, search, serve, things
-from nasmesh.errors import Invalid, NasmeshError
-from nasmesh.settings import read_settings
+with quiet_interrupts():
+    import typer
+
+    from clients.cli import failures
+    from clients.cli.commands import mesh, network, search, serve, things
+    from nasmesh.errors import Invalid, NasmeshError
+    from nasmesh.settings import read_settings
 
 # Typer carries click within it from 0.2x on; this is ClickException, the root of its usage errors, either way.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]

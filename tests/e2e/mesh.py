@@ -162,6 +162,11 @@ class Mesh:
         self._running.clear()
         kill_all(list(self._seen.values()))
 
+    @property
+    def running(self) -> set[str]:
+        """Return the names of the programs that run, as far as this mesh started them."""
+        return set(self._running)
+
     def logs(self) -> str:
         """Return the ends of all logs."""
         parts = []
