@@ -28,7 +28,8 @@ class Session(Protocol):
 class AgentEntry:
     """One agent.
 
-    `free` is what it last said it can take, less what it was given since; `held` and `used` are what it holds.
+    `free` is what it last said it can take, less what it was given since; `held` and `used` are what it holds. The
+    latter follow from the state; `free` does not, so that whoever gives and takes back must keep it right.
     """
 
     name: str
@@ -97,7 +98,6 @@ class Agents:
         entry = self._entries.get(name)
         if entry is not None:
             entry.used[kind] = entry.used.get(kind, 0) + 1
-            entry.free[kind] = max(0, entry.free.get(kind, 0) - 1)
 
     def release(self, name: str, task: str) -> AgentEntry | None:
         """Book the end of an attempt; returns the agent, if it is known."""

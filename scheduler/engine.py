@@ -28,6 +28,7 @@ from scheduler.domain import (
     SearchState,
     State,
     Task,
+    TaskKind,
 )
 from scheduler.effects import Changed, Closed, Effect, Granted, IllegalTransitionError, Queued, Revoked
 from scheduler.journal import codec
@@ -65,6 +66,7 @@ class Step:
     answers: dict[str, Answer] = field(default_factory=dict)
     outbox: list[tuple[Session, dispatch_pb.WorkResponse]] = field(default_factory=list)
     news: list[News] = field(default_factory=list)
+    given: list[tuple[AgentEntry, TaskKind]] = field(default_factory=list)
     batch: Batch | None = None
 
 
@@ -167,6 +169,8 @@ class Engine:
         _log.error("journal_refused", reason=error.reason, events=len(step.events), commands=len(step.results))
         self._refused = (error, self.clock.monotonic() + RETRY_JOURNAL_S)
         step.results[:] = [error] * len(step.results)
+        for entry, kind in step.given:  # no agent has heard of these leases, so none will say again that it has room
+            entry.free[kind] = entry.free.get(kind, 0) + 1
         self._load()
 
     def next_deadline(self) -> float:
@@ -245,6 +249,8 @@ class Engine:
     def _granted(self, task: Task) -> None:
         entry = self.work.granted(task, self.clock.monotonic())
         if entry is not None:
+            entry.free[task.kind] = max(0, entry.free.get(task.kind, 0) - 1)
+            self._step.given.append((entry, task.kind))
             self.send(entry.session, dispatch_pb.WorkResponse(lease=convert.lease_message(self.state, task)))
 
     def _revoked(self, effect: Revoked) -> None:

@@ -67,7 +67,9 @@ class Mesh:
             raise
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        if kind is not None:
+            sys.stderr.write(self.logs())  # pytest shows it with the failure
         self.close()
 
     # --- one program --------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ SPECS: dict[str, tuple[list[str], int, list[str]]] = {
     "no space": (["space={}"], 2, ["space", "envelope, chain or fixed"]),
     "unknown field": (["train.epoch=1"], 2, ["train.epoch", "epochs"]),
     "wrong enum value": (["objectives.0.goal=UP"], 2, ["objectives", "goal"]),
-    "fraction above one": (["train.dataFraction=1.5", "final={}"], 2, ["train.data_fraction", "(0, 1]"]),
+    "fraction above one": (["train.dataFraction=2", "final.train.dataFraction=1"], 2, ["train.data_fraction", "(0, 1]"]),
 }  # fmt: skip
 
 FILES: dict[str, tuple[str | None, list[str]]] = {
@@ -129,12 +129,9 @@ def test_port_in_use(mesh: Mesh, tmp_path: Path) -> None:
 
 def fixed(object: object_pb2.ObjectRef) -> str:
     """Return a specification of the one network that is this object."""
-    space = f'space: {{ fixed: {{ object: {{ key: "{object.key}", sha256: "{object.sha256}", sizeBytes: {object.size_bytes} }} }} }}\n'
-    return (
-        TINY.replace("generators/random", "generators/fixed")
-        .replace(SPACE, space)
-        .replace("maxTrials: 3", "maxTrials: 1")
-    )
+    ref = f'{{ key: "{object.key}", sha256: "{object.sha256}", sizeBytes: {object.size_bytes} }}'
+    one = TINY.replace("generators/random", "generators/fixed").replace("maxTrials: 3", "maxTrials: 1")
+    return one.replace(SPACE, f"space: {{ fixed: {{ object: {ref} }} }}\n")
 
 
 def ended(mesh: Mesh, path: Path, text: str) -> tuple[Finished, search_pb2.Search]:
@@ -264,11 +261,11 @@ def _watch_to_the_end(client: Client, name: str) -> list[pb.WatchSearchResponse]
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one megabyte."""
+    """A disk of sixteen megabytes: the journal's log is cut back at four."""
     path = tmp_path / "disk"
     path.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(path)], capture_output=True, text=True
     )
     if mounted.returncode:
         pytest.skip(f"a disk that is full needs the right to mount one: {mounted.stderr.strip()}")
@@ -281,7 +278,7 @@ def fill(path: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     try:
         while True:
-            os.write(descriptor, b"x" * 512)
+            os.write(descriptor, b"x" * 4096)
     except OSError:
         return
     finally:

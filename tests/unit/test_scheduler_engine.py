@@ -138,6 +138,28 @@ def test_disk_when_full_then_state_is_as_before_and_work_goes_on_later() -> None
     assert world.engine.state.tasks[lease.token.task].state is TaskState.SUCCEEDED
 
 
+def test_lease_when_its_commit_fails_then_the_agent_that_never_heard_of_it_gets_another() -> None:
+    world, agent = calm_world()
+    world.disk.full = True
+    refused = world.engine.execute([partial(world.searches.create, create_request("s"))])
+    assert isinstance(refused[0], Unavailable)
+    world.disk.full = False
+    world.clock.advance(1.1)
+    world.step(partial(world.searches.create, create_request("s")))
+    world.deliver(agent)
+    assert lease_of(agent).token.task.startswith("s-")
+
+
+def test_room_when_a_commit_fails_then_running_attempts_do_not_take_it_twice() -> None:
+    world, agent = calm_world()
+    train_lease(world, agent)
+    assert agent.entry is not None
+    before = dict(agent.entry.free)
+    world.disk.full = True
+    world.engine.execute([partial(world.searches.create, create_request("t"))])
+    assert agent.entry.free == before
+
+
 def test_watchers_when_a_commit_fails_then_they_hear_of_nothing() -> None:
     world, agent = calm_world()
     train_lease(world, agent)
