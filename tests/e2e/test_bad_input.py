@@ -40,7 +40,7 @@ SPECS: dict[str, tuple[list[str], int, list[str]]] = {
     "no space": (["space={}"], 2, ["space", "envelope, chain or fixed"]),
     "unknown field": (["train.epoch=1"], 2, ["train.epoch", "epochs"]),
     "wrong enum value": (["objectives.0.goal=UP"], 2, ["objectives", "goal"]),
-    "fraction above one": (["train.dataFraction=2", "final.train.dataFraction=1"], 2, ["train.data_fraction", "(0, 1]"]),
+    "fraction above one": (["train.dataFraction=2", "final.train.dataFraction=1"], 2, ["train.data_fraction"]),
 }  # fmt: skip
 
 FILES: dict[str, tuple[str | None, list[str]]] = {

@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -19,7 +21,6 @@ from nasmesh.v1 import (
 from tests.e2e.mesh import GRPCURL, ROOT, Mesh
 
 PAGE = ROOT / "docs" / "grpcurl.md"
-PORTS = {"scheduler": 7400, "generate": 7401, "train": 7402, "evaluate": 7403}
 SERVED = {
     "scheduler": (scheduler_service_pb2, dispatch_service_pb2),
     "generate": (generate_service_pb2,),
@@ -52,7 +53,7 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def messages(text: str) -> list[dict[str, object]]:
+def messages(text: str) -> list[dict[str, Any]]:
     """Return the JSON objects that grpcurl printed one after the other, other lines left out."""
     decoder, found, at = json.JSONDecoder(), [], 0
     for match in re.finditer(r"^\{", text, re.MULTILINE):
@@ -62,35 +63,37 @@ def messages(text: str) -> list[dict[str, object]]:
     return found
 
 
-def test_every_command_of_the_page_runs(mesh: Mesh) -> None:
-    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+def test_every_command_of_the_page_runs(mesh: Mesh, tmp_path: Path) -> None:
+    page = PAGE.read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 6
-    script = "\n".join(blocks)
-    for program, port in PORTS.items():
-        assert f"127.0.0.1:{port}" in script, f"the page never calls {program}"
-        script = script.replace(f"127.0.0.1:{port}", mesh.addresses[program])
+    variables = {"SCHEDULER": mesh.addresses["scheduler"], "TRAIN": mesh.addresses["train"]}
+    assert all(f"{name}=127.0.0.1:74" in page for name in variables), "the page says what the variables are"
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        env={**mesh.environment(), "PATH": f"{GRPCURL.parent}:{os.environ['PATH']}"},
+        ["bash", "-euo", "pipefail", "-c", "\n".join(blocks)],
+        env={**mesh.environment(), **variables, "PATH": f"{GRPCURL.parent}:{os.environ['PATH']}"},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr + done.stdout[-3000:]
-    assert done.stderr == ""
+    # The one error on the page is the one that it shows.
+    assert re.findall(r"Code: (\w+)", done.stderr) == ["NotFound"]
+    assert "SEARCH_UNKNOWN" in done.stderr
     printed = messages(done.stdout)
-    states = [message["search"]["state"] for message in printed if "state" in message.get("search", {})]
-    assert states.count("SEARCH_STATE_SUCCEEDED") == 2, "the watched search and its GetSearch"
-    assert "SEARCH_STATE_CANCELLED" in states
-    finals = [message["trials"] for message in printed if "trials" in message]
-    assert [trial["outcome"] for trial in finals[0]] == ["TRIAL_OUTCOME_SUCCEEDED"]
-    trained = [message["training"] for message in printed if "training" in message][-1]
-    assert trained["state"] == "JOB_STATE_SUCCEEDED"
-    assert trained["result"]["model"]["key"].startswith("checkpoints/sha256/")
-    scored = [message["evaluation"] for message in printed if "evaluation" in message][-1]
-    assert {"accuracy", "loss"} <= {measurement["metric"] for measurement in scored["result"]["measurements"]}
-    proposals = [message["proposals"] for message in printed if "proposals" in message][-1]
-    assert len(proposals) == 2
+    searches = {message["search"]["name"]: message["search"]["state"] for message in printed if "search" in message}
+    assert searches == {
+        "searches/by-hand": "SEARCH_STATE_SUCCEEDED",
+        "searches/by-hand-long": "SEARCH_STATE_CANCELLED",
+    }
+    cancelled = next(message["searches"] for message in printed if "searches" in message)
+    assert [search["name"] for search in cancelled] == ["searches/by-hand-long"]
+    trainings = [message["training"] for message in printed if "training" in message]
+    done_ones = [training for training in trainings if training["state"] == "JOB_STATE_SUCCEEDED"]
+    assert done_ones[-1]["trainingId"] == "by-hand"
+    assert done_ones[-1]["result"]["model"]["key"].startswith("checkpoints/sha256/")
+    assert (trainings[-1]["trainingId"], trainings[-1]["state"]) == ("by-hand-long", "JOB_STATE_CANCELLED")
 
 
 @pytest.mark.parametrize("program", SERVED)
