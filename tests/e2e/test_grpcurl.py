@@ -91,9 +91,9 @@ def test_every_command_of_the_page_runs(mesh: Mesh, tmp_path: Path) -> None:
     assert [search["name"] for search in cancelled] == ["searches/by-hand-long"]
     trainings = [message["training"] for message in printed if "training" in message]
     done_ones = [training for training in trainings if training["state"] == "JOB_STATE_SUCCEEDED"]
-    assert done_ones[-1]["trainingId"] == "by-hand"
+    assert done_ones[-1]["training_id"] == "by-hand"
     assert done_ones[-1]["result"]["model"]["key"].startswith("checkpoints/sha256/")
-    assert (trainings[-1]["trainingId"], trainings[-1]["state"]) == ("by-hand-long", "JOB_STATE_CANCELLED")
+    assert (trainings[-1]["training_id"], trainings[-1]["state"]) == ("by-hand-long", "JOB_STATE_CANCELLED")
 
 
 @pytest.mark.parametrize("program", SERVED)
