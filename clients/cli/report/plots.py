@@ -72,8 +72,8 @@ def _draw_stages(axis: "Axes", trials: Sequence[Trial], places: Sequence[int], w
             color=_COLOURS[index % len(_COLOURS)],
             marker=_MARKERS[index % len(_MARKERS)],
             label=name,
-            linewidth=1.0 + 1.5 * weight,
-            markersize=4.0 + 2.5 * weight,
+            linewidth=0.7 + 0.9 * weight,
+            markersize=3.5 + 1.6 * weight,
         )
     axis.set_title("live branches" if what == "branches" else "cells", loc="left", fontsize=10)
     axis.set_ylim(bottom=0)
