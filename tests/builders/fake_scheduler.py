@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from nasmesh.client import read_spec
 from nasmesh.errors import Conflict, NotFound, Stale, Unavailable
 from nasmesh.model.lower import lower
+from nasmesh.rpc.call import caller_waits
 from nasmesh.rpc.server import RunningServer, Service, serve_threads
 from nasmesh.store.keys import ObjectKind, object_ref
 from nasmesh.v1 import measurement_pb2, scheduler_service_pb2_grpc, search_pb2
@@ -207,7 +208,7 @@ class FakeScheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         self._serve("WatchSearch")
         self._find(request.name)
         position, sent = 0, 0
-        while True:
+        while caller_waits():
             with self.changed:
                 history = self.history[request.name]
                 if position >= len(history):
