@@ -1,6 +1,6 @@
 """How long a scheduler takes from its start until it serves, what it weighs, and how long its modules take to load.
 
-Processes as a person starts them: a fresh home with an SQLite journal on this disk, the port file as the sign of serving.
+Processes as a person starts them: a fresh home, an SQLite journal on this disk, the port file as the sign of serving.
 """
 
 import argparse

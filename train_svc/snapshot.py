@@ -1,12 +1,12 @@
 """A training as one ONNX checkpoint, and back: bit-exact in the middle of an epoch.
 
-Besides the weights it holds the optimiser's tensors, averages, observers' sums and a few scalars. Random state is
-stored for readers of the format: all chance here is a function of seed, epoch and step.
+Besides the weights it holds the optimiser's tensors, averages, observers' sums and a few scalars. It holds no random
+state: all chance here is a function of seed, epoch and step, while the state of torch's own generator tells what else
+this process has done, so that two checkpoints of one training would differ.
 """
 
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from nasmesh.model.engine.checkpoint import Checkpoint, Json, save_checkpoint
@@ -21,7 +21,7 @@ def save(training: Training, *, elapsed_s: float) -> bytes:
         training.model,
         training.module.state_dict(),
         optimizer_state=_tensors(training),
-        rng=torch.get_rng_state(),
+        rng=None,
         scalars={
             "version": SNAPSHOT_VERSION,
             "identity": training.identity,

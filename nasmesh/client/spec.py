@@ -49,14 +49,19 @@ def read_spec(path: Path, overrides: Sequence[str] = ()) -> search_pb2.SearchSpe
         raise Invalid("SPEC_UNREADABLE", f"{path}: cannot be read ({error.strerror}); give a YAML file") from error
     if len(content) > SPEC_BYTES:
         raise Invalid("SPEC_MALFORMED", f"{path}: {len(content)} bytes are no specification; at most {SPEC_BYTES}")
-    return parse_spec(content, overrides)
+    return parse_spec(content, overrides, source=str(path))
 
 
-def parse_spec(content: bytes | str, overrides: Sequence[str] = ()) -> search_pb2.SearchSpec:
-    """Return the specification in YAML text, with "path=value" overrides applied; raises Invalid as read_spec does."""
-    document = _load_yaml(content)
+def parse_spec(
+    content: bytes | str, overrides: Sequence[str] = (), *, source: str = "the specification"
+) -> search_pb2.SearchSpec:
+    """Return the specification in YAML text, with "path=value" overrides applied; raises Invalid as read_spec does.
+
+    `source` says in errors what the text is.
+    """
+    document = _load_yaml(content, source)
     if not isinstance(document, dict):
-        raise Invalid("SPEC_MALFORMED", "the specification is not a mapping of fields; see examples/digits.yaml")
+        raise Invalid("SPEC_MALFORMED", f"{source}: is not a mapping of fields; see examples/digits.yaml")
     root = search_pb2.SearchSpec.DESCRIPTOR
     for override in overrides:
         apply_override(document, root, override)
@@ -67,14 +72,14 @@ def parse_spec(content: bytes | str, overrides: Sequence[str] = ()) -> search_pb
         raise Invalid("SPEC_MALFORMED", f"the specification cannot be read: {str(error)[:300]}") from error
 
 
-def _load_yaml(content: bytes | str) -> object:
+def _load_yaml(content: bytes | str, source: str) -> object:
     try:
         return _Loader(content).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        where = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
         problem = getattr(error, "problem", None) or "is no YAML text"
-        raise Invalid("SPEC_MALFORMED", f"{where}{problem}") from error
+        raise Invalid("SPEC_MALFORMED", f"{where}: {problem}") from error
 
 
 def apply_override(document: dict[object, object], root: Descriptor, override: str) -> None:
@@ -83,7 +88,7 @@ def apply_override(document: dict[object, object], root: Descriptor, override: s
     parts = path.strip().split(".")
     if not equals or not all(parts):
         raise Invalid("OVERRIDE_INVALID", f"--set {override!r}: write path.to.field=value", field=path)
-    value = _load_yaml(text) if text.strip() else ""
+    value = _load_yaml(text, path) if text.strip() else ""
     here: object = document
     descriptor: Descriptor | None = root
     for depth, part in enumerate(parts):

@@ -74,11 +74,9 @@ def describe(name: str, *, field: str = "data.dataset") -> DatasetInfo:
     if identifier in DATASETS:
         return DATASETS[identifier]
     close = difflib.get_close_matches(identifier, DATASETS, n=1)
-    hint = f"; did you mean datasets/{close[0]}?" if close else ""
+    hint = f"; did you mean datasets/{close[0]}? Known" if close else "; known"
     known = ", ".join(f"datasets/{key}" for key in sorted(DATASETS))
-    raise NotFound(
-        "DATASET_UNKNOWN", f"{field}: there is no data set {identifier[:80]!r}{hint} Known: {known}", field=field
-    )
+    raise NotFound("DATASET_UNKNOWN", f"{field}: there is no data set {identifier[:80]!r}{hint}: {known}", field=field)
 
 
 def complete(spec: pb.DatasetSpec) -> pb.DatasetSpec:

@@ -45,11 +45,11 @@ SPECS: dict[str, tuple[list[str], int, list[str]]] = {
 
 FILES: dict[str, tuple[str | None, list[str]]] = {
     "missing file": (None, ["spec.yaml", "cannot be read", "give a YAML file"]),
-    "bad YAML": ("data: [unclosed", ["line 1"]),
-    "not a mapping": ("- 1", ["not a mapping", "examples/"]),
-    "empty file": ("", ["not a mapping", "examples/"]),
-    "no text": ("\x00\x01", ["no YAML text"]),
-    "code in YAML": ('seed: !!python/object/apply:os.system ["true"]', ["line 1", "tag"]),
+    "bad YAML": ("data: [unclosed", ["spec.yaml, line 1"]),
+    "not a mapping": ("- 1", ["spec.yaml: is not a mapping", "examples/"]),
+    "empty file": ("", ["spec.yaml: is not a mapping", "examples/"]),
+    "no text": ("\x00\x01", ["spec.yaml: is no YAML text"]),
+    "code in YAML": ('seed: !!python/object/apply:os.system ["true"]', ["spec.yaml, line 1", "tag"]),
     "a field twice": (TINY + "seed: 2\n", ["seed"]),
 }
 
