@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from evaluate_svc import latency
 from evaluate_svc.scores import Scores
@@ -18,6 +16,7 @@ from nasmesh.data.preprocessing import Preprocessing, from_metadata
 from nasmesh.errors import Invalid, Rejected
 from nasmesh.host import cpu_model
 from nasmesh.jobs.context import JobContext
+from nasmesh.model import runtime
 from nasmesh.model.admission import Admitted, admit
 from nasmesh.model.weights import has_weights
 from nasmesh.settings import read_settings
@@ -27,15 +26,6 @@ from nasmesh.v1 import evaluate_service_pb2 as pb
 from nasmesh.v1 import evaluation_pb2, measurement_pb2
 
 MARK_INTERVAL_S = 0.25
-# Everything that onnxruntime raises for a model that it cannot load or run; they share no base of their own.
-_ENGINE_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 
 
 def run(request: bytes, context: JobContext) -> bytes:
@@ -71,7 +61,7 @@ def evaluate(
         device_time_s=clock.monotonic() - begin,
         data_digest=splits.digest,
         environment={
-            "onnxruntime": onnxruntime.__version__,
+            "onnxruntime": runtime.VERSION,
             "onnx": onnx.__version__,
             "device": "cpu",
             "cpu": cpu_model(),
@@ -84,7 +74,7 @@ def evaluate(
 class Subject:
     """A network ready to run."""
 
-    session: onnxruntime.InferenceSession
+    session: runtime.InferenceSession
     preprocessing: Preprocessing
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -92,7 +82,7 @@ class Subject:
         name = self.session.get_inputs()[0].name
         try:
             output: NDArray[np.float32] = self.session.run(None, {name: batch})[0]
-        except _ENGINE_ERRORS as error:
+        except runtime.ENGINE_ERRORS as error:
             raise _not_runnable(error) from error
         return output
 
@@ -101,13 +91,9 @@ def _open(content: bytes, admitted: Admitted, splits: Splits, threads: int) -> S
     """Return the network in onnxruntime; raises Rejected where it has no weights, cannot run, or fits no such data."""
     if not has_weights(admitted.model):
         raise Rejected("NETWORK_WEIGHTLESS", "model: the object has no weights; train it first", field="model")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except _ENGINE_ERRORS as error:
+        session = runtime.open_session(content, threads=threads)
+    except runtime.ENGINE_ERRORS as error:
         raise _not_runnable(error) from error
     entries = {entry.key: entry.value for entry in admitted.model.metadata_props}
     subject = Subject(session, from_metadata(entries, channels=splits.images.shape[1]))
@@ -184,5 +170,5 @@ def warm() -> None:
     y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "warm", [x], [y])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = runtime.open_session(model.SerializeToString())
     session.run(None, {"x": np.zeros(1, dtype=np.float32)})

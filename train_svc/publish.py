@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
 from nasmesh.errors import Invalid
+from nasmesh.model import runtime
 from nasmesh.model.encode import to_bytes
 from nasmesh.model.engine.checkpoint import write_back
 from nasmesh.model.weights import strip_training
@@ -46,7 +46,7 @@ def _largest_difference(training: Training, content: bytes) -> float:
     with torch.no_grad():
         ours = training.module(training.choice.arrange(torch.from_numpy(batch).to(training.device)))
     expected = ours.float().cpu().numpy()
-    session = _session(content)
+    session = runtime.open_session(content)
     served = session.run(None, {session.get_inputs()[0].name: batch})[0]
     if not (np.isfinite(expected).all() and np.isfinite(served).all()):
         raise Invalid("NETWORK_DIVERGED", "the trained network's outputs are not finite; lower the learning rate")
@@ -56,13 +56,6 @@ def _largest_difference(training: Training, content: bytes) -> float:
     return difference
 
 
-def _session(content: bytes) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
 def engine_versions() -> dict[str, str]:
     """Return the versions of what computed, for the result's environment."""
-    return {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__}
+    return {"torch": torch.__version__, "onnxruntime": runtime.VERSION, "onnx": onnx.__version__}

@@ -68,10 +68,11 @@ def _check_with_onnx(content: bytes) -> str:
 
 def _check_with_runtime(content: bytes) -> tuple[ModelFacts, str]:
     import numpy as np
-    import onnxruntime
+
+    from nasmesh.model import runtime
 
     try:
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        session = runtime.open_session(content)
         first, output = session.get_inputs()[0], session.get_outputs()[0]
         dims = tuple(int(dim) for dim in first.shape[1:])
         result = np.asarray(session.run([output.name], {first.name: np.zeros((_BATCH, *dims), np.float32)})[0])
@@ -80,9 +81,7 @@ def _check_with_runtime(content: bytes) -> tuple[ModelFacts, str]:
     if result.shape[0] != _BATCH or not bool(np.isfinite(result).all()):
         raise _unverified(f"a batch of {_BATCH} gave {result.shape} with numbers that are not finite or missing")
     shape = "x".join(str(size) for size in result.shape)
-    sentence = (
-        f"onnxruntime {onnxruntime.__version__} loads it and ran a batch of {_BATCH} (output {shape}, all finite)"
-    )
+    sentence = f"onnxruntime {runtime.VERSION} loads it and ran a batch of {_BATCH} (output {shape}, all finite)"
     return _facts(session.get_modelmeta().custom_metadata_map, first.name, output.name, dims), sentence
 
 
