@@ -21,6 +21,29 @@ def padded_conv(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, 
     return _CONV[len(begin) - 1](x, weight, bias, window.stride, begin, window.dilation, groups)
 
 
+def reaching_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...], groups: int) -> Tensor:
+    """Convolve at stride 1 with padding that keeps the size, by the part of the kernel that can reach the input.
+
+    A 7x7 kernel on 2x2 positions meets data with its inner 3x3 only; the rest multiplies padding. oneDNN computes it
+    all the same. The unused weights get the zero gradient that is theirs.
+    """
+    reach = tuple(min(half, size - 1) for half, size in zip(padding, x.shape[2:], strict=True))
+    if reach != padding:
+        for axis, (half, used) in enumerate(zip(padding, reach, strict=True), start=2):
+            weight = weight.narrow(axis, half - used, 2 * used + 1)
+    return _CONV[len(padding) - 1](x, weight, bias, 1, reach, 1, groups)
+
+
+def _keeps_size(window: Window) -> bool:
+    """Say whether a symmetric window has stride 1, no dilation and half its odd kernel as padding, above 3 wide."""
+    plain = all(step == 1 for step in (*window.stride, *window.dilation))
+    return (
+        plain
+        and max(window.kernel) > 3
+        and all(k == 2 * p + 1 for k, p in zip(window.kernel, window.begin, strict=True))
+    )
+
+
 def _kernel(operator: Operator) -> tuple[int, ...] | None:
     shape = operator.shape(1)
     return None if shape is None else shape[2:]
@@ -32,6 +55,8 @@ def _conv(operator: Operator) -> fx.Node:
     x, weight, bias = operator.tensor(0), operator.tensor(1), operator.optional(2)
     if not window.symmetric:
         return operator.call(padded_conv, x, weight, bias, window, groups)
+    if _keeps_size(window):
+        return operator.call(reaching_conv, x, weight, bias, window.begin, groups)
     function = _CONV[len(window.kernel) - 1]
     return operator.call(function, x, weight, bias, window.stride, window.begin, window.dilation, groups)
 
