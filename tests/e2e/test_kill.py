@@ -30,7 +30,7 @@ class Result:
 
 Results = dict[int, Result]
 # Long enough that a kill lands in the middle of a training, with checkpoints to resume from.
-EPOCHS = 12
+EPOCHS = 20
 
 
 def create(mesh: Mesh, search_id: str) -> None:
@@ -91,16 +91,19 @@ def in_phase(phase: search_pb2.TrialPhase.ValueType, number: int) -> Callable[[C
 
 
 def trains(number: int) -> Callable[[Change], bool]:
-    """Accept a progress mark of a training that is under way."""
-    return lambda change: change.progress.trial.endswith(f"/trials/{number}") and change.progress.train.step > 0
+    """Accept a progress mark of a training that is under way; its end, where it was over before its first mark."""
+    over = in_phase(search_pb2.TRIAL_PHASE_EVALUATE_QUEUED, number)
+    return lambda change: (
+        over(change) or (change.progress.trial.endswith(f"/trials/{number}") and change.progress.train.step > 0)
+    )
 
 
 MOMENTS: dict[str, tuple[str, Callable[[Change], bool]]] = {
-    "scheduler while a network trains": ("scheduler", in_phase(search_pb2.TRIAL_PHASE_TRAINING, 1)),
+    "scheduler while a network trains": ("scheduler", trains(1)),
     "scheduler in the final phase": ("scheduler", in_phase(search_pb2.TRIAL_PHASE_TRAINING, 3)),
     "generate before the first network": ("generate", lambda change: change.HasField("search")),
     "generate between two calls": ("generate", in_phase(search_pb2.TRIAL_PHASE_EVALUATING, 1)),
-    "train while a network trains": ("train", in_phase(search_pb2.TRIAL_PHASE_TRAINING, 2)),
+    "train while a network trains": ("train", trains(2)),
     "evaluate while a network is scored": ("evaluate", in_phase(search_pb2.TRIAL_PHASE_EVALUATING, 1)),
     "evaluate at the one score on the test split": ("evaluate", in_phase(search_pb2.TRIAL_PHASE_EVALUATING, 3)),
 }
