@@ -2,13 +2,13 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nasmesh.errors import Compacted, Conflict, Invalid, NasmeshError, NotFound, Stale, Unavailable
+from nasmesh.errors import Conflict, Invalid, NotFound, Stale, Unavailable
 from nasmesh.rpc.channel import errors_from_rpc
 from nasmesh.store.keys import ObjectKind
 from nasmesh.store.memory import MemoryStore
@@ -16,20 +16,8 @@ from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import measurement_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from tests.builders import scheduling as make
+from tests.builders.scheduler_calls import SUCCEEDED, go, refused
 from tests.builders.scheduler_server import client, create, ended, running, scripted, trials_of, working
-
-SUCCEEDED = search_pb2.SEARCH_STATE_SUCCEEDED
-
-
-def go(body: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(body, 60))
-
-
-async def refused(call: Any, kind: type[NasmeshError]) -> Any:
-    """Return the error that a call is refused with."""
-    with pytest.raises(kind) as caught, errors_from_rpc():
-        await call
-    return caught.value
 
 
 def test_search_when_run_to_its_end_then_final_trial_is_scored_once_on_test() -> None:
@@ -126,80 +114,6 @@ def test_restart_when_in_the_middle_then_the_search_goes_on_to_the_same_results(
             assert search.trials.succeeded == 7
             numbers = [trial.number for trial in await trials_of(stub, "searches/s")]
             assert numbers == list(range(1, 8))
-
-    go(body())
-
-
-def test_watch_when_joined_late_or_again_then_no_change_is_missed_or_doubled() -> None:
-    async def body() -> None:
-        async with running() as scheduler, client(scheduler.address) as stub, working(scheduler.address):
-            await create(stub, make.make_spec(max_trials=4), search_id="s")
-            live = [c async for c in stub.WatchSearch(pb.WatchSearchRequest(name="searches/s"))]
-            again = [c async for c in stub.WatchSearch(pb.WatchSearchRequest(name="searches/s"))]
-            late = [c async for c in stub.WatchSearch(pb.WatchSearchRequest(name="searches/s", after_sequence=9))]
-            assert [c.sequence for c in live] == list(range(1, live[-1].sequence + 1))
-            assert live == again
-            assert late == live[9:]
-            assert live[-1].search.state == SUCCEEDED
-            search = (await stub.GetSearch(pb.GetSearchRequest(name="searches/s"))).search
-            assert search == live[-1].search
-            latest = {c.trial.name: c.trial for c in live if c.HasField("trial")}
-            assert list(latest.values()) == await trials_of(stub, "searches/s")
-            beyond = pb.WatchSearchRequest(name="searches/s", after_sequence=10_000)
-            assert (await refused(anext(aiter(stub.WatchSearch(beyond))), Invalid)).field == "after_sequence"
-
-    go(body())
-
-
-def test_watch_when_history_is_gone_then_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scheduler.watch.HISTORY", 5)
-
-    async def body() -> None:
-        async with running() as scheduler, client(scheduler.address) as stub, working(scheduler.address):
-            await create(stub, make.make_spec(), search_id="s")
-            search = await ended_by_polling(stub, "searches/s")
-            request = pb.WatchSearchRequest(name="searches/s", after_sequence=1)
-            error = await refused(anext(aiter(stub.WatchSearch(request))), Compacted)
-            assert error.reason == "SEQUENCE_COMPACTED"
-            request.after_sequence = search.sequence - 2
-            assert len([c async for c in stub.WatchSearch(request)]) == 2
-
-    go(body())
-
-
-async def ended_by_polling(stub: Any, name: str) -> search_pb2.Search:
-    while True:
-        search = (await stub.GetSearch(pb.GetSearchRequest(name=name))).search
-        if search.end_time.seconds:
-            return search  # type: ignore[no-any-return]
-        await asyncio.sleep(0)
-
-
-def test_watch_when_a_trial_is_trained_then_progress_marks_come() -> None:
-    async def body() -> None:
-        async with running() as scheduler, client(scheduler.address) as stub, scripted(scheduler.address) as agent:
-            await agent.greet(make.make_hello("one"))
-            await create(stub, make.make_spec(max_trials=1, parallelism=1), search_id="s")
-            await agent.want(search_pb2.TASK_KIND_GENERATE)
-            await agent.finish(make.make_outcome((await agent.hear("lease")).lease))
-            await agent.want(search_pb2.TASK_KIND_TRAIN)
-            lease = (await agent.hear("lease")).lease
-            watch = stub.WatchSearch(pb.WatchSearchRequest(name="searches/s"))
-            await watch.read()
-            beat = dispatch_pb.AgentHeartbeat(attempts=[dispatch_pb.AttemptProgress(token=lease.token)])
-            beat.attempts[0].train.step = 17
-            bad = dispatch_pb.AgentHeartbeat(attempts=[dispatch_pb.AttemptProgress(token=lease.token)])
-            bad.attempts[0].train.loss = float("inf")
-            await agent.say(heartbeat=bad)
-            await agent.say(heartbeat=beat)
-            while True:
-                change = await watch.read()
-                if change.HasField("progress"):
-                    break
-            assert change.progress.trial == "searches/s/trials/1"
-            assert change.progress.train.step == 17
-            assert change.progress.agent == "agents/one"
-            watch.cancel()
 
     go(body())
 
