@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from clients.cli.display.lines import describe
+from clients.cli.display.lines import QUIET_S, PlainLines, describe
 from clients.cli.display.render import render
 from clients.cli.display.view import (
     SearchView,
@@ -20,7 +20,7 @@ from clients.cli.display.view import (
 )
 from nasmesh.client import read_spec
 from nasmesh.clock import ManualClock
-from nasmesh.v1 import measurement_pb2, search_pb2
+from nasmesh.v1 import measurement_pb2, search_pb2, train_service_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from tests.builders.fake_scheduler import EXAMPLES, START, FakeScheduler, make_trial
 
@@ -111,6 +111,23 @@ def test_plain_lines_say_why_a_trial_did_not_succeed() -> None:
     lines += describe(SearchView(), pb.WatchSearchResponse(trial=failed), clock)
     assert any("infeasible: parameters is 120000" in line for line in lines)
     assert any("failed: the loss is not finite; lower" in line for line in lines)
+
+
+def test_plain_lines_of_a_long_training_say_how_far_it_is_now_and_then() -> None:
+    mark = pb.WatchSearchResponse()
+    mark.progress.trial = "searches/one/trials/5"
+    mark.progress.train.CopyFrom(
+        train_service_pb2.TrainProgress(step=100, total_steps=300, steps_per_s=2, loss=0.5, accuracy=0.8)
+    )
+    view = view_of(search_pb2.Search(), [make_trial("searches/one", 5, final=True)])
+    clock = ManualClock()
+    plain = PlainLines(clock)
+    assert plain.describe(view, mark) == []
+    clock.advance(QUIET_S)
+    [line] = plain.describe(view, mark)
+    assert "final trial 5: step 100 of 300, 2 step/s, loss 0.500, training accuracy 80.00%, about 1:40 left" in line
+    clock.advance(QUIET_S / 2)
+    assert plain.describe(view, mark) == []
 
 
 def test_the_leaderboard_follows_the_goal_and_leaves_final_trials_out() -> None:

@@ -7,7 +7,7 @@ from typing import TextIO
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from clients.cli.display.lines import describe
+from clients.cli.display.lines import PlainLines
 from clients.cli.display.render import render
 from clients.cli.display.view import SearchView
 from nasmesh.client import Client
@@ -26,9 +26,9 @@ def follow_search(client: Client, name: str, *, stream: TextIO | None = None, cl
     console = Console(file=out, highlight=False)
     if console.is_terminal and not console.is_dumb_terminal:
         return _follow_live(client, name, console, time)
-    view = SearchView()
+    view, lines = SearchView(), PlainLines(time)
     for change in client.watch(name):
-        for line in describe(view, change, time):
+        for line in lines.describe(view, change):
             out.write(line + "\n")
             out.flush()
         view.apply(change)

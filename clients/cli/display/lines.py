@@ -16,9 +16,41 @@ from nasmesh.v1 import measurement_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1.search_pb2 import Search, Trial
 
+QUIET_S = 30.0
+
+
+class PlainLines:
+    """Turns a watch into lines; a training that says nothing else for a while says how far it is."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Start with nothing said."""
+        self._clock = clock
+        self._said_s = clock.monotonic()
+
+    def describe(self, before: SearchView, change: pb.WatchSearchResponse) -> list[str]:
+        """Return the lines that a change deserves, given what was known before it."""
+        now_s = self._clock.monotonic()
+        lines = describe(before, change, self._clock)
+        if not lines and change.HasField("progress") and now_s - self._said_s >= QUIET_S:
+            lines = [f"{_stamp(before.search, self._clock)}  {_progress(before, change.progress)}"]
+        if lines:
+            self._said_s = now_s
+        return lines
+
+
+def _progress(before: SearchView, progress: pb.TrialProgress) -> str:
+    number = int(progress.trial.rpartition("/")[2] or 0)
+    trial, train = before.trials.get(number), progress.train
+    title = f"final trial {number}" if trial is not None and trial.final else f"trial {number}"
+    left = (train.total_steps - train.step) / train.steps_per_s if train.steps_per_s > 0 else 0.0
+    return (
+        f"{title}: step {train.step} of {train.total_steps}, {train.steps_per_s:.3g} step/s, loss {train.loss:.3f}, "
+        f"training accuracy {format_metric('accuracy', train.accuracy)}, about {format_duration(left)} left"
+    )
+
 
 def describe(before: SearchView, change: pb.WatchSearchResponse, clock: Clock) -> list[str]:
-    """Return the lines that a change deserves, given what was known before it; progress marks deserve none."""
+    """Return the lines that a recorded change deserves, given what was known before it."""
     kind = change.WhichOneof("change")
     if kind == "search":
         stamp = _stamp(change.search, clock)
