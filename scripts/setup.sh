@@ -21,7 +21,8 @@ started=$(date +%s)
 if [ ! -x .venv/bin/python ]; then
   "$python" -m venv .venv || fail "could not make .venv; on Debian: apt-get install python3-venv"
 fi
-pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
+# setuptools warns about editable installs in general, which helps nobody here.
+pip() { PYTHONWARNINGS=ignore .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 pip install --quiet --constraint constraints.txt 'pip>=25.1' setuptools
 echo "setup: installing the Python packages into .venv (the largest is torch; some minutes on a slow line)"
 if [ "$wanted" = dev ]; then
