@@ -114,7 +114,7 @@ def test_fashion_when_other_images_lie_there_then_refuses_them(tmp_path, monkeyp
         gzip.compress(struct.pack(">HBBIII", 0, 8, 3, 2**31, 2**31, 2**31)),
         gzip.compress(struct.pack(">HBBI", 0, 8, 1, 30) + bytes(30))[:-9],
     ],
-    ids=["no gzip", "empty", "another type", "too short", "too large", "cut off"],  # gzip writes the time into its bytes
+    ids=["no gzip", "empty", "another type", "too short", "too large", "cut off"],  # the bytes hold the time
 )
 def test_fashion_when_a_file_is_damaged_then_refuses_it(tmp_path, monkeypatch, content):
     _write_idx(tmp_path / "fashion-mnist")
