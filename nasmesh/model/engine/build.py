@@ -196,15 +196,12 @@ class Operator:
 
     def refuse(self, why: str) -> NoReturn:
         """Raise Rejected (OP_NOT_ALLOWED) naming this node."""
-        raise Unsupported(self.op, self.label, why)
+        raise unsupported(self.op, self.label, why)
 
 
-class Unsupported(Rejected):
-    """An operator, attribute or form of input that the engine does not have."""
-
-    def __init__(self, op: str, label: str, why: str) -> None:
-        """Name the operator and the node."""
-        super().__init__("OP_NOT_ALLOWED", f"node {label!r} ({op}): {why}", field=label, metadata={"op": op})
+def unsupported(op: str, label: str, why: str) -> Rejected:
+    """Return the refusal of an operator, attribute or form of input that the engine does not have."""
+    return Rejected("OP_NOT_ALLOWED", f"node {label!r} ({op}): {why}", field=label, metadata={"op": op})
 
 
 Builder = Callable[[Operator], "fx.Node | Sequence[fx.Node]"]
@@ -222,7 +219,7 @@ def node_label(node: onnx.NodeProto) -> str:
 
 
 def constant_of_node(node: onnx.NodeProto) -> Array:
-    """Return the value of a Constant node; raises Unsupported for sparse and text constants."""
+    """Return the value of a Constant node; raises Rejected for sparse and text constants."""
     if len(node.attribute) == 1:
         attribute = node.attribute[0]
         if attribute.name == "value":
@@ -231,4 +228,4 @@ def constant_of_node(node: onnx.NodeProto) -> Array:
             return np.asarray(helper.get_attribute_value(attribute), dtype=np.int64)
         if attribute.name in ("value_float", "value_floats"):
             return np.asarray(helper.get_attribute_value(attribute), dtype=np.float32)
-    raise Unsupported("Constant", node_label(node), "only dense numbers are supported")
+    raise unsupported("Constant", node_label(node), "only dense numbers are supported")

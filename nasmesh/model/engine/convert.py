@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from nasmesh.errors import Invalid
 from nasmesh.model import initializers
 from nasmesh.model.engine import modules
-from nasmesh.model.engine.build import Array, Build, Operator, Unsupported, constant_of_node, node_label
+from nasmesh.model.engine.build import Array, Build, Operator, constant_of_node, node_label, unsupported
 from nasmesh.model.engine.initialise import init_rules, initial_value, input_first_names
 from nasmesh.model.engine.operators import BUILDERS
 from nasmesh.model.engine.tensors import to_tensor
@@ -72,9 +72,9 @@ def _opset(model: onnx.ModelProto) -> int:
 
 def _check_operator(node: onnx.NodeProto) -> None:
     if node.domain not in ("", "ai.onnx"):
-        raise Unsupported(node.op_type, node_label(node), f"domain {node.domain[:64]!r} is not supported")
+        raise unsupported(node.op_type, node_label(node), f"domain {node.domain[:64]!r} is not supported")
     if node.op_type != "Constant" and node.op_type not in BUILDERS:
-        raise Unsupported(node.op_type, node_label(node), "the operator is not supported")
+        raise unsupported(node.op_type, node_label(node), "the operator is not supported")
 
 
 def _live_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
