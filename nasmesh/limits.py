@@ -38,8 +38,6 @@ ATTEMPTS: Final = 3
 BACKOFF_BASE_S: Final = 1.0
 BACKOFF_FACTOR: Final = 2.0
 BACKOFF_CAP_S: Final = 60.0
-# A job that nobody watches checkpoints and stops after this.
-ORPHAN_S: Final = 600.0
 # Finished results are kept by a server until deleted, or this long.
 SPOOL_KEEP_S: Final = 24 * 3600.0
 # Answers to request ids are kept this long.
@@ -84,7 +82,6 @@ ADMISSION_MACS: Final = 10_000_000_000_000
 # --- lists, queues, logs ----------------------------------------------------------------------------------------
 PAGE_SIZE: Final = 100
 PAGE_SIZE_MAX: Final = 1000
-SEARCHES_OPEN: Final = 20
 QUEUED_NETWORKS: Final = 10_000
 # A line must fit one write to a pipe (PIPE_BUF), so that lines of several processes never mix.
 LOG_LINE_BYTES: Final = 4 * KIB
