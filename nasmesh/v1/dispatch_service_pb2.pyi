@@ -74,6 +74,7 @@ class WorkRequest(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___AgentHello:
         """Who the agent is; first and only once on a stream."""
@@ -94,6 +95,10 @@ class WorkRequest(_message.Message):
     def draining(self) -> Global___AgentDraining:
         """The agent is leaving: no more leases, please. Work in hand goes on."""
 
+    @_builtins.property
+    def report(self) -> Global___AgentReport:
+        """Several outcomes and free slots at once; the same as one message each, in this order, at a third of the cost."""
+
     def __init__(
         self,
         *,
@@ -102,12 +107,13 @@ class WorkRequest(_message.Message):
         heartbeat: Global___AgentHeartbeat | None = ...,
         outcome: Global___AttemptOutcome | None = ...,
         draining: Global___AgentDraining | None = ...,
+        report: Global___AgentReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "kind", b"kind", "outcome", b"outcome", "ready", b"ready"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "kind", b"kind", "outcome", b"outcome", "ready", b"ready", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "kind", b"kind", "outcome", b"outcome", "ready", b"ready"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "kind", b"kind", "outcome", b"outcome", "ready", b"ready", "report", b"report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "ready", "heartbeat", "outcome", "draining"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "ready", "heartbeat", "outcome", "draining", "report"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -124,6 +130,8 @@ class WorkResponse(_message.Message):
     HEARTBEAT_REPLY_FIELD_NUMBER: _builtins.int
     OUTCOME_REPLY_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    DRAIN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """Answers Hello."""
@@ -144,6 +152,14 @@ class WorkResponse(_message.Message):
     def cancel(self) -> Global___CancelAttempt:
         """Stop an attempt."""
 
+    @_builtins.property
+    def batch(self) -> Global___WorkBatch:
+        """Several of the above at once; only to agents whose Hello says that they accept it."""
+
+    @_builtins.property
+    def drain(self) -> Global___DrainNotice:
+        """Take no more work, or take work again; only to agents whose Hello says that they accept batches."""
+
     def __init__(
         self,
         *,
@@ -152,12 +168,14 @@ class WorkResponse(_message.Message):
         heartbeat_reply: Global___HeartbeatReply | None = ...,
         outcome_reply: Global___OutcomeReply | None = ...,
         cancel: Global___CancelAttempt | None = ...,
+        batch: Global___WorkBatch | None = ...,
+        drain: Global___DrainNotice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "heartbeat_reply", b"heartbeat_reply", "kind", b"kind", "lease", b"lease", "outcome_reply", b"outcome_reply", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "cancel", b"cancel", "drain", b"drain", "heartbeat_reply", b"heartbeat_reply", "kind", b"kind", "lease", b"lease", "outcome_reply", b"outcome_reply", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "heartbeat_reply", b"heartbeat_reply", "kind", b"kind", "lease", b"lease", "outcome_reply", b"outcome_reply", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "cancel", b"cancel", "drain", b"drain", "heartbeat_reply", b"heartbeat_reply", "kind", b"kind", "lease", b"lease", "outcome_reply", b"outcome_reply", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "lease", "heartbeat_reply", "outcome_reply", "cancel"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "lease", "heartbeat_reply", "outcome_reply", "cancel", "batch", "drain"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -196,12 +214,15 @@ class AgentHello(_message.Message):
     HELD_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    ACCEPTS_BATCHES_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """"agents/{id}"; the same after a restart of the agent on the same host and work directory."""
     epoch: _builtins.int
     """Highest scheduler epoch it has seen; 0: none."""
     version: _builtins.str
     """Version of nasmesh."""
+    accepts_batches: _builtins.bool
+    """Whether it understands WorkResponse.batch and WorkResponse.drain; agents before them do not."""
     @_builtins.property
     def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentSlots]:
         """What kinds of task it takes, with the slots of each."""
@@ -228,10 +249,11 @@ class AgentHello(_message.Message):
         held: _abc.Iterable[Global___AttemptToken] | None = ...,
         version: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        accepts_batches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "epoch", b"epoch", "held", b"held", "labels", b"labels", "server", b"server", "slots", b"slots", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_batches", b"accepts_batches", "agent", b"agent", "epoch", b"epoch", "held", b"held", "labels", b"labels", "server", b"server", "slots", b"slots", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -601,6 +623,94 @@ class AgentDraining(_message.Message):
 Global___AgentDraining: _TypeAlias = AgentDraining  # noqa: Y015
 
 @_typing.final
+class AgentReport(_message.Message):
+    """Several things that an agent has to say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptOutcome]:
+        """Attempts that ended."""
+
+    @_builtins.property
+    def ready(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentReady]:
+        """Slots that are free after them."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___AttemptOutcome] | None = ...,
+        ready: _abc.Iterable[Global___AgentReady] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "ready", b"ready"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentReport: _TypeAlias = AgentReport  # noqa: Y015
+
+@_typing.final
+class WorkBatch(_message.Message):
+    """Several things that the scheduler has to say, in this order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_REPLIES_FIELD_NUMBER: _builtins.int
+    CANCELS_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcome_replies(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutcomeReply]:
+        """Answers to outcomes."""
+
+    @_builtins.property
+    def cancels(self) -> _containers.RepeatedCompositeFieldContainer[Global___CancelAttempt]:
+        """Attempts to stop."""
+
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]:
+        """Work."""
+
+    def __init__(
+        self,
+        *,
+        outcome_replies: _abc.Iterable[Global___OutcomeReply] | None = ...,
+        cancels: _abc.Iterable[Global___CancelAttempt] | None = ...,
+        leases: _abc.Iterable[Global___Lease] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancels", b"cancels", "leases", b"leases", "outcome_replies", b"outcome_replies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkBatch: _TypeAlias = WorkBatch  # noqa: Y015
+
+@_typing.final
+class DrainNotice(_message.Message):
+    """A person drains an agent, or takes that back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRAINING_FIELD_NUMBER: _builtins.int
+    draining: _builtins.bool
+    """False: take work again."""
+    def __init__(
+        self,
+        *,
+        draining: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainNotice: _TypeAlias = DrainNotice  # noqa: Y015
+
+@_typing.final
 class Welcome(_message.Message):
     """Answers Hello."""
 
@@ -651,10 +761,14 @@ class Lease(_message.Message):
     TRAIN_FIELD_NUMBER: _builtins.int
     EVALUATE_FIELD_NUMBER: _builtins.int
     FINALIZE_FIELD_NUMBER: _builtins.int
+    ADMIT_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     search: _builtins.str
     """"searches/{id}"."""
     trial: _builtins.str
     """"searches/{id}/trials/{n}"; empty for generate tasks."""
+    traceparent: _builtins.str
+    """W3C trace context that the attempt's spans belong to; empty: nobody traces it."""
     @_builtins.property
     def token(self) -> Global___AttemptToken:
         """Which attempt."""
@@ -675,6 +789,10 @@ class Lease(_message.Message):
     def finalize(self) -> Global___FinalizeWork:
         """Enlarge networks for the final phase."""
 
+    @_builtins.property
+    def admit(self) -> Global___AdmitWork:
+        """Build and admit one enqueued network; the outcome is a GenerateResult with one trial."""
+
     def __init__(
         self,
         *,
@@ -685,16 +803,60 @@ class Lease(_message.Message):
         train: Global___TrainWork | None = ...,
         evaluate: Global___EvaluateWork | None = ...,
         finalize: Global___FinalizeWork | None = ...,
+        admit: Global___AdmitWork | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "finalize", b"finalize", "generate", b"generate", "token", b"token", "train", b"train", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "evaluate", b"evaluate", "finalize", b"finalize", "generate", b"generate", "token", b"token", "train", b"train", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "finalize", b"finalize", "generate", b"generate", "search", b"search", "token", b"token", "train", b"train", "trial", b"trial", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit", b"admit", "evaluate", b"evaluate", "finalize", b"finalize", "generate", b"generate", "search", b"search", "token", b"token", "traceparent", b"traceparent", "train", b"train", "trial", b"trial", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["generate", "train", "evaluate", "finalize"]  # noqa: Y015
+    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["generate", "train", "evaluate", "finalize", "admit"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
 
 Global___Lease: _TypeAlias = Lease  # noqa: Y015
+
+@_typing.final
+class AdmitWork(_message.Message):
+    """Build, admit, count and store one network that a person or script enqueued."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROPOSAL_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def proposal(self) -> _generate_service_pb2.Proposal:
+        """What was enqueued."""
+
+    @_builtins.property
+    def space(self) -> _space_pb2.Space:
+        """The search's space, complete."""
+
+    @_builtins.property
+    def data(self) -> _dataset_pb2.DatasetSpec:
+        """The data."""
+
+    @_builtins.property
+    def constraints(self) -> _containers.RepeatedCompositeFieldContainer[_search_pb2.Constraint]:
+        """Bounds that it is judged by."""
+
+    def __init__(
+        self,
+        *,
+        proposal: _generate_service_pb2.Proposal | None = ...,
+        space: _space_pb2.Space | None = ...,
+        data: _dataset_pb2.DatasetSpec | None = ...,
+        constraints: _abc.Iterable[_search_pb2.Constraint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "proposal", b"proposal", "space", b"space"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "data", b"data", "proposal", b"proposal", "space", b"space"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdmitWork: _TypeAlias = AdmitWork  # noqa: Y015
 
 @_typing.final
 class GenerateWork(_message.Message):
@@ -924,8 +1086,13 @@ class CancelAttempt(_message.Message):
 
     TOKEN_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """Why, for the log."""
+    checkpoint: _builtins.bool
+    """Whether it is wanted again later: store a checkpoint first, and answer with `released` naming it. The attempt stays
+    the agent's until then.
+    """
     @_builtins.property
     def token(self) -> Global___AttemptToken:
         """Which."""
@@ -935,10 +1102,11 @@ class CancelAttempt(_message.Message):
         *,
         token: Global___AttemptToken | None = ...,
         reason: _builtins.str = ...,
+        checkpoint: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "reason", b"reason", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

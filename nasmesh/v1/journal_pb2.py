@@ -23,41 +23,54 @@ _sym_db = _symbol_database.Default()
 
 
 from nasmesh.v1 import dispatch_service_pb2 as nasmesh_dot_v1_dot_dispatch__service__pb2
+from nasmesh.v1 import generate_service_pb2 as nasmesh_dot_v1_dot_generate__service__pb2
 from nasmesh.v1 import object_pb2 as nasmesh_dot_v1_dot_object__pb2
 from nasmesh.v1 import search_pb2 as nasmesh_dot_v1_dot_search__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18nasmesh/v1/journal.proto\x12\nnasmesh.v1\x1a!nasmesh/v1/dispatch_service.proto\x1a\x17nasmesh/v1/object.proto\x1a\x17nasmesh/v1/search.proto\"\x9a\x04\n\x0cJournalEvent\x12\x0f\n\x07time_us\x18\x01 \x01(\x03\x12\x10\n\x08uptime_s\x18\x02 \x01(\x01\x12+\n\x06\x62ooted\x18\x03 \x01(\x0b\x32\x19.nasmesh.v1.JournalBootedH\x00\x12:\n\x0esearch_created\x18\x04 \x01(\x0b\x32 .nasmesh.v1.JournalSearchCreatedH\x00\x12>\n\x10search_cancelled\x18\x05 \x01(\x0b\x32\".nasmesh.v1.JournalSearchCancelledH\x00\x12:\n\x0esearch_expired\x18\x06 \x01(\x0b\x32 .nasmesh.v1.JournalSearchExpiredH\x00\x12:\n\x0e\x61ttempt_leased\x18\x07 \x01(\x0b\x32 .nasmesh.v1.JournalAttemptLeasedH\x00\x12\x36\n\x0c\x61ttempt_lost\x18\x08 \x01(\x0b\x32\x1e.nasmesh.v1.JournalAttemptLostH\x00\x12\x44\n\x13\x63heckpoint_reported\x18\t \x01(\x0b\x32%.nasmesh.v1.JournalCheckpointReportedH\x00\x12>\n\x10outcome_reported\x18\n \x01(\x0b\x32\".nasmesh.v1.JournalOutcomeReportedH\x00\x42\x08\n\x06\x63hange\"\x1e\n\rJournalBooted\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\"O\n\x14JournalSearchCreated\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.nasmesh.v1.SearchSpec\"+\n\x16JournalSearchCancelled\x12\x11\n\tsearch_id\x18\x01 \x01(\t\")\n\x14JournalSearchExpired\x12\x11\n\tsearch_id\x18\x01 \x01(\t\"3\n\x14JournalAttemptLeased\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\"Y\n\x12JournalAttemptLost\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12$\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.nasmesh.v1.Failure\"e\n\x19JournalCheckpointReported\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12)\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\"U\n\x16JournalOutcomeReported\x12+\n\x07outcome\x18\x01 \x01(\x0b\x32\x1a.nasmesh.v1.AttemptOutcome\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"W\n\x0bStateRecord\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x10\n\x08uptime_s\x18\x03 \x01(\x01\x12\x15\n\rtasks_created\x18\x04 \x01(\x03\"\xaf\x04\n\x0cSearchRecord\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.nasmesh.v1.SearchSpec\x12\x16\n\x0e\x63reate_time_us\x18\x03 \x01(\x03\x12\x16\n\x0estart_uptime_s\x18\x04 \x01(\x01\x12&\n\x05state\x18\x05 \x01(\x0e\x32\x17.nasmesh.v1.SearchState\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x13\n\x0b\x65nd_time_us\x18\x07 \x01(\x03\x12\x13\n\x0bstop_reason\x18\x08 \x01(\t\x12\x10\n\x08sequence\x18\t \x01(\x03\x12\x0f\n\x07results\x18\n \x03(\x03\x12\x0e\n\x06\x63ursor\x18\x0b \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x0c \x01(\x03\x12\x12\n\niterations\x18\r \x01(\x03\x12\x13\n\x0b\x65mpty_calls\x18\x0e \x01(\x05\x12\x17\n\x0fgenerator_state\x18\x0f \x01(\x0c\x12\x19\n\x11generator_version\x18\x10 \x01(\t\x12\x15\n\rafter_results\x18\x11 \x01(\x05\x12\x17\n\x0fin_flight_below\x18\x12 \x01(\x05\x12\x15\n\rdevice_time_s\x18\x13 \x01(\x01\x12\x1b\n\x13\x66inal_device_time_s\x18\x14 \x01(\x01\x12\x0f\n\x07leaders\x18\x15 \x03(\x03\x12\x13\n\x0bleader_keys\x18\x16 \x03(\x01\x12\x14\n\x0c\x66inal_trials\x18\x17 \x03(\x03\x12\x15\n\rgenerate_task\x18\x18 \x01(\t\"\xe8\x02\n\nTaskRecord\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\"\n\x04kind\x18\x02 \x01(\x0e\x32\x14.nasmesh.v1.TaskKind\x12\x11\n\tsearch_id\x18\x03 \x01(\t\x12\r\n\x05trial\x18\x04 \x01(\x03\x12\r\n\x05order\x18\x05 \x01(\x03\x12$\n\x05state\x18\x06 \x01(\x0e\x32\x15.nasmesh.v1.TaskState\x12\x0f\n\x07\x63ounted\x18\x07 \x01(\x05\x12\x0e\n\x06losses\x18\x08 \x01(\x05\x12+\n\x08\x61ttempts\x18\t \x03(\x0b\x32\x19.nasmesh.v1.AttemptRecord\x12)\n\ncheckpoint\x18\n \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12\x0c\n\x04\x63\x61ll\x18\x0b \x01(\x03\x12\x14\n\x0cresults_from\x18\x0c \x01(\x03\x12\x12\n\nresults_to\x18\r \x01(\x03\x12\r\n\x05\x63ount\x18\x0e \x01(\x05\x12\x11\n\tin_flight\x18\x0f \x01(\x03\"\x99\x01\n\rAttemptRecord\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x15\n\rlease_time_us\x18\x04 \x01(\x03\x12$\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x13.nasmesh.v1.Failure\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\r\n\x05\x65nded\x18\x07 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18nasmesh/v1/journal.proto\x12\nnasmesh.v1\x1a!nasmesh/v1/dispatch_service.proto\x1a!nasmesh/v1/generate_service.proto\x1a\x17nasmesh/v1/object.proto\x1a\x17nasmesh/v1/search.proto\"\xfe\x06\n\x0cJournalEvent\x12\x0f\n\x07time_us\x18\x01 \x01(\x03\x12\x10\n\x08uptime_s\x18\x02 \x01(\x01\x12+\n\x06\x62ooted\x18\x03 \x01(\x0b\x32\x19.nasmesh.v1.JournalBootedH\x00\x12:\n\x0esearch_created\x18\x04 \x01(\x0b\x32 .nasmesh.v1.JournalSearchCreatedH\x00\x12>\n\x10search_cancelled\x18\x05 \x01(\x0b\x32\".nasmesh.v1.JournalSearchCancelledH\x00\x12:\n\x0esearch_expired\x18\x06 \x01(\x0b\x32 .nasmesh.v1.JournalSearchExpiredH\x00\x12:\n\x0e\x61ttempt_leased\x18\x07 \x01(\x0b\x32 .nasmesh.v1.JournalAttemptLeasedH\x00\x12\x36\n\x0c\x61ttempt_lost\x18\x08 \x01(\x0b\x32\x1e.nasmesh.v1.JournalAttemptLostH\x00\x12\x44\n\x13\x63heckpoint_reported\x18\t \x01(\x0b\x32%.nasmesh.v1.JournalCheckpointReportedH\x00\x12>\n\x10outcome_reported\x18\n \x01(\x0b\x32\".nasmesh.v1.JournalOutcomeReportedH\x00\x12\x38\n\rsearch_paused\x18\x0b \x01(\x0b\x32\x1f.nasmesh.v1.JournalSearchPausedH\x00\x12:\n\x0esearch_resumed\x18\x0c \x01(\x0b\x32 .nasmesh.v1.JournalSearchResumedH\x00\x12:\n\x0esearch_updated\x18\r \x01(\x0b\x32 .nasmesh.v1.JournalSearchUpdatedH\x00\x12:\n\x0esearch_deleted\x18\x0e \x01(\x0b\x32 .nasmesh.v1.JournalSearchDeletedH\x00\x12:\n\x0etrial_enqueued\x18\x0f \x01(\x0b\x32 .nasmesh.v1.JournalTrialEnqueuedH\x00\x12\x38\n\ragent_drained\x18\x10 \x01(\x0b\x32\x1f.nasmesh.v1.JournalAgentDrainedH\x00\x42\x08\n\x06\x63hange\"(\n\x13JournalSearchPaused\x12\x11\n\tsearch_id\x18\x01 \x01(\t\")\n\x14JournalSearchResumed\x12\x11\n\tsearch_id\x18\x01 \x01(\t\"O\n\x14JournalSearchUpdated\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.nasmesh.v1.SearchSpec\")\n\x14JournalSearchDeleted\x12\x11\n\tsearch_id\x18\x01 \x01(\t\"Q\n\x14JournalTrialEnqueued\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12&\n\x08proposal\x18\x02 \x01(\x0b\x32\x14.nasmesh.v1.Proposal\"6\n\x13JournalAgentDrained\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\"\x1e\n\rJournalBooted\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\"s\n\x14JournalSearchCreated\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.nasmesh.v1.SearchSpec\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\"+\n\x16JournalSearchCancelled\x12\x11\n\tsearch_id\x18\x01 \x01(\t\")\n\x14JournalSearchExpired\x12\x11\n\tsearch_id\x18\x01 \x01(\t\"3\n\x14JournalAttemptLeased\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\"Y\n\x12JournalAttemptLost\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12$\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.nasmesh.v1.Failure\"e\n\x19JournalCheckpointReported\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12)\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\"U\n\x16JournalOutcomeReported\x12+\n\x07outcome\x18\x01 \x01(\x0b\x32\x1a.nasmesh.v1.AttemptOutcome\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"\x89\x01\n\x0bStateRecord\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x10\n\x08uptime_s\x18\x03 \x01(\x01\x12\x15\n\rtasks_created\x18\x04 \x01(\x03\x12\x16\n\x0e\x64rained_agents\x18\x05 \x03(\t\x12\x18\n\x10\x64\x65leted_searches\x18\x06 \x03(\t\"\x80\x05\n\x0cSearchRecord\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.nasmesh.v1.SearchSpec\x12\x16\n\x0e\x63reate_time_us\x18\x03 \x01(\x03\x12\x16\n\x0estart_uptime_s\x18\x04 \x01(\x01\x12&\n\x05state\x18\x05 \x01(\x0e\x32\x17.nasmesh.v1.SearchState\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x13\n\x0b\x65nd_time_us\x18\x07 \x01(\x03\x12\x13\n\x0bstop_reason\x18\x08 \x01(\t\x12\x10\n\x08sequence\x18\t \x01(\x03\x12\x0f\n\x07results\x18\n \x03(\x03\x12\x0e\n\x06\x63ursor\x18\x0b \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x0c \x01(\x03\x12\x12\n\niterations\x18\r \x01(\x03\x12\x13\n\x0b\x65mpty_calls\x18\x0e \x01(\x05\x12\x17\n\x0fgenerator_state\x18\x0f \x01(\x0c\x12\x19\n\x11generator_version\x18\x10 \x01(\t\x12\x15\n\rafter_results\x18\x11 \x01(\x05\x12\x17\n\x0fin_flight_below\x18\x12 \x01(\x05\x12\x15\n\rdevice_time_s\x18\x13 \x01(\x01\x12\x1b\n\x13\x66inal_device_time_s\x18\x14 \x01(\x01\x12\x0f\n\x07leaders\x18\x15 \x03(\x03\x12\x13\n\x0bleader_keys\x18\x16 \x03(\x01\x12\x14\n\x0c\x66inal_trials\x18\x17 \x03(\x03\x12\x15\n\rgenerate_task\x18\x18 \x01(\t\x12\x0e\n\x06paused\x18\x19 \x01(\x08\x12\r\n\x05owner\x18\x1a \x01(\t\x12\x13\n\x0btraceparent\x18\x1b \x01(\t\x12\x1b\n\x13\x64\x65vice_time_saved_s\x18\x1c \x01(\x01\"\xe8\x02\n\nTaskRecord\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\"\n\x04kind\x18\x02 \x01(\x0e\x32\x14.nasmesh.v1.TaskKind\x12\x11\n\tsearch_id\x18\x03 \x01(\t\x12\r\n\x05trial\x18\x04 \x01(\x03\x12\r\n\x05order\x18\x05 \x01(\x03\x12$\n\x05state\x18\x06 \x01(\x0e\x32\x15.nasmesh.v1.TaskState\x12\x0f\n\x07\x63ounted\x18\x07 \x01(\x05\x12\x0e\n\x06losses\x18\x08 \x01(\x05\x12+\n\x08\x61ttempts\x18\t \x03(\x0b\x32\x19.nasmesh.v1.AttemptRecord\x12)\n\ncheckpoint\x18\n \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12\x0c\n\x04\x63\x61ll\x18\x0b \x01(\x03\x12\x14\n\x0cresults_from\x18\x0c \x01(\x03\x12\x12\n\nresults_to\x18\r \x01(\x03\x12\r\n\x05\x63ount\x18\x0e \x01(\x05\x12\x11\n\tin_flight\x18\x0f \x01(\x03\"\x99\x01\n\rAttemptRecord\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x15\n\rlease_time_us\x18\x04 \x01(\x03\x12$\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x13.nasmesh.v1.Failure\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\r\n\x05\x65nded\x18\x07 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nasmesh.v1.journal_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOURNALEVENT']._serialized_start=126
-  _globals['_JOURNALEVENT']._serialized_end=664
-  _globals['_JOURNALBOOTED']._serialized_start=666
-  _globals['_JOURNALBOOTED']._serialized_end=696
-  _globals['_JOURNALSEARCHCREATED']._serialized_start=698
-  _globals['_JOURNALSEARCHCREATED']._serialized_end=777
-  _globals['_JOURNALSEARCHCANCELLED']._serialized_start=779
-  _globals['_JOURNALSEARCHCANCELLED']._serialized_end=822
-  _globals['_JOURNALSEARCHEXPIRED']._serialized_start=824
-  _globals['_JOURNALSEARCHEXPIRED']._serialized_end=865
-  _globals['_JOURNALATTEMPTLEASED']._serialized_start=867
-  _globals['_JOURNALATTEMPTLEASED']._serialized_end=918
-  _globals['_JOURNALATTEMPTLOST']._serialized_start=920
-  _globals['_JOURNALATTEMPTLOST']._serialized_end=1009
-  _globals['_JOURNALCHECKPOINTREPORTED']._serialized_start=1011
-  _globals['_JOURNALCHECKPOINTREPORTED']._serialized_end=1112
-  _globals['_JOURNALOUTCOMEREPORTED']._serialized_start=1114
-  _globals['_JOURNALOUTCOMEREPORTED']._serialized_end=1199
-  _globals['_STATERECORD']._serialized_start=1201
-  _globals['_STATERECORD']._serialized_end=1288
-  _globals['_SEARCHRECORD']._serialized_start=1291
-  _globals['_SEARCHRECORD']._serialized_end=1850
-  _globals['_TASKRECORD']._serialized_start=1853
-  _globals['_TASKRECORD']._serialized_end=2213
-  _globals['_ATTEMPTRECORD']._serialized_start=2216
-  _globals['_ATTEMPTRECORD']._serialized_end=2369
+  _globals['_JOURNALEVENT']._serialized_start=161
+  _globals['_JOURNALEVENT']._serialized_end=1055
+  _globals['_JOURNALSEARCHPAUSED']._serialized_start=1057
+  _globals['_JOURNALSEARCHPAUSED']._serialized_end=1097
+  _globals['_JOURNALSEARCHRESUMED']._serialized_start=1099
+  _globals['_JOURNALSEARCHRESUMED']._serialized_end=1140
+  _globals['_JOURNALSEARCHUPDATED']._serialized_start=1142
+  _globals['_JOURNALSEARCHUPDATED']._serialized_end=1221
+  _globals['_JOURNALSEARCHDELETED']._serialized_start=1223
+  _globals['_JOURNALSEARCHDELETED']._serialized_end=1264
+  _globals['_JOURNALTRIALENQUEUED']._serialized_start=1266
+  _globals['_JOURNALTRIALENQUEUED']._serialized_end=1347
+  _globals['_JOURNALAGENTDRAINED']._serialized_start=1349
+  _globals['_JOURNALAGENTDRAINED']._serialized_end=1403
+  _globals['_JOURNALBOOTED']._serialized_start=1405
+  _globals['_JOURNALBOOTED']._serialized_end=1435
+  _globals['_JOURNALSEARCHCREATED']._serialized_start=1437
+  _globals['_JOURNALSEARCHCREATED']._serialized_end=1552
+  _globals['_JOURNALSEARCHCANCELLED']._serialized_start=1554
+  _globals['_JOURNALSEARCHCANCELLED']._serialized_end=1597
+  _globals['_JOURNALSEARCHEXPIRED']._serialized_start=1599
+  _globals['_JOURNALSEARCHEXPIRED']._serialized_end=1640
+  _globals['_JOURNALATTEMPTLEASED']._serialized_start=1642
+  _globals['_JOURNALATTEMPTLEASED']._serialized_end=1693
+  _globals['_JOURNALATTEMPTLOST']._serialized_start=1695
+  _globals['_JOURNALATTEMPTLOST']._serialized_end=1784
+  _globals['_JOURNALCHECKPOINTREPORTED']._serialized_start=1786
+  _globals['_JOURNALCHECKPOINTREPORTED']._serialized_end=1887
+  _globals['_JOURNALOUTCOMEREPORTED']._serialized_start=1889
+  _globals['_JOURNALOUTCOMEREPORTED']._serialized_end=1974
+  _globals['_STATERECORD']._serialized_start=1977
+  _globals['_STATERECORD']._serialized_end=2114
+  _globals['_SEARCHRECORD']._serialized_start=2117
+  _globals['_SEARCHRECORD']._serialized_end=2757
+  _globals['_TASKRECORD']._serialized_start=2760
+  _globals['_TASKRECORD']._serialized_end=3120
+  _globals['_ATTEMPTRECORD']._serialized_start=3123
+  _globals['_ATTEMPTRECORD']._serialized_end=3276
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from nasmesh.v1 import dispatch_service_pb2 as _dispatch_service_pb2
+from nasmesh.v1 import generate_service_pb2 as _generate_service_pb2
 from nasmesh.v1 import object_pb2 as _object_pb2
 from nasmesh.v1 import search_pb2 as _search_pb2
 import builtins as _builtins
@@ -37,6 +38,12 @@ class JournalEvent(_message.Message):
     ATTEMPT_LOST_FIELD_NUMBER: _builtins.int
     CHECKPOINT_REPORTED_FIELD_NUMBER: _builtins.int
     OUTCOME_REPORTED_FIELD_NUMBER: _builtins.int
+    SEARCH_PAUSED_FIELD_NUMBER: _builtins.int
+    SEARCH_RESUMED_FIELD_NUMBER: _builtins.int
+    SEARCH_UPDATED_FIELD_NUMBER: _builtins.int
+    SEARCH_DELETED_FIELD_NUMBER: _builtins.int
+    TRIAL_ENQUEUED_FIELD_NUMBER: _builtins.int
+    AGENT_DRAINED_FIELD_NUMBER: _builtins.int
     time_us: _builtins.int
     """When it was recorded, microseconds since 1970, for people."""
     uptime_s: _builtins.float
@@ -73,6 +80,30 @@ class JournalEvent(_message.Message):
     def outcome_reported(self) -> Global___JournalOutcomeReported:
         """An attempt ended with an outcome."""
 
+    @_builtins.property
+    def search_paused(self) -> Global___JournalSearchPaused:
+        """A person held a search."""
+
+    @_builtins.property
+    def search_resumed(self) -> Global___JournalSearchResumed:
+        """A person let a search go on."""
+
+    @_builtins.property
+    def search_updated(self) -> Global___JournalSearchUpdated:
+        """A person changed a search."""
+
+    @_builtins.property
+    def search_deleted(self) -> Global___JournalSearchDeleted:
+        """A person deleted a search."""
+
+    @_builtins.property
+    def trial_enqueued(self) -> Global___JournalTrialEnqueued:
+        """A person added a network to a search."""
+
+    @_builtins.property
+    def agent_drained(self) -> Global___JournalAgentDrained:
+        """A person drained an agent, or took that back."""
+
     def __init__(
         self,
         *,
@@ -86,16 +117,170 @@ class JournalEvent(_message.Message):
         attempt_lost: Global___JournalAttemptLost | None = ...,
         checkpoint_reported: Global___JournalCheckpointReported | None = ...,
         outcome_reported: Global___JournalOutcomeReported | None = ...,
+        search_paused: Global___JournalSearchPaused | None = ...,
+        search_resumed: Global___JournalSearchResumed | None = ...,
+        search_updated: Global___JournalSearchUpdated | None = ...,
+        search_deleted: Global___JournalSearchDeleted | None = ...,
+        trial_enqueued: Global___JournalTrialEnqueued | None = ...,
+        agent_drained: Global___JournalAgentDrained | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_leased", b"attempt_leased", "attempt_lost", b"attempt_lost", "booted", b"booted", "change", b"change", "checkpoint_reported", b"checkpoint_reported", "outcome_reported", b"outcome_reported", "search_cancelled", b"search_cancelled", "search_created", b"search_created", "search_expired", b"search_expired"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_drained", b"agent_drained", "attempt_leased", b"attempt_leased", "attempt_lost", b"attempt_lost", "booted", b"booted", "change", b"change", "checkpoint_reported", b"checkpoint_reported", "outcome_reported", b"outcome_reported", "search_cancelled", b"search_cancelled", "search_created", b"search_created", "search_deleted", b"search_deleted", "search_expired", b"search_expired", "search_paused", b"search_paused", "search_resumed", b"search_resumed", "search_updated", b"search_updated", "trial_enqueued", b"trial_enqueued"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_leased", b"attempt_leased", "attempt_lost", b"attempt_lost", "booted", b"booted", "change", b"change", "checkpoint_reported", b"checkpoint_reported", "outcome_reported", b"outcome_reported", "search_cancelled", b"search_cancelled", "search_created", b"search_created", "search_expired", b"search_expired", "time_us", b"time_us", "uptime_s", b"uptime_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_drained", b"agent_drained", "attempt_leased", b"attempt_leased", "attempt_lost", b"attempt_lost", "booted", b"booted", "change", b"change", "checkpoint_reported", b"checkpoint_reported", "outcome_reported", b"outcome_reported", "search_cancelled", b"search_cancelled", "search_created", b"search_created", "search_deleted", b"search_deleted", "search_expired", b"search_expired", "search_paused", b"search_paused", "search_resumed", b"search_resumed", "search_updated", b"search_updated", "time_us", b"time_us", "trial_enqueued", b"trial_enqueued", "uptime_s", b"uptime_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["booted", "search_created", "search_cancelled", "search_expired", "attempt_leased", "attempt_lost", "checkpoint_reported", "outcome_reported"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["booted", "search_created", "search_cancelled", "search_expired", "attempt_leased", "attempt_lost", "checkpoint_reported", "outcome_reported", "search_paused", "search_resumed", "search_updated", "search_deleted", "trial_enqueued", "agent_drained"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 
 Global___JournalEvent: _TypeAlias = JournalEvent  # noqa: Y015
+
+@_typing.final
+class JournalSearchPaused(_message.Message):
+    """A person held a search."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEARCH_ID_FIELD_NUMBER: _builtins.int
+    search_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        search_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["search_id", b"search_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalSearchPaused: _TypeAlias = JournalSearchPaused  # noqa: Y015
+
+@_typing.final
+class JournalSearchResumed(_message.Message):
+    """A person let a search go on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEARCH_ID_FIELD_NUMBER: _builtins.int
+    search_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        search_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["search_id", b"search_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalSearchResumed: _TypeAlias = JournalSearchResumed  # noqa: Y015
+
+@_typing.final
+class JournalSearchUpdated(_message.Message):
+    """A person changed a search."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEARCH_ID_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    search_id: _builtins.str
+    """Its id."""
+    @_builtins.property
+    def spec(self) -> _search_pb2.SearchSpec:
+        """The whole specification after the change."""
+
+    def __init__(
+        self,
+        *,
+        search_id: _builtins.str = ...,
+        spec: _search_pb2.SearchSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["search_id", b"search_id", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalSearchUpdated: _TypeAlias = JournalSearchUpdated  # noqa: Y015
+
+@_typing.final
+class JournalSearchDeleted(_message.Message):
+    """A person deleted a search."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEARCH_ID_FIELD_NUMBER: _builtins.int
+    search_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        search_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["search_id", b"search_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalSearchDeleted: _TypeAlias = JournalSearchDeleted  # noqa: Y015
+
+@_typing.final
+class JournalTrialEnqueued(_message.Message):
+    """A person added a network to a search."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEARCH_ID_FIELD_NUMBER: _builtins.int
+    PROPOSAL_FIELD_NUMBER: _builtins.int
+    search_id: _builtins.str
+    """Id of the search."""
+    @_builtins.property
+    def proposal(self) -> _generate_service_pb2.Proposal:
+        """What was added; control parameters are complete."""
+
+    def __init__(
+        self,
+        *,
+        search_id: _builtins.str = ...,
+        proposal: _generate_service_pb2.Proposal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["proposal", b"proposal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["proposal", b"proposal", "search_id", b"search_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalTrialEnqueued: _TypeAlias = JournalTrialEnqueued  # noqa: Y015
+
+@_typing.final
+class JournalAgentDrained(_message.Message):
+    """A person drained an agent, or took that back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    agent: _builtins.str
+    """"agents/{id}"."""
+    draining: _builtins.bool
+    """False: taken back."""
+    def __init__(
+        self,
+        *,
+        agent: _builtins.str = ...,
+        draining: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "draining", b"draining"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalAgentDrained: _TypeAlias = JournalAgentDrained  # noqa: Y015
 
 @_typing.final
 class JournalBooted(_message.Message):
@@ -127,8 +312,14 @@ class JournalSearchCreated(_message.Message):
 
     SEARCH_ID_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     search_id: _builtins.str
     """Its id."""
+    owner: _builtins.str
+    """Identity that created it; empty: none was asked for."""
+    traceparent: _builtins.str
+    """W3C trace context of the call that created it; empty: none."""
     @_builtins.property
     def spec(self) -> _search_pb2.SearchSpec:
         """What was asked for, complete."""
@@ -138,10 +329,12 @@ class JournalSearchCreated(_message.Message):
         *,
         search_id: _builtins.str = ...,
         spec: _search_pb2.SearchSpec | None = ...,
+        owner: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["search_id", b"search_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "search_id", b"search_id", "spec", b"spec", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -319,6 +512,8 @@ class StateRecord(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     UPTIME_S_FIELD_NUMBER: _builtins.int
     TASKS_CREATED_FIELD_NUMBER: _builtins.int
+    DRAINED_AGENTS_FIELD_NUMBER: _builtins.int
+    DELETED_SEARCHES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Boot number."""
     sequence: _builtins.int
@@ -327,6 +522,14 @@ class StateRecord(_message.Message):
     """Seconds that schedulers had been up."""
     tasks_created: _builtins.int
     """Tasks created so far."""
+    @_builtins.property
+    def drained_agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Agents that are drained."""
+
+    @_builtins.property
+    def deleted_searches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of deleted searches; none is used twice, since a late outcome could be taken for one of the new search."""
+
     def __init__(
         self,
         *,
@@ -334,10 +537,12 @@ class StateRecord(_message.Message):
         sequence: _builtins.int = ...,
         uptime_s: _builtins.float = ...,
         tasks_created: _builtins.int = ...,
+        drained_agents: _abc.Iterable[_builtins.str] | None = ...,
+        deleted_searches: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "sequence", b"sequence", "tasks_created", b"tasks_created", "uptime_s", b"uptime_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_searches", b"deleted_searches", "drained_agents", b"drained_agents", "epoch", b"epoch", "sequence", b"sequence", "tasks_created", b"tasks_created", "uptime_s", b"uptime_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -373,6 +578,10 @@ class SearchRecord(_message.Message):
     LEADER_KEYS_FIELD_NUMBER: _builtins.int
     FINAL_TRIALS_FIELD_NUMBER: _builtins.int
     GENERATE_TASK_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    DEVICE_TIME_SAVED_S_FIELD_NUMBER: _builtins.int
     search_id: _builtins.str
     """Its id."""
     create_time_us: _builtins.int
@@ -411,6 +620,14 @@ class SearchRecord(_message.Message):
     """Device seconds of the final phase."""
     generate_task: _builtins.str
     """Task that asks the generator, or that enlarges the final networks; empty: none."""
+    paused: _builtins.bool
+    """Whether a person holds it."""
+    owner: _builtins.str
+    """Identity that created it."""
+    traceparent: _builtins.str
+    """Trace context of its creation."""
+    device_time_saved_s: _builtins.float
+    """Device seconds that reused measurements saved."""
     @_builtins.property
     def spec(self) -> _search_pb2.SearchSpec:
         """What was asked for."""
@@ -458,10 +675,14 @@ class SearchRecord(_message.Message):
         leader_keys: _abc.Iterable[_builtins.float] | None = ...,
         final_trials: _abc.Iterable[_builtins.int] | None = ...,
         generate_task: _builtins.str = ...,
+        paused: _builtins.bool = ...,
+        owner: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
+        device_time_saved_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_results", b"after_results", "calls", b"calls", "create_time_us", b"create_time_us", "cursor", b"cursor", "device_time_s", b"device_time_s", "empty_calls", b"empty_calls", "end_time_us", b"end_time_us", "final_device_time_s", b"final_device_time_s", "final_trials", b"final_trials", "generate_task", b"generate_task", "generator_state", b"generator_state", "generator_version", b"generator_version", "in_flight_below", b"in_flight_below", "iterations", b"iterations", "leader_keys", b"leader_keys", "leaders", b"leaders", "reason", b"reason", "results", b"results", "search_id", b"search_id", "sequence", b"sequence", "spec", b"spec", "start_uptime_s", b"start_uptime_s", "state", b"state", "stop_reason", b"stop_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_results", b"after_results", "calls", b"calls", "create_time_us", b"create_time_us", "cursor", b"cursor", "device_time_s", b"device_time_s", "device_time_saved_s", b"device_time_saved_s", "empty_calls", b"empty_calls", "end_time_us", b"end_time_us", "final_device_time_s", b"final_device_time_s", "final_trials", b"final_trials", "generate_task", b"generate_task", "generator_state", b"generator_state", "generator_version", b"generator_version", "in_flight_below", b"in_flight_below", "iterations", b"iterations", "leader_keys", b"leader_keys", "leaders", b"leaders", "owner", b"owner", "paused", b"paused", "reason", b"reason", "results", b"results", "search_id", b"search_id", "sequence", b"sequence", "spec", b"spec", "start_uptime_s", b"start_uptime_s", "state", b"state", "stop_reason", b"stop_reason", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

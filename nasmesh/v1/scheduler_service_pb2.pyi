@@ -5,6 +5,8 @@ What clients use."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -268,6 +270,348 @@ class CancelSearchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelSearchResponse: _TypeAlias = CancelSearchResponse  # noqa: Y015
+
+@_typing.final
+class PauseSearchRequest(_message.Message):
+    """Request of SchedulerService.PauseSearch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"searches/{id}"."""
+    request_id: _builtins.str
+    """As in CreateSearchRequest."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseSearchRequest: _TypeAlias = PauseSearchRequest  # noqa: Y015
+
+@_typing.final
+class PauseSearchResponse(_message.Message):
+    """Response of SchedulerService.PauseSearch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEARCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def search(self) -> _search_pb2.Search:
+        """The search."""
+
+    def __init__(
+        self,
+        *,
+        search: _search_pb2.Search | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["search", b"search"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["search", b"search"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseSearchResponse: _TypeAlias = PauseSearchResponse  # noqa: Y015
+
+@_typing.final
+class ResumeSearchRequest(_message.Message):
+    """Request of SchedulerService.ResumeSearch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"searches/{id}"."""
+    request_id: _builtins.str
+    """As in CreateSearchRequest."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeSearchRequest: _TypeAlias = ResumeSearchRequest  # noqa: Y015
+
+@_typing.final
+class ResumeSearchResponse(_message.Message):
+    """Response of SchedulerService.ResumeSearch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEARCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def search(self) -> _search_pb2.Search:
+        """The search."""
+
+    def __init__(
+        self,
+        *,
+        search: _search_pb2.Search | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["search", b"search"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["search", b"search"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeSearchResponse: _TypeAlias = ResumeSearchResponse  # noqa: Y015
+
+@_typing.final
+class UpdateSearchRequest(_message.Message):
+    """Request of SchedulerService.UpdateSearch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEARCH_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As in CreateSearchRequest."""
+    validate_only: _builtins.bool
+    """Check only."""
+    @_builtins.property
+    def search(self) -> _search_pb2.Search:
+        """Name, the new values under `spec`, and, if `etag` is set, the state they were read in."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Paths below Search: "spec.budget", "spec.budget.max_trials", "spec.parallelism", "spec.priority", "spec.labels"."""
+
+    def __init__(
+        self,
+        *,
+        search: _search_pb2.Search | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["search", b"search", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "search", b"search", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateSearchRequest: _TypeAlias = UpdateSearchRequest  # noqa: Y015
+
+@_typing.final
+class UpdateSearchResponse(_message.Message):
+    """Response of SchedulerService.UpdateSearch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEARCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def search(self) -> _search_pb2.Search:
+        """The search."""
+
+    def __init__(
+        self,
+        *,
+        search: _search_pb2.Search | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["search", b"search"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["search", b"search"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateSearchResponse: _TypeAlias = UpdateSearchResponse  # noqa: Y015
+
+@_typing.final
+class DeleteSearchRequest(_message.Message):
+    """Request of SchedulerService.DeleteSearch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    APPLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"searches/{id}"."""
+    request_id: _builtins.str
+    """As in CreateSearchRequest."""
+    apply: _builtins.bool
+    """Delete; otherwise only say what would be deleted."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        apply: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSearchRequest: _TypeAlias = DeleteSearchRequest  # noqa: Y015
+
+@_typing.final
+class DeleteSearchResponse(_message.Message):
+    """Response of SchedulerService.DeleteSearch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIALS_FIELD_NUMBER: _builtins.int
+    UNREFERENCED_OBJECTS_FIELD_NUMBER: _builtins.int
+    UNREFERENCED_BYTES_FIELD_NUMBER: _builtins.int
+    trials: _builtins.int
+    """Trials deleted, or that would be."""
+    unreferenced_objects: _builtins.int
+    """Objects that nothing else names."""
+    unreferenced_bytes: _builtins.int
+    """Their size together."""
+    def __init__(
+        self,
+        *,
+        trials: _builtins.int = ...,
+        unreferenced_objects: _builtins.int = ...,
+        unreferenced_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["trials", b"trials", "unreferenced_bytes", b"unreferenced_bytes", "unreferenced_objects", b"unreferenced_objects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSearchResponse: _TypeAlias = DeleteSearchResponse  # noqa: Y015
+
+@_typing.final
+class DeleteUnreferencedObjectsRequest(_message.Message):
+    """Request of SchedulerService.DeleteUnreferencedObjects."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPLY_FIELD_NUMBER: _builtins.int
+    MIN_AGE_FIELD_NUMBER: _builtins.int
+    apply: _builtins.bool
+    """Delete; otherwise only say what would be deleted."""
+    @_builtins.property
+    def min_age(self) -> _duration_pb2.Duration:
+        """Least age since the object was written [48 h]; at least 1 h, as objects are written before they are named."""
+
+    def __init__(
+        self,
+        *,
+        apply: _builtins.bool = ...,
+        min_age: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["min_age", b"min_age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "min_age", b"min_age"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteUnreferencedObjectsRequest: _TypeAlias = DeleteUnreferencedObjectsRequest  # noqa: Y015
+
+@_typing.final
+class DeleteUnreferencedObjectsResponse(_message.Message):
+    """Response of SchedulerService.DeleteUnreferencedObjects."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECTS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    REFERENCED_OBJECTS_FIELD_NUMBER: _builtins.int
+    SAMPLE_KEYS_FIELD_NUMBER: _builtins.int
+    objects: _builtins.int
+    """Objects deleted, or that would be."""
+    bytes: _builtins.int
+    """Their size together."""
+    referenced_objects: _builtins.int
+    """Objects that are named, and stay."""
+    @_builtins.property
+    def sample_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Some of the keys, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        objects: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        referenced_objects: _builtins.int = ...,
+        sample_keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "objects", b"objects", "referenced_objects", b"referenced_objects", "sample_keys", b"sample_keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteUnreferencedObjectsResponse: _TypeAlias = DeleteUnreferencedObjectsResponse  # noqa: Y015
+
+@_typing.final
+class EnqueueTrialRequest(_message.Message):
+    """Request of SchedulerService.EnqueueTrial."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PROPOSAL_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """"searches/{id}"."""
+    request_id: _builtins.str
+    """As in CreateSearchRequest."""
+    @_builtins.property
+    def proposal(self) -> _generate_service_pb2.Proposal:
+        """The network with its overrides; `proposal_id` stays empty. ONNX bytes up to 3 MiB; larger ones by ImportNetwork."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        proposal: _generate_service_pb2.Proposal | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["proposal", b"proposal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "proposal", b"proposal", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnqueueTrialRequest: _TypeAlias = EnqueueTrialRequest  # noqa: Y015
+
+@_typing.final
+class EnqueueTrialResponse(_message.Message):
+    """Response of SchedulerService.EnqueueTrial."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def trial(self) -> _search_pb2.Trial:
+        """The trial, without its network yet."""
+
+    def __init__(
+        self,
+        *,
+        trial: _search_pb2.Trial | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trial", b"trial"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["trial", b"trial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnqueueTrialResponse: _TypeAlias = EnqueueTrialResponse  # noqa: Y015
 
 @_typing.final
 class WatchSearchRequest(_message.Message):
@@ -875,12 +1219,15 @@ class Agent(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     LAST_SEEN_TIME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"agents/{id}"."""
     connected: _builtins.bool
     """Whether its stream is open."""
     draining: _builtins.bool
     """Whether it takes no more work."""
+    version: _builtins.str
+    """Version of nasmesh it runs."""
     @_builtins.property
     def slots(self) -> _containers.RepeatedCompositeFieldContainer[_dispatch_service_pb2.AgentSlots]:
         """Capacity by kind."""
@@ -912,10 +1259,11 @@ class Agent(_message.Message):
         attempts: _abc.Iterable[_dispatch_service_pb2.AttemptToken] | None = ...,
         last_seen_time: _timestamp_pb2.Timestamp | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_seen_time", b"last_seen_time", "server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "connected", b"connected", "draining", b"draining", "labels", b"labels", "last_seen_time", b"last_seen_time", "name", b"name", "server", b"server", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "connected", b"connected", "draining", b"draining", "labels", b"labels", "last_seen_time", b"last_seen_time", "name", b"name", "server", b"server", "slots", b"slots", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1022,6 +1370,110 @@ class ListAgentsResponse(_message.Message):
 Global___ListAgentsResponse: _TypeAlias = ListAgentsResponse  # noqa: Y015
 
 @_typing.final
+class DrainAgentRequest(_message.Message):
+    """Request of SchedulerService.DrainAgent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"agents/{id}"."""
+    request_id: _builtins.str
+    """As in CreateSearchRequest."""
+    release: _builtins.bool
+    """Have its trainings checkpointed and given back."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        release: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "release", b"release", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainAgentRequest: _TypeAlias = DrainAgentRequest  # noqa: Y015
+
+@_typing.final
+class DrainAgentResponse(_message.Message):
+    """Response of SchedulerService.DrainAgent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def agent(self) -> Global___Agent:
+        """The agent."""
+
+    def __init__(
+        self,
+        *,
+        agent: Global___Agent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainAgentResponse: _TypeAlias = DrainAgentResponse  # noqa: Y015
+
+@_typing.final
+class UndrainAgentRequest(_message.Message):
+    """Request of SchedulerService.UndrainAgent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"agents/{id}"."""
+    request_id: _builtins.str
+    """As in CreateSearchRequest."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndrainAgentRequest: _TypeAlias = UndrainAgentRequest  # noqa: Y015
+
+@_typing.final
+class UndrainAgentResponse(_message.Message):
+    """Response of SchedulerService.UndrainAgent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def agent(self) -> Global___Agent:
+        """The agent."""
+
+    def __init__(
+        self,
+        *,
+        agent: Global___Agent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndrainAgentResponse: _TypeAlias = UndrainAgentResponse  # noqa: Y015
+
+@_typing.final
 class GetServerInfoRequest(_message.Message):
     """Request of SchedulerService.GetServerInfo."""
 
@@ -1039,6 +1491,122 @@ class GetServerInfoRequest(_message.Message):
 Global___GetServerInfoRequest: _TypeAlias = GetServerInfoRequest  # noqa: Y015
 
 @_typing.final
+class SchedulerActivity(_message.Message):
+    """What a scheduler is doing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttemptsLostEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    CONNECTED_AGENTS_FIELD_NUMBER: _builtins.int
+    OPEN_SEARCHES_FIELD_NUMBER: _builtins.int
+    OUTCOMES_RECORDED_FIELD_NUMBER: _builtins.int
+    DUPLICATES_REFUSED_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_REFUSED_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_LOST_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    OLDEST_QUEUED_S_FIELD_NUMBER: _builtins.int
+    COMMIT_P50_S_FIELD_NUMBER: _builtins.int
+    STORE_OUTAGE_FIELD_NUMBER: _builtins.int
+    connected_agents: _builtins.int
+    """Agents with an open stream."""
+    open_searches: _builtins.int
+    """Open searches."""
+    outcomes_recorded: _builtins.int
+    """Outcomes recorded since the start."""
+    duplicates_refused: _builtins.int
+    """Repeated outcomes refused since the start."""
+    superseded_refused: _builtins.int
+    """Outcomes of superseded attempts refused since the start."""
+    events: _builtins.int
+    """Events recorded, over all boots."""
+    oldest_queued_s: _builtins.float
+    """Age of the oldest queued task, seconds."""
+    commit_p50_s: _builtins.float
+    """Median duration of the last 128 journal commits, seconds."""
+    store_outage: _builtins.bool
+    """Whether dispatch is held because the object store failed in 3 of the last 5 outcomes."""
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskCounts]:
+        """Queued and running tasks by kind."""
+
+    @_builtins.property
+    def attempts_lost(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Attempts lost since the start, by reason."""
+
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[Global___TaskCounts] | None = ...,
+        connected_agents: _builtins.int = ...,
+        open_searches: _builtins.int = ...,
+        outcomes_recorded: _builtins.int = ...,
+        duplicates_refused: _builtins.int = ...,
+        superseded_refused: _builtins.int = ...,
+        attempts_lost: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        events: _builtins.int = ...,
+        oldest_queued_s: _builtins.float = ...,
+        commit_p50_s: _builtins.float = ...,
+        store_outage: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_lost", b"attempts_lost", "commit_p50_s", b"commit_p50_s", "connected_agents", b"connected_agents", "duplicates_refused", b"duplicates_refused", "events", b"events", "oldest_queued_s", b"oldest_queued_s", "open_searches", b"open_searches", "outcomes_recorded", b"outcomes_recorded", "store_outage", b"store_outage", "superseded_refused", b"superseded_refused", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SchedulerActivity: _TypeAlias = SchedulerActivity  # noqa: Y015
+
+@_typing.final
+class TaskCounts(_message.Message):
+    """Tasks of one kind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    kind: _search_pb2.TaskKind.ValueType
+    """The kind."""
+    queued: _builtins.int
+    """Waiting."""
+    running: _builtins.int
+    """Leased."""
+    def __init__(
+        self,
+        *,
+        kind: _search_pb2.TaskKind.ValueType = ...,
+        queued: _builtins.int = ...,
+        running: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "queued", b"queued", "running", b"running"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskCounts: _TypeAlias = TaskCounts  # noqa: Y015
+
+@_typing.final
 class GetServerInfoResponse(_message.Message):
     """Response of SchedulerService.GetServerInfo."""
 
@@ -1049,6 +1617,7 @@ class GetServerInfoResponse(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     JOURNAL_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
+    ACTIVITY_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of nasmesh."""
     epoch: _builtins.int
@@ -1061,6 +1630,10 @@ class GetServerInfoResponse(_message.Message):
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it started."""
 
+    @_builtins.property
+    def activity(self) -> Global___SchedulerActivity:
+        """What it is doing now."""
+
     def __init__(
         self,
         *,
@@ -1069,10 +1642,11 @@ class GetServerInfoResponse(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         journal: _builtins.str = ...,
         store: _builtins.str = ...,
+        activity: Global___SchedulerActivity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "journal", b"journal", "start_time", b"start_time", "store", b"store", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "epoch", b"epoch", "journal", b"journal", "start_time", b"start_time", "store", b"store", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

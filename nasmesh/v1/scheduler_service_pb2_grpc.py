@@ -56,6 +56,36 @@ class SchedulerServiceStub:
                 request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.CancelSearchRequest.SerializeToString,
                 response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.CancelSearchResponse.FromString,
                 _registered_method=True)
+        self.PauseSearch = channel.unary_unary(
+                '/nasmesh.v1.SchedulerService/PauseSearch',
+                request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.PauseSearchRequest.SerializeToString,
+                response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.PauseSearchResponse.FromString,
+                _registered_method=True)
+        self.ResumeSearch = channel.unary_unary(
+                '/nasmesh.v1.SchedulerService/ResumeSearch',
+                request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ResumeSearchRequest.SerializeToString,
+                response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ResumeSearchResponse.FromString,
+                _registered_method=True)
+        self.UpdateSearch = channel.unary_unary(
+                '/nasmesh.v1.SchedulerService/UpdateSearch',
+                request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.UpdateSearchRequest.SerializeToString,
+                response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.UpdateSearchResponse.FromString,
+                _registered_method=True)
+        self.DeleteSearch = channel.unary_unary(
+                '/nasmesh.v1.SchedulerService/DeleteSearch',
+                request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteSearchRequest.SerializeToString,
+                response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteSearchResponse.FromString,
+                _registered_method=True)
+        self.DeleteUnreferencedObjects = channel.unary_unary(
+                '/nasmesh.v1.SchedulerService/DeleteUnreferencedObjects',
+                request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteUnreferencedObjectsRequest.SerializeToString,
+                response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteUnreferencedObjectsResponse.FromString,
+                _registered_method=True)
+        self.EnqueueTrial = channel.unary_unary(
+                '/nasmesh.v1.SchedulerService/EnqueueTrial',
+                request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.EnqueueTrialRequest.SerializeToString,
+                response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.EnqueueTrialResponse.FromString,
+                _registered_method=True)
         self.WatchSearch = channel.unary_stream(
                 '/nasmesh.v1.SchedulerService/WatchSearch',
                 request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.WatchSearchRequest.SerializeToString,
@@ -116,6 +146,16 @@ class SchedulerServiceStub:
                 request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ListAgentsRequest.SerializeToString,
                 response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ListAgentsResponse.FromString,
                 _registered_method=True)
+        self.DrainAgent = channel.unary_unary(
+                '/nasmesh.v1.SchedulerService/DrainAgent',
+                request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.DrainAgentRequest.SerializeToString,
+                response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.DrainAgentResponse.FromString,
+                _registered_method=True)
+        self.UndrainAgent = channel.unary_unary(
+                '/nasmesh.v1.SchedulerService/UndrainAgent',
+                request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.UndrainAgentRequest.SerializeToString,
+                response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.UndrainAgentResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/nasmesh.v1.SchedulerService/GetServerInfo',
                 request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.GetServerInfoRequest.SerializeToString,
@@ -161,6 +201,69 @@ class SchedulerServiceServicer:
         """Cancels a search: running work is stopped, results so far stay. Ended ones are left as they are.
 
         Errors: NOT_FOUND (SEARCH_UNKNOWN).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseSearch(self, request, context):
+        """Holds a search: nothing of it is leased any more, running trainings store a checkpoint and are given back. Paused and
+        ended ones are left as they are. Its wall time goes on.
+
+        Errors: NOT_FOUND (SEARCH_UNKNOWN); FAILED_PRECONDITION (SEARCH_ENDED): it has ended, nothing to pause.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeSearch(self, request, context):
+        """Lets a paused search go on; trainings continue from their checkpoints. Running ones are left as they are.
+
+        Errors: NOT_FOUND (SEARCH_UNKNOWN); FAILED_PRECONDITION (SEARCH_ENDED): it has ended, create a new one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateSearch(self, request, context):
+        """Changes an open search: "budget" and its fields, "parallelism", "priority", "labels". A budget that is already spent
+        ends the search phase. Everything else of a specification is fixed at creation.
+
+        Errors: NOT_FOUND (SEARCH_UNKNOWN); INVALID_ARGUMENT (SPEC_INVALID, UPDATE_MASK_INVALID): fix the fields named;
+        ABORTED (ETAG_STALE): read the search again; FAILED_PRECONDITION (SEARCH_ENDED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSearch(self, request, context):
+        """Deletes an ended search with its trials. Objects stay until DeleteUnreferencedObjects. Without `apply`, deletes
+        nothing and says what would be deleted.
+
+        Errors: NOT_FOUND (SEARCH_UNKNOWN); FAILED_PRECONDITION (SEARCH_OPEN): cancel it first; (SEARCH_REFERENCED): trials of
+        other searches took measurements over from it, delete those first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteUnreferencedObjects(self, request, context):
+        """Deletes objects that no search, trial or data set names and that are older than 48 hours. Without `apply`, deletes
+        nothing and says what would be deleted.
+
+        Errors: INVALID_ARGUMENT (FIELD_INVALID): min_age below 1 hour; UNAVAILABLE (STORE_DOWN); ABORTED (SWEEP_RUNNING):
+        another one is under way, wait for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnqueueTrial(self, request, context):
+        """Adds a network to a running search: its trial exists at once, and is built, admitted, trained and scored like any
+        other. It counts against max_trials; the generator sees its result with an empty proposal_id.
+
+        Errors: NOT_FOUND (SEARCH_UNKNOWN); INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; FAILED_PRECONDITION
+        (SEARCH_PHASE_OVER): the search proposes no more; RESOURCE_EXHAUSTED (QUOTA_EXCEEDED): wait for trials to end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -277,8 +380,27 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainAgent(self, request, context):
+        """Gives an agent no more work until UndrainAgent; remembered over restarts of agent and scheduler. With `release`, its
+        trainings store a checkpoint and are given back; otherwise work in hand goes on.
+
+        Errors: NOT_FOUND (AGENT_UNKNOWN).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainAgent(self, request, context):
+        """Gives a drained agent work again.
+
+        Errors: NOT_FOUND (AGENT_UNKNOWN).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
-        """Describes this scheduler.
+        """Describes this scheduler, with what it is doing now.
 
         Errors: none of its own.
         """
@@ -308,6 +430,36 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.CancelSearch,
                     request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.CancelSearchRequest.FromString,
                     response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.CancelSearchResponse.SerializeToString,
+            ),
+            'PauseSearch': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseSearch,
+                    request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.PauseSearchRequest.FromString,
+                    response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.PauseSearchResponse.SerializeToString,
+            ),
+            'ResumeSearch': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeSearch,
+                    request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ResumeSearchRequest.FromString,
+                    response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ResumeSearchResponse.SerializeToString,
+            ),
+            'UpdateSearch': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSearch,
+                    request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.UpdateSearchRequest.FromString,
+                    response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.UpdateSearchResponse.SerializeToString,
+            ),
+            'DeleteSearch': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSearch,
+                    request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteSearchRequest.FromString,
+                    response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteSearchResponse.SerializeToString,
+            ),
+            'DeleteUnreferencedObjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteUnreferencedObjects,
+                    request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteUnreferencedObjectsRequest.FromString,
+                    response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteUnreferencedObjectsResponse.SerializeToString,
+            ),
+            'EnqueueTrial': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnqueueTrial,
+                    request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.EnqueueTrialRequest.FromString,
+                    response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.EnqueueTrialResponse.SerializeToString,
             ),
             'WatchSearch': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchSearch,
@@ -368,6 +520,16 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.ListAgents,
                     request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ListAgentsRequest.FromString,
                     response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ListAgentsResponse.SerializeToString,
+            ),
+            'DrainAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainAgent,
+                    request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.DrainAgentRequest.FromString,
+                    response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.DrainAgentResponse.SerializeToString,
+            ),
+            'UndrainAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainAgent,
+                    request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.UndrainAgentRequest.FromString,
+                    response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.UndrainAgentResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -485,6 +647,168 @@ class SchedulerService:
             '/nasmesh.v1.SchedulerService/CancelSearch',
             nasmesh_dot_v1_dot_scheduler__service__pb2.CancelSearchRequest.SerializeToString,
             nasmesh_dot_v1_dot_scheduler__service__pb2.CancelSearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseSearch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nasmesh.v1.SchedulerService/PauseSearch',
+            nasmesh_dot_v1_dot_scheduler__service__pb2.PauseSearchRequest.SerializeToString,
+            nasmesh_dot_v1_dot_scheduler__service__pb2.PauseSearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeSearch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nasmesh.v1.SchedulerService/ResumeSearch',
+            nasmesh_dot_v1_dot_scheduler__service__pb2.ResumeSearchRequest.SerializeToString,
+            nasmesh_dot_v1_dot_scheduler__service__pb2.ResumeSearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSearch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nasmesh.v1.SchedulerService/UpdateSearch',
+            nasmesh_dot_v1_dot_scheduler__service__pb2.UpdateSearchRequest.SerializeToString,
+            nasmesh_dot_v1_dot_scheduler__service__pb2.UpdateSearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSearch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nasmesh.v1.SchedulerService/DeleteSearch',
+            nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteSearchRequest.SerializeToString,
+            nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteSearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteUnreferencedObjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nasmesh.v1.SchedulerService/DeleteUnreferencedObjects',
+            nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteUnreferencedObjectsRequest.SerializeToString,
+            nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteUnreferencedObjectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnqueueTrial(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nasmesh.v1.SchedulerService/EnqueueTrial',
+            nasmesh_dot_v1_dot_scheduler__service__pb2.EnqueueTrialRequest.SerializeToString,
+            nasmesh_dot_v1_dot_scheduler__service__pb2.EnqueueTrialResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -809,6 +1133,60 @@ class SchedulerService:
             '/nasmesh.v1.SchedulerService/ListAgents',
             nasmesh_dot_v1_dot_scheduler__service__pb2.ListAgentsRequest.SerializeToString,
             nasmesh_dot_v1_dot_scheduler__service__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nasmesh.v1.SchedulerService/DrainAgent',
+            nasmesh_dot_v1_dot_scheduler__service__pb2.DrainAgentRequest.SerializeToString,
+            nasmesh_dot_v1_dot_scheduler__service__pb2.DrainAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nasmesh.v1.SchedulerService/UndrainAgent',
+            nasmesh_dot_v1_dot_scheduler__service__pb2.UndrainAgentRequest.SerializeToString,
+            nasmesh_dot_v1_dot_scheduler__service__pb2.UndrainAgentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,45 @@ class SchedulerServiceStub:
 
     Errors: NOT_FOUND (SEARCH_UNKNOWN).
     """
+    PauseSearch: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.PauseSearchRequest, _scheduler_service_pb2.PauseSearchResponse]
+    """Holds a search: nothing of it is leased any more, running trainings store a checkpoint and are given back. Paused and
+    ended ones are left as they are. Its wall time goes on.
+
+    Errors: NOT_FOUND (SEARCH_UNKNOWN); FAILED_PRECONDITION (SEARCH_ENDED): it has ended, nothing to pause.
+    """
+    ResumeSearch: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.ResumeSearchRequest, _scheduler_service_pb2.ResumeSearchResponse]
+    """Lets a paused search go on; trainings continue from their checkpoints. Running ones are left as they are.
+
+    Errors: NOT_FOUND (SEARCH_UNKNOWN); FAILED_PRECONDITION (SEARCH_ENDED): it has ended, create a new one.
+    """
+    UpdateSearch: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.UpdateSearchRequest, _scheduler_service_pb2.UpdateSearchResponse]
+    """Changes an open search: "budget" and its fields, "parallelism", "priority", "labels". A budget that is already spent
+    ends the search phase. Everything else of a specification is fixed at creation.
+
+    Errors: NOT_FOUND (SEARCH_UNKNOWN); INVALID_ARGUMENT (SPEC_INVALID, UPDATE_MASK_INVALID): fix the fields named;
+    ABORTED (ETAG_STALE): read the search again; FAILED_PRECONDITION (SEARCH_ENDED).
+    """
+    DeleteSearch: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeleteSearchRequest, _scheduler_service_pb2.DeleteSearchResponse]
+    """Deletes an ended search with its trials. Objects stay until DeleteUnreferencedObjects. Without `apply`, deletes
+    nothing and says what would be deleted.
+
+    Errors: NOT_FOUND (SEARCH_UNKNOWN); FAILED_PRECONDITION (SEARCH_OPEN): cancel it first; (SEARCH_REFERENCED): trials of
+    other searches took measurements over from it, delete those first.
+    """
+    DeleteUnreferencedObjects: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeleteUnreferencedObjectsRequest, _scheduler_service_pb2.DeleteUnreferencedObjectsResponse]
+    """Deletes objects that no search, trial or data set names and that are older than 48 hours. Without `apply`, deletes
+    nothing and says what would be deleted.
+
+    Errors: INVALID_ARGUMENT (FIELD_INVALID): min_age below 1 hour; UNAVAILABLE (STORE_DOWN); ABORTED (SWEEP_RUNNING):
+    another one is under way, wait for it.
+    """
+    EnqueueTrial: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.EnqueueTrialRequest, _scheduler_service_pb2.EnqueueTrialResponse]
+    """Adds a network to a running search: its trial exists at once, and is built, admitted, trained and scored like any
+    other. It counts against max_trials; the generator sees its result with an empty proposal_id.
+
+    Errors: NOT_FOUND (SEARCH_UNKNOWN); INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; FAILED_PRECONDITION
+    (SEARCH_PHASE_OVER): the search proposes no more; RESOURCE_EXHAUSTED (QUOTA_EXCEEDED): wait for trials to end.
+    """
     WatchSearch: _grpc.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchSearchRequest, _scheduler_service_pb2.WatchSearchResponse]
     """Streams a search's changes after a sequence number, then live, until it ends. Progress marks carry the sequence
     number of the last recorded change and may be skipped; recorded changes are neither missed nor doubled.
@@ -120,8 +159,19 @@ class SchedulerServiceStub:
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID).
     """
+    DrainAgent: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.DrainAgentRequest, _scheduler_service_pb2.DrainAgentResponse]
+    """Gives an agent no more work until UndrainAgent; remembered over restarts of agent and scheduler. With `release`, its
+    trainings store a checkpoint and are given back; otherwise work in hand goes on.
+
+    Errors: NOT_FOUND (AGENT_UNKNOWN).
+    """
+    UndrainAgent: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.UndrainAgentRequest, _scheduler_service_pb2.UndrainAgentResponse]
+    """Gives a drained agent work again.
+
+    Errors: NOT_FOUND (AGENT_UNKNOWN).
+    """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetServerInfoRequest, _scheduler_service_pb2.GetServerInfoResponse]
-    """Describes this scheduler.
+    """Describes this scheduler, with what it is doing now.
 
     Errors: none of its own.
     """
@@ -154,6 +204,45 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """Cancels a search: running work is stopped, results so far stay. Ended ones are left as they are.
 
     Errors: NOT_FOUND (SEARCH_UNKNOWN).
+    """
+    PauseSearch: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.PauseSearchRequest, _scheduler_service_pb2.PauseSearchResponse]  # type: ignore[assignment]
+    """Holds a search: nothing of it is leased any more, running trainings store a checkpoint and are given back. Paused and
+    ended ones are left as they are. Its wall time goes on.
+
+    Errors: NOT_FOUND (SEARCH_UNKNOWN); FAILED_PRECONDITION (SEARCH_ENDED): it has ended, nothing to pause.
+    """
+    ResumeSearch: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ResumeSearchRequest, _scheduler_service_pb2.ResumeSearchResponse]  # type: ignore[assignment]
+    """Lets a paused search go on; trainings continue from their checkpoints. Running ones are left as they are.
+
+    Errors: NOT_FOUND (SEARCH_UNKNOWN); FAILED_PRECONDITION (SEARCH_ENDED): it has ended, create a new one.
+    """
+    UpdateSearch: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.UpdateSearchRequest, _scheduler_service_pb2.UpdateSearchResponse]  # type: ignore[assignment]
+    """Changes an open search: "budget" and its fields, "parallelism", "priority", "labels". A budget that is already spent
+    ends the search phase. Everything else of a specification is fixed at creation.
+
+    Errors: NOT_FOUND (SEARCH_UNKNOWN); INVALID_ARGUMENT (SPEC_INVALID, UPDATE_MASK_INVALID): fix the fields named;
+    ABORTED (ETAG_STALE): read the search again; FAILED_PRECONDITION (SEARCH_ENDED).
+    """
+    DeleteSearch: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeleteSearchRequest, _scheduler_service_pb2.DeleteSearchResponse]  # type: ignore[assignment]
+    """Deletes an ended search with its trials. Objects stay until DeleteUnreferencedObjects. Without `apply`, deletes
+    nothing and says what would be deleted.
+
+    Errors: NOT_FOUND (SEARCH_UNKNOWN); FAILED_PRECONDITION (SEARCH_OPEN): cancel it first; (SEARCH_REFERENCED): trials of
+    other searches took measurements over from it, delete those first.
+    """
+    DeleteUnreferencedObjects: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeleteUnreferencedObjectsRequest, _scheduler_service_pb2.DeleteUnreferencedObjectsResponse]  # type: ignore[assignment]
+    """Deletes objects that no search, trial or data set names and that are older than 48 hours. Without `apply`, deletes
+    nothing and says what would be deleted.
+
+    Errors: INVALID_ARGUMENT (FIELD_INVALID): min_age below 1 hour; UNAVAILABLE (STORE_DOWN); ABORTED (SWEEP_RUNNING):
+    another one is under way, wait for it.
+    """
+    EnqueueTrial: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.EnqueueTrialRequest, _scheduler_service_pb2.EnqueueTrialResponse]  # type: ignore[assignment]
+    """Adds a network to a running search: its trial exists at once, and is built, admitted, trained and scored like any
+    other. It counts against max_trials; the generator sees its result with an empty proposal_id.
+
+    Errors: NOT_FOUND (SEARCH_UNKNOWN); INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; FAILED_PRECONDITION
+    (SEARCH_PHASE_OVER): the search proposes no more; RESOURCE_EXHAUSTED (QUOTA_EXCEEDED): wait for trials to end.
     """
     WatchSearch: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchSearchRequest, _scheduler_service_pb2.WatchSearchResponse]  # type: ignore[assignment]
     """Streams a search's changes after a sequence number, then live, until it ends. Progress marks carry the sequence
@@ -218,8 +307,19 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID).
     """
+    DrainAgent: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.DrainAgentRequest, _scheduler_service_pb2.DrainAgentResponse]  # type: ignore[assignment]
+    """Gives an agent no more work until UndrainAgent; remembered over restarts of agent and scheduler. With `release`, its
+    trainings store a checkpoint and are given back; otherwise work in hand goes on.
+
+    Errors: NOT_FOUND (AGENT_UNKNOWN).
+    """
+    UndrainAgent: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.UndrainAgentRequest, _scheduler_service_pb2.UndrainAgentResponse]  # type: ignore[assignment]
+    """Gives a drained agent work again.
+
+    Errors: NOT_FOUND (AGENT_UNKNOWN).
+    """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetServerInfoRequest, _scheduler_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """Describes this scheduler.
+    """Describes this scheduler, with what it is doing now.
 
     Errors: none of its own.
     """
@@ -273,6 +373,81 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Cancels a search: running work is stopped, results so far stay. Ended ones are left as they are.
 
         Errors: NOT_FOUND (SEARCH_UNKNOWN).
+        """
+
+    @_abc_1.abstractmethod
+    def PauseSearch(
+        self,
+        request: _scheduler_service_pb2.PauseSearchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.PauseSearchResponse, _abc.Awaitable[_scheduler_service_pb2.PauseSearchResponse]]:
+        """Holds a search: nothing of it is leased any more, running trainings store a checkpoint and are given back. Paused and
+        ended ones are left as they are. Its wall time goes on.
+
+        Errors: NOT_FOUND (SEARCH_UNKNOWN); FAILED_PRECONDITION (SEARCH_ENDED): it has ended, nothing to pause.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeSearch(
+        self,
+        request: _scheduler_service_pb2.ResumeSearchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.ResumeSearchResponse, _abc.Awaitable[_scheduler_service_pb2.ResumeSearchResponse]]:
+        """Lets a paused search go on; trainings continue from their checkpoints. Running ones are left as they are.
+
+        Errors: NOT_FOUND (SEARCH_UNKNOWN); FAILED_PRECONDITION (SEARCH_ENDED): it has ended, create a new one.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateSearch(
+        self,
+        request: _scheduler_service_pb2.UpdateSearchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.UpdateSearchResponse, _abc.Awaitable[_scheduler_service_pb2.UpdateSearchResponse]]:
+        """Changes an open search: "budget" and its fields, "parallelism", "priority", "labels". A budget that is already spent
+        ends the search phase. Everything else of a specification is fixed at creation.
+
+        Errors: NOT_FOUND (SEARCH_UNKNOWN); INVALID_ARGUMENT (SPEC_INVALID, UPDATE_MASK_INVALID): fix the fields named;
+        ABORTED (ETAG_STALE): read the search again; FAILED_PRECONDITION (SEARCH_ENDED).
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteSearch(
+        self,
+        request: _scheduler_service_pb2.DeleteSearchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.DeleteSearchResponse, _abc.Awaitable[_scheduler_service_pb2.DeleteSearchResponse]]:
+        """Deletes an ended search with its trials. Objects stay until DeleteUnreferencedObjects. Without `apply`, deletes
+        nothing and says what would be deleted.
+
+        Errors: NOT_FOUND (SEARCH_UNKNOWN); FAILED_PRECONDITION (SEARCH_OPEN): cancel it first; (SEARCH_REFERENCED): trials of
+        other searches took measurements over from it, delete those first.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteUnreferencedObjects(
+        self,
+        request: _scheduler_service_pb2.DeleteUnreferencedObjectsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.DeleteUnreferencedObjectsResponse, _abc.Awaitable[_scheduler_service_pb2.DeleteUnreferencedObjectsResponse]]:
+        """Deletes objects that no search, trial or data set names and that are older than 48 hours. Without `apply`, deletes
+        nothing and says what would be deleted.
+
+        Errors: INVALID_ARGUMENT (FIELD_INVALID): min_age below 1 hour; UNAVAILABLE (STORE_DOWN); ABORTED (SWEEP_RUNNING):
+        another one is under way, wait for it.
+        """
+
+    @_abc_1.abstractmethod
+    def EnqueueTrial(
+        self,
+        request: _scheduler_service_pb2.EnqueueTrialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.EnqueueTrialResponse, _abc.Awaitable[_scheduler_service_pb2.EnqueueTrialResponse]]:
+        """Adds a network to a running search: its trial exists at once, and is built, admitted, trained and scored like any
+        other. It counts against max_trials; the generator sees its result with an empty proposal_id.
+
+        Errors: NOT_FOUND (SEARCH_UNKNOWN); INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; FAILED_PRECONDITION
+        (SEARCH_PHASE_OVER): the search proposes no more; RESOURCE_EXHAUSTED (QUOTA_EXCEEDED): wait for trials to end.
         """
 
     @_abc_1.abstractmethod
@@ -411,12 +586,35 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def DrainAgent(
+        self,
+        request: _scheduler_service_pb2.DrainAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.DrainAgentResponse, _abc.Awaitable[_scheduler_service_pb2.DrainAgentResponse]]:
+        """Gives an agent no more work until UndrainAgent; remembered over restarts of agent and scheduler. With `release`, its
+        trainings store a checkpoint and are given back; otherwise work in hand goes on.
+
+        Errors: NOT_FOUND (AGENT_UNKNOWN).
+        """
+
+    @_abc_1.abstractmethod
+    def UndrainAgent(
+        self,
+        request: _scheduler_service_pb2.UndrainAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.UndrainAgentResponse, _abc.Awaitable[_scheduler_service_pb2.UndrainAgentResponse]]:
+        """Gives a drained agent work again.
+
+        Errors: NOT_FOUND (AGENT_UNKNOWN).
+        """
+
+    @_abc_1.abstractmethod
     def GetServerInfo(
         self,
         request: _scheduler_service_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_service_pb2.GetServerInfoResponse, _abc.Awaitable[_scheduler_service_pb2.GetServerInfoResponse]]:
-        """Describes this scheduler.
+        """Describes this scheduler, with what it is doing now.
 
         Errors: none of its own.
         """

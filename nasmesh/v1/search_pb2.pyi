@@ -27,6 +27,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _CacheMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_MODE_UNSPECIFIED: _CacheMode.ValueType  # 0
+    """Means REUSE."""
+    CACHE_MODE_REUSE: _CacheMode.ValueType  # 1
+    """It takes over the earlier measurements, checkpoint and model, and costs nothing."""
+    CACHE_MODE_REPEAT: _CacheMode.ValueType  # 2
+    """It is trained and scored again."""
+
+class CacheMode(_CacheMode, metaclass=_CacheModeEnumTypeWrapper):
+    """What happens with a trial whose network, data, train and evaluate configuration and seed were measured before."""
+
+CACHE_MODE_UNSPECIFIED: CacheMode.ValueType  # 0
+"""Means REUSE."""
+CACHE_MODE_REUSE: CacheMode.ValueType  # 1
+"""It takes over the earlier measurements, checkpoint and model, and costs nothing."""
+CACHE_MODE_REPEAT: CacheMode.ValueType  # 2
+"""It is trained and scored again."""
+Global___CacheMode: _TypeAlias = CacheMode  # noqa: Y015
+
 class _Goal:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -97,6 +121,8 @@ class _SearchStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchSta
     """Ended without a scored network, or an error that no retry can mend."""
     SEARCH_STATE_CANCELLED: _SearchState.ValueType  # 5
     """Cancelled by a person."""
+    SEARCH_STATE_PAUSED: _SearchState.ValueType  # 6
+    """Held by a person: nothing is leased, running work was checkpointed and given back; ResumeSearch goes on."""
 
 class SearchState(_SearchState, metaclass=_SearchStateEnumTypeWrapper):
     """Where a search stands."""
@@ -113,6 +139,8 @@ SEARCH_STATE_FAILED: SearchState.ValueType  # 4
 """Ended without a scored network, or an error that no retry can mend."""
 SEARCH_STATE_CANCELLED: SearchState.ValueType  # 5
 """Cancelled by a person."""
+SEARCH_STATE_PAUSED: SearchState.ValueType  # 6
+"""Held by a person: nothing is leased, running work was checkpointed and given back; ResumeSearch goes on."""
 Global___SearchState: _TypeAlias = SearchState  # noqa: Y015
 
 class _TrialOutcome:
@@ -167,6 +195,10 @@ class _TrialPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrialPhase
     """Waits for an evaluate server."""
     TRIAL_PHASE_EVALUATING: _TrialPhase.ValueType  # 4
     """Is being scored."""
+    TRIAL_PHASE_ADMIT_QUEUED: _TrialPhase.ValueType  # 5
+    """Enqueued; waits for a generate server's agent to build and admit its network."""
+    TRIAL_PHASE_ADMITTING: _TrialPhase.ValueType  # 6
+    """Its network is being built and admitted."""
 
 class TrialPhase(_TrialPhase, metaclass=_TrialPhaseEnumTypeWrapper):
     """What is being done for a trial."""
@@ -181,6 +213,10 @@ TRIAL_PHASE_EVALUATE_QUEUED: TrialPhase.ValueType  # 3
 """Waits for an evaluate server."""
 TRIAL_PHASE_EVALUATING: TrialPhase.ValueType  # 4
 """Is being scored."""
+TRIAL_PHASE_ADMIT_QUEUED: TrialPhase.ValueType  # 5
+"""Enqueued; waits for a generate server's agent to build and admit its network."""
+TRIAL_PHASE_ADMITTING: TrialPhase.ValueType  # 6
+"""Its network is being built and admitted."""
 Global___TrialPhase: _TypeAlias = TrialPhase  # noqa: Y015
 
 class _TaskKind:
@@ -291,12 +327,15 @@ class SearchSpec(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     parallelism: _builtins.int
     """Most trials in flight at once [1]."""
     seed: _builtins.int
     """Seed that every other seed is derived from."""
     priority: _builtins.int
     """Tasks of searches with a higher priority are leased first, -100 to 100 [0]."""
+    cache: Global___CacheMode.ValueType
+    """Whether a trial that was measured before, in any search, is measured again [REUSE]."""
     @_builtins.property
     def data(self) -> _dataset_pb2.DatasetSpec:
         """The data."""
@@ -358,10 +397,11 @@ class SearchSpec(_message.Message):
         seed: _builtins.int = ...,
         priority: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        cache: Global___CacheMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "data", b"data", "evaluate", b"evaluate", "final", b"final", "generator", b"generator", "instrumentation", b"instrumentation", "space", b"space", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "constraints", b"constraints", "data", b"data", "evaluate", b"evaluate", "final", b"final", "generator", b"generator", "instrumentation", b"instrumentation", "labels", b"labels", "objectives", b"objectives", "parallelism", b"parallelism", "priority", b"priority", "seed", b"seed", "space", b"space", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cache", b"cache", "constraints", b"constraints", "data", b"data", "evaluate", b"evaluate", "final", b"final", "generator", b"generator", "instrumentation", b"instrumentation", "labels", b"labels", "objectives", b"objectives", "parallelism", b"parallelism", "priority", b"priority", "seed", b"seed", "space", b"space", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -597,6 +637,8 @@ class Search(_message.Message):
     DEVICE_TIME_S_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    DEVICE_TIME_SAVED_S_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name: "searches/{id}"."""
     state: Global___SearchState.ValueType
@@ -613,6 +655,10 @@ class Search(_message.Message):
     """Sequence number of the last event of this search."""
     etag: _builtins.str
     """Changes with every change of the search."""
+    owner: _builtins.str
+    """Identity that created it: "clients/{name}"; empty where the scheduler asks for no identity."""
+    device_time_saved_s: _builtins.float
+    """Device seconds that reused measurements saved."""
     @_builtins.property
     def spec(self) -> Global___SearchSpec:
         """What was asked for, with every default filled in."""
@@ -649,10 +695,12 @@ class Search(_message.Message):
         device_time_s: _builtins.float = ...,
         sequence: _builtins.int = ...,
         etag: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        device_time_saved_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "spec", b"spec", "trials", b"trials"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_trial", b"best_trial", "create_time", b"create_time", "device_time_s", b"device_time_s", "end_time", b"end_time", "etag", b"etag", "final_trials", b"final_trials", "iterations", b"iterations", "name", b"name", "reason", b"reason", "sequence", b"sequence", "spec", b"spec", "state", b"state", "trials", b"trials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_trial", b"best_trial", "create_time", b"create_time", "device_time_s", b"device_time_s", "device_time_saved_s", b"device_time_saved_s", "end_time", b"end_time", "etag", b"etag", "final_trials", b"final_trials", "iterations", b"iterations", "name", b"name", "owner", b"owner", "reason", b"reason", "sequence", b"sequence", "spec", b"spec", "state", b"state", "trials", b"trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -751,6 +799,9 @@ class Trial(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     DATA_DIGEST_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    REUSED_FROM_FIELD_NUMBER: _builtins.int
+    DEVICE_TIME_SAVED_S_FIELD_NUMBER: _builtins.int
+    ENQUEUED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name: "searches/{search}/trials/{number}"."""
     number: _builtins.int
@@ -771,6 +822,12 @@ class Trial(_message.Message):
     """Seconds that devices spent on it."""
     data_digest: _builtins.str
     """SHA-256 of the samples and labels it was trained and scored on."""
+    reused_from: _builtins.str
+    """Trial whose measurements, checkpoint and model it took over instead of being trained; empty: its own."""
+    device_time_saved_s: _builtins.float
+    """Device seconds that this saved."""
+    enqueued: _builtins.bool
+    """Whether a person or script added it by EnqueueTrial."""
     @_builtins.property
     def network(self) -> Global___Network:
         """The network."""
@@ -859,10 +916,13 @@ class Trial(_message.Message):
         model: _object_pb2.ObjectRef | None = ...,
         data_digest: _builtins.str = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        reused_from: _builtins.str = ...,
+        device_time_saved_s: _builtins.float = ...,
+        enqueued: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "choices", b"choices", "create_time", b"create_time", "end_time", b"end_time", "evaluate", b"evaluate", "failure", b"failure", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "model", b"model", "network", b"network", "train", b"train", "violation", b"violation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "choices", b"choices", "create_time", b"create_time", "data_digest", b"data_digest", "device_time_s", b"device_time_s", "end_time", b"end_time", "environment", b"environment", "evaluate", b"evaluate", "failure", b"failure", "final", b"final", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "iteration", b"iteration", "measurements", b"measurements", "model", b"model", "name", b"name", "network", b"network", "note", b"note", "number", b"number", "outcome", b"outcome", "parents", b"parents", "phase", b"phase", "proposal_id", b"proposal_id", "train", b"train", "violation", b"violation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "choices", b"choices", "create_time", b"create_time", "data_digest", b"data_digest", "device_time_s", b"device_time_s", "device_time_saved_s", b"device_time_saved_s", "end_time", b"end_time", "enqueued", b"enqueued", "environment", b"environment", "evaluate", b"evaluate", "failure", b"failure", "final", b"final", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "iteration", b"iteration", "measurements", b"measurements", "model", b"model", "name", b"name", "network", b"network", "note", b"note", "number", b"number", "outcome", b"outcome", "parents", b"parents", "phase", b"phase", "proposal_id", b"proposal_id", "reused_from", b"reused_from", "train", b"train", "violation", b"violation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

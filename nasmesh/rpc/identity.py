@@ -1,0 +1,51 @@
+"""Who calls: the identity that the access checks of a server found for the call in hand."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What an identity may do; the policy table says which methods that is."""
+
+    CLIENT_READ = "client:read"
+    CLIENT_WRITE = "client:write"
+    ADMIN = "admin"
+    AGENT = "agent"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A caller. `name` is "clients/NAME" or "agents/NAME"; empty where the server asks for no identity."""
+
+    name: str
+    roles: frozenset[Role]
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether resources of other owners are visible to it."""
+        return Role.ADMIN in self.roles
+
+
+LOCAL = Identity("", frozenset(Role))
+"""Everybody, on a server that asks for no identity: plaintext on loopback."""
+
+_CURRENT: ContextVar[Identity] = ContextVar("nasmesh_identity", default=LOCAL)
+
+
+def current_identity() -> Identity:
+    """Return who makes the call that this task or thread answers; LOCAL outside any call."""
+    return _CURRENT.get()
+
+
+@contextmanager
+def identified(identity: Identity) -> Iterator[None]:
+    """Make `identity` the caller within the block. Interceptors use it; set back by value, as streams may end elsewhere."""
+    before = _CURRENT.get()
+    _CURRENT.set(identity)
+    try:
+        yield
+    finally:
+        _CURRENT.set(before)
