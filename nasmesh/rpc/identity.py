@@ -42,7 +42,10 @@ def current_identity() -> Identity:
 
 @contextmanager
 def identified(identity: Identity) -> Iterator[None]:
-    """Make `identity` the caller within the block. Interceptors use it; set back by value, as streams may end elsewhere."""
+    """Make `identity` the caller within the block. Interceptors use it.
+
+    Set and put back by value, not by token: a stream that is closed early ends in another context than it began in.
+    """
     before = _CURRENT.get()
     _CURRENT.set(identity)
     try:
