@@ -1516,6 +1516,66 @@ class SchedulerActivity(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class FailuresEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class NetworksRefusedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class CallsDeniedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TASKS_FIELD_NUMBER: _builtins.int
     CONNECTED_AGENTS_FIELD_NUMBER: _builtins.int
     OPEN_SEARCHES_FIELD_NUMBER: _builtins.int
@@ -1527,6 +1587,13 @@ class SchedulerActivity(_message.Message):
     OLDEST_QUEUED_S_FIELD_NUMBER: _builtins.int
     COMMIT_P50_S_FIELD_NUMBER: _builtins.int
     STORE_OUTAGE_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    NETWORKS_REFUSED_FIELD_NUMBER: _builtins.int
+    CALLS_DENIED_FIELD_NUMBER: _builtins.int
+    COMMITS_FIELD_NUMBER: _builtins.int
+    COMMIT_FAILURES_FIELD_NUMBER: _builtins.int
+    LEASE_SLACK_S_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
     connected_agents: _builtins.int
     """Agents with an open stream."""
     open_searches: _builtins.int
@@ -1545,6 +1612,14 @@ class SchedulerActivity(_message.Message):
     """Median duration of the last 128 journal commits, seconds."""
     store_outage: _builtins.bool
     """Whether dispatch is held because the object store failed in 3 of the last 5 outcomes."""
+    commits: _builtins.int
+    """Journal commits since the start."""
+    commit_failures: _builtins.int
+    """Journal commits that failed since the start."""
+    lease_slack_s: _builtins.float
+    """Seconds until the soonest lease runs out unless its agent is heard of; the whole lease where none is held."""
+    serving: _builtins.bool
+    """Whether health says SERVING."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskCounts]:
         """Queued and running tasks by kind."""
@@ -1552,6 +1627,18 @@ class SchedulerActivity(_message.Message):
     @_builtins.property
     def attempts_lost(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Attempts lost since the start, by reason."""
+
+    @_builtins.property
+    def failures(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Attempts that ended with a failure since the start, by reason; "OTHER" for the reasons beyond the first 64."""
+
+    @_builtins.property
+    def networks_refused(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Networks refused before training since the start, by reason; "OTHER" as above."""
+
+    @_builtins.property
+    def calls_denied(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Calls refused since the start because of who made them, by reason."""
 
     def __init__(
         self,
@@ -1567,10 +1654,17 @@ class SchedulerActivity(_message.Message):
         oldest_queued_s: _builtins.float = ...,
         commit_p50_s: _builtins.float = ...,
         store_outage: _builtins.bool = ...,
+        failures: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        networks_refused: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        calls_denied: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        commits: _builtins.int = ...,
+        commit_failures: _builtins.int = ...,
+        lease_slack_s: _builtins.float = ...,
+        serving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_lost", b"attempts_lost", "commit_p50_s", b"commit_p50_s", "connected_agents", b"connected_agents", "duplicates_refused", b"duplicates_refused", "events", b"events", "oldest_queued_s", b"oldest_queued_s", "open_searches", b"open_searches", "outcomes_recorded", b"outcomes_recorded", "store_outage", b"store_outage", "superseded_refused", b"superseded_refused", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_lost", b"attempts_lost", "calls_denied", b"calls_denied", "commit_failures", b"commit_failures", "commit_p50_s", b"commit_p50_s", "commits", b"commits", "connected_agents", b"connected_agents", "duplicates_refused", b"duplicates_refused", "events", b"events", "failures", b"failures", "lease_slack_s", b"lease_slack_s", "networks_refused", b"networks_refused", "oldest_queued_s", b"oldest_queued_s", "open_searches", b"open_searches", "outcomes_recorded", b"outcomes_recorded", "serving", b"serving", "store_outage", b"store_outage", "superseded_refused", b"superseded_refused", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

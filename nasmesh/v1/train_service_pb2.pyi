@@ -174,6 +174,7 @@ class TrainProgress(_message.Message):
     LEARNING_RATE_FIELD_NUMBER: _builtins.int
     STEPS_PER_S_FIELD_NUMBER: _builtins.int
     ELAPSED_S_FIELD_NUMBER: _builtins.int
+    UPLOADING_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Optimiser updates done."""
     total_steps: _builtins.int
@@ -190,6 +191,8 @@ class TrainProgress(_message.Message):
     """Optimiser updates a second since the last mark."""
     elapsed_s: _builtins.float
     """Seconds of training so far, over all attempts."""
+    uploading: _builtins.bool
+    """Whether the work is done and waits for the object store to come back; what it made is on the server's disk."""
     def __init__(
         self,
         *,
@@ -201,10 +204,11 @@ class TrainProgress(_message.Message):
         learning_rate: _builtins.float = ...,
         steps_per_s: _builtins.float = ...,
         elapsed_s: _builtins.float = ...,
+        uploading: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "elapsed_s", b"elapsed_s", "epoch", b"epoch", "learning_rate", b"learning_rate", "loss", b"loss", "step", b"step", "steps_per_s", b"steps_per_s", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "elapsed_s", b"elapsed_s", "epoch", b"epoch", "learning_rate", b"learning_rate", "loss", b"loss", "step", b"step", "steps_per_s", b"steps_per_s", "total_steps", b"total_steps", "uploading", b"uploading"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
