@@ -9,6 +9,7 @@ from pathlib import Path
 from nasmesh.errors import Invalid, NasmeshError, Unavailable
 from nasmesh.logs import configure, get_logger
 from nasmesh.settings import DEFAULT_SCHEDULER, Settings, read_settings
+from nasmesh.unpickling import forbid_unpickling
 from scheduler.program import Options, run
 
 
@@ -35,6 +36,7 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until stopped; returns 0, 1 unexpected, 2 wrong flag or journal, 3 port or journal in use."""
+    forbid_unpickling()
     try:
         settings = read_settings()
         options = parse_flags(argv, settings)

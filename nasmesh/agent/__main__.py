@@ -13,6 +13,7 @@ from nasmesh.agent.loop import DRAIN_S, Agent
 from nasmesh.agent.targets import GENERATE, TRAIN, RemoteTarget, served_contract
 from nasmesh.errors import Unavailable
 from nasmesh.logs import configure, get_logger
+from nasmesh.unpickling import forbid_unpickling
 
 _LOG = get_logger("program")
 
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run until a signal and return the exit code: 0, 2 wrong flags or target, 3 target or directory not to be had."""
 
     def run() -> int:
+        forbid_unpickling()
         settings = parse_agent_flags(argv)
         configure("agent", settings=settings.environment)
         lifetime = Lifetime()

@@ -10,6 +10,7 @@ from nasmesh.agent.loop import DRAIN_S, Agent
 from nasmesh.jobs.table import JobTable
 from nasmesh.logs import configure, get_logger
 from nasmesh.rpc.server import RunningServer, Service, serve_threads
+from nasmesh.unpickling import forbid_unpickling
 
 _LOG = get_logger("program")
 
@@ -43,6 +44,7 @@ def run_server_program(program: Program, argv: Sequence[str] | None = None) -> i
     """Run until a signal and return the exit code: 0, 2 wrong flags, 3 port or directory in use, 130 Ctrl-C."""
 
     def main() -> int:
+        forbid_unpickling()
         settings = parse_server_flags(program.name, listen=program.listen, slots=program.slots, argv=argv)
         configure(program.name, settings=settings.environment)
         lifetime = Lifetime()

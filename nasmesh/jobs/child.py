@@ -23,6 +23,7 @@ from nasmesh.jobs.failures import failure_of
 from nasmesh.jobs.frames import read_frame, write_frame
 from nasmesh.limits import MESSAGE_BYTES
 from nasmesh.logs import configure
+from nasmesh.unpickling import forbid_unpickling
 from nasmesh.v1 import worker_pb2 as pb
 
 WORK = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*:[a-z_][a-z0-9_]*")
@@ -137,6 +138,7 @@ def load_work(reference: str) -> Work:
 def main() -> None:
     """Become the child of the server that started this process with its own process id as second argument."""
     _die_with_parent(int(sys.argv[2]))
+    forbid_unpickling()
     _limit_memory(int(sys.argv[3]))
     # Ctrl-C at a terminal is the server's to handle; it asks its children to stop in its own order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -18,6 +18,7 @@ from nasmesh.model.admission import Admitted, admit
 from nasmesh.model.encode import to_bytes
 from nasmesh.model.imported import import_onnx
 from nasmesh.model.reasons import Reason, rejected
+from nasmesh.unpickling import forbid_unpickling
 
 Work = Literal["admit", "admit_checkpoint", "import"]
 
@@ -62,6 +63,7 @@ def main(work: str) -> None:
     """Run in the child: read stdin, examine it, write one JSON line and perhaps the network's bytes to stdout."""
     # The libraries are loaded before the limits are set: their memory and time are not the input's fault.
     content = sys.stdin.buffer.read()
+    forbid_unpickling()
     _limit(len(content))
     verdict: dict[str, str] = {}
     network = b""

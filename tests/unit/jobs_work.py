@@ -1,7 +1,9 @@
 # ruff: noqa: ARG001, T201
 """Work functions that the children of test tables run."""
 
+import io
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -92,7 +94,27 @@ def _garbage(order: pb.StartTrainingRequest, context: JobContext) -> bytes:
     return b""
 
 
+class _Code:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.putenv, ("UNPICKLED",)
+
+
+def _unpickle(order: pb.StartTrainingRequest, context: JobContext) -> bytes:
+    return pickle.loads(pickle.dumps(_Code()))
+
+
+def _torch(order: pb.StartTrainingRequest, context: JobContext) -> bytes:
+    import torch
+
+    content = io.BytesIO()
+    torch.save({"weight": torch.ones(2), "code": _Code()}, content)
+    content.seek(0)
+    return torch.load(content, weights_only=order.training_id == "torch-weights")
+
+
 ACTIONS = {
+    "unpickle": _unpickle,
+    "torch": _torch,
     "echo": _echo,
     "wait": _wait,
     "mark": _mark,
