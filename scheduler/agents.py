@@ -39,6 +39,7 @@ class AgentEntry:
     session: Session | None
     last_seen_us: int
     draining: bool = False
+    accepts_batches: bool = False
     free: dict[TaskKind, int] = field(default_factory=dict)
     held: dict[str, TaskKind] = field(default_factory=dict)
     used: dict[TaskKind, int] = field(default_factory=dict)

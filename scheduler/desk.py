@@ -46,6 +46,7 @@ class Desk:
             labels=dict(hello.labels),
             session=session,
             last_seen_us=engine.time_us(),
+            accepts_batches=hello.accepts_batches,
         )
         engine.agents.put(entry)
         welcome = pb.Welcome(epoch=engine.state.epoch, superseded=superseded, version=__version__)
@@ -56,11 +57,19 @@ class Desk:
 
     def ready(self, entry: AgentEntry, ready: pb.AgentReady) -> None:
         """Note how many leases of a kind an agent can take."""
-        if ready.kind not in _KINDS or not 0 <= ready.free <= _SLOTS:
-            raise Invalid("READY_INVALID", f"ready: {ready.free} of kind {ready.kind} makes no sense", field="ready")
+        _check_ready(ready)
         self._seen(entry)
         entry.free[TaskKind(ready.kind)] = ready.free
         self._engine.work.offer(entry)
+
+    def report(self, entry: AgentEntry, report: pb.AgentReport) -> None:
+        """Record outcomes and note free slots; the same as a message each, in that order."""
+        for ready in report.ready:  # before anything is recorded: a command is refused whole or not at all
+            _check_ready(ready)
+        for outcome in report.outcomes:
+            self.outcome(entry, outcome)
+        for ready in report.ready:
+            self.ready(entry, ready)
 
     def heartbeat(self, entry: AgentEntry, heartbeat: pb.AgentHeartbeat) -> None:
         """Extend the leases of attempts in hand, keep their checkpoints, pass their progress on."""
@@ -181,6 +190,11 @@ class Desk:
         message.progress.agent = entry.name
         message.progress.train.CopyFrom(progress.train)
         hub.publish_progress(run.id, message)
+
+
+def _check_ready(ready: pb.AgentReady) -> None:
+    if ready.kind not in _KINDS or not 0 <= ready.free <= _SLOTS:
+        raise Invalid("READY_INVALID", f"ready: {ready.free} of kind {ready.kind} makes no sense", field="ready")
 
 
 def _check_hello(hello: pb.AgentHello) -> None:

@@ -118,6 +118,8 @@ async def _greet(core: Core, desk: Desk, requests: AsyncIterator[pb.WorkRequest]
 
 def _command(desk: Desk, entry: AgentEntry, request: pb.WorkRequest) -> Callable[[], None]:
     kind = request.WhichOneof("kind")
+    if kind == "report":
+        return partial(desk.report, entry, request.report)
     if kind == "outcome":
         return partial(desk.outcome, entry, request.outcome)
     if kind == "heartbeat":
