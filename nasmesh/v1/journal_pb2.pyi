@@ -264,19 +264,23 @@ class JournalAgentDrained(_message.Message):
 
     AGENT_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """"agents/{id}"."""
     draining: _builtins.bool
     """False: taken back."""
+    release: _builtins.bool
+    """Whether its trainings are asked back."""
     def __init__(
         self,
         *,
         agent: _builtins.str = ...,
         draining: _builtins.bool = ...,
+        release: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "draining", b"draining"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "draining", b"draining", "release", b"release"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -514,6 +518,7 @@ class StateRecord(_message.Message):
     TASKS_CREATED_FIELD_NUMBER: _builtins.int
     DRAINED_AGENTS_FIELD_NUMBER: _builtins.int
     DELETED_SEARCHES_FIELD_NUMBER: _builtins.int
+    RELEASING_AGENTS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Boot number."""
     sequence: _builtins.int
@@ -530,6 +535,10 @@ class StateRecord(_message.Message):
     def deleted_searches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of deleted searches; none is used twice, since a late outcome could be taken for one of the new search."""
 
+    @_builtins.property
+    def releasing_agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those drained agents whose trainings are asked back."""
+
     def __init__(
         self,
         *,
@@ -539,10 +548,11 @@ class StateRecord(_message.Message):
         tasks_created: _builtins.int = ...,
         drained_agents: _abc.Iterable[_builtins.str] | None = ...,
         deleted_searches: _abc.Iterable[_builtins.str] | None = ...,
+        releasing_agents: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_searches", b"deleted_searches", "drained_agents", b"drained_agents", "epoch", b"epoch", "sequence", b"sequence", "tasks_created", b"tasks_created", "uptime_s", b"uptime_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_searches", b"deleted_searches", "drained_agents", b"drained_agents", "epoch", b"epoch", "releasing_agents", b"releasing_agents", "sequence", b"sequence", "tasks_created", b"tasks_created", "uptime_s", b"uptime_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -582,6 +592,8 @@ class SearchRecord(_message.Message):
     OWNER_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     DEVICE_TIME_SAVED_S_FIELD_NUMBER: _builtins.int
+    OVERDRAWN_TRIALS_FIELD_NUMBER: _builtins.int
+    OVERDRAWN_ITERATIONS_FIELD_NUMBER: _builtins.int
     search_id: _builtins.str
     """Its id."""
     create_time_us: _builtins.int
@@ -628,6 +640,10 @@ class SearchRecord(_message.Message):
     """Trace context of its creation."""
     device_time_saved_s: _builtins.float
     """Device seconds that reused measurements saved."""
+    overdrawn_trials: _builtins.int
+    """Trials beyond the budget that were there already when a person lowered it."""
+    overdrawn_iterations: _builtins.int
+    """Likewise calls with proposals."""
     @_builtins.property
     def spec(self) -> _search_pb2.SearchSpec:
         """What was asked for."""
@@ -679,10 +695,12 @@ class SearchRecord(_message.Message):
         owner: _builtins.str = ...,
         traceparent: _builtins.str = ...,
         device_time_saved_s: _builtins.float = ...,
+        overdrawn_trials: _builtins.int = ...,
+        overdrawn_iterations: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_results", b"after_results", "calls", b"calls", "create_time_us", b"create_time_us", "cursor", b"cursor", "device_time_s", b"device_time_s", "device_time_saved_s", b"device_time_saved_s", "empty_calls", b"empty_calls", "end_time_us", b"end_time_us", "final_device_time_s", b"final_device_time_s", "final_trials", b"final_trials", "generate_task", b"generate_task", "generator_state", b"generator_state", "generator_version", b"generator_version", "in_flight_below", b"in_flight_below", "iterations", b"iterations", "leader_keys", b"leader_keys", "leaders", b"leaders", "owner", b"owner", "paused", b"paused", "reason", b"reason", "results", b"results", "search_id", b"search_id", "sequence", b"sequence", "spec", b"spec", "start_uptime_s", b"start_uptime_s", "state", b"state", "stop_reason", b"stop_reason", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_results", b"after_results", "calls", b"calls", "create_time_us", b"create_time_us", "cursor", b"cursor", "device_time_s", b"device_time_s", "device_time_saved_s", b"device_time_saved_s", "empty_calls", b"empty_calls", "end_time_us", b"end_time_us", "final_device_time_s", b"final_device_time_s", "final_trials", b"final_trials", "generate_task", b"generate_task", "generator_state", b"generator_state", "generator_version", b"generator_version", "in_flight_below", b"in_flight_below", "iterations", b"iterations", "leader_keys", b"leader_keys", "leaders", b"leaders", "overdrawn_iterations", b"overdrawn_iterations", "overdrawn_trials", b"overdrawn_trials", "owner", b"owner", "paused", b"paused", "reason", b"reason", "results", b"results", "search_id", b"search_id", "sequence", b"sequence", "spec", b"spec", "start_uptime_s", b"start_uptime_s", "state", b"state", "stop_reason", b"stop_reason", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -709,6 +727,7 @@ class TaskRecord(_message.Message):
     RESULTS_TO_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    PROPOSAL_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """Task id."""
     kind: _search_pb2.TaskKind.ValueType
@@ -743,6 +762,10 @@ class TaskRecord(_message.Message):
     def checkpoint(self) -> _object_pb2.ObjectRef:
         """Last stored checkpoint."""
 
+    @_builtins.property
+    def proposal(self) -> _generate_service_pb2.Proposal:
+        """Generate tasks that admit an enqueued network: what was enqueued."""
+
     def __init__(
         self,
         *,
@@ -761,10 +784,11 @@ class TaskRecord(_message.Message):
         results_to: _builtins.int = ...,
         count: _builtins.int = ...,
         in_flight: _builtins.int = ...,
+        proposal: _generate_service_pb2.Proposal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "proposal", b"proposal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "call", b"call", "checkpoint", b"checkpoint", "count", b"count", "counted", b"counted", "in_flight", b"in_flight", "kind", b"kind", "losses", b"losses", "order", b"order", "results_from", b"results_from", "results_to", b"results_to", "search_id", b"search_id", "state", b"state", "task", b"task", "trial", b"trial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "call", b"call", "checkpoint", b"checkpoint", "count", b"count", "counted", b"counted", "in_flight", b"in_flight", "kind", b"kind", "losses", b"losses", "order", b"order", "proposal", b"proposal", "results_from", b"results_from", "results_to", b"results_to", "search_id", b"search_id", "state", b"state", "task", b"task", "trial", b"trial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -817,3 +841,27 @@ class AttemptRecord(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttemptRecord: _TypeAlias = AttemptRecord  # noqa: Y015
+
+@_typing.final
+class MeasuredRecord(_message.Message):
+    """What some of a search's trials measured, in a snapshot: the index by which later trials take measurements over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    digests: _builtins.bytes
+    """16 bytes for each of 1024 consecutive trials, zeros for those that nothing is taken over from: the digest of network,
+    data, control parameters with seed, evaluate configuration, instrumentation and initial weights.
+    """
+    def __init__(
+        self,
+        *,
+        digests: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasuredRecord: _TypeAlias = MeasuredRecord  # noqa: Y015

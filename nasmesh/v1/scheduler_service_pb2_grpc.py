@@ -230,7 +230,8 @@ class SchedulerServiceServicer:
         ends the search phase. Everything else of a specification is fixed at creation.
 
         Errors: NOT_FOUND (SEARCH_UNKNOWN); INVALID_ARGUMENT (SPEC_INVALID, UPDATE_MASK_INVALID): fix the fields named;
-        ABORTED (ETAG_STALE): read the search again; FAILED_PRECONDITION (SEARCH_ENDED).
+        ABORTED (ETAG_STALE): read the search again; FAILED_PRECONDITION (SEARCH_ENDED), (SEARCH_PHASE_OVER): the budget is
+        that of the search phase, which has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -260,10 +261,12 @@ class SchedulerServiceServicer:
 
     def EnqueueTrial(self, request, context):
         """Adds a network to a running search: its trial exists at once, and is built, admitted, trained and scored like any
-        other. It counts against max_trials; the generator sees its result with an empty proposal_id.
+        other, beside the `parallelism` that the generator may fill. It counts against max_trials; the generator sees its
+        result with an empty proposal_id.
 
         Errors: NOT_FOUND (SEARCH_UNKNOWN); INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; FAILED_PRECONDITION
-        (SEARCH_PHASE_OVER): the search proposes no more; RESOURCE_EXHAUSTED (QUOTA_EXCEEDED): wait for trials to end.
+        (SEARCH_PHASE_OVER): the search proposes no more; (BUDGET_SPENT): raise max_trials by UpdateSearch first;
+        RESOURCE_EXHAUSTED (QUOTA_EXCEEDED): wait for trials to end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -73,7 +73,8 @@ class SchedulerServiceStub:
     ends the search phase. Everything else of a specification is fixed at creation.
 
     Errors: NOT_FOUND (SEARCH_UNKNOWN); INVALID_ARGUMENT (SPEC_INVALID, UPDATE_MASK_INVALID): fix the fields named;
-    ABORTED (ETAG_STALE): read the search again; FAILED_PRECONDITION (SEARCH_ENDED).
+    ABORTED (ETAG_STALE): read the search again; FAILED_PRECONDITION (SEARCH_ENDED), (SEARCH_PHASE_OVER): the budget is
+    that of the search phase, which has ended.
     """
     DeleteSearch: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeleteSearchRequest, _scheduler_service_pb2.DeleteSearchResponse]
     """Deletes an ended search with its trials. Objects stay until DeleteUnreferencedObjects. Without `apply`, deletes
@@ -91,10 +92,12 @@ class SchedulerServiceStub:
     """
     EnqueueTrial: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.EnqueueTrialRequest, _scheduler_service_pb2.EnqueueTrialResponse]
     """Adds a network to a running search: its trial exists at once, and is built, admitted, trained and scored like any
-    other. It counts against max_trials; the generator sees its result with an empty proposal_id.
+    other, beside the `parallelism` that the generator may fill. It counts against max_trials; the generator sees its
+    result with an empty proposal_id.
 
     Errors: NOT_FOUND (SEARCH_UNKNOWN); INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; FAILED_PRECONDITION
-    (SEARCH_PHASE_OVER): the search proposes no more; RESOURCE_EXHAUSTED (QUOTA_EXCEEDED): wait for trials to end.
+    (SEARCH_PHASE_OVER): the search proposes no more; (BUDGET_SPENT): raise max_trials by UpdateSearch first;
+    RESOURCE_EXHAUSTED (QUOTA_EXCEEDED): wait for trials to end.
     """
     WatchSearch: _grpc.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchSearchRequest, _scheduler_service_pb2.WatchSearchResponse]
     """Streams a search's changes after a sequence number, then live, until it ends. Progress marks carry the sequence
@@ -221,7 +224,8 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     ends the search phase. Everything else of a specification is fixed at creation.
 
     Errors: NOT_FOUND (SEARCH_UNKNOWN); INVALID_ARGUMENT (SPEC_INVALID, UPDATE_MASK_INVALID): fix the fields named;
-    ABORTED (ETAG_STALE): read the search again; FAILED_PRECONDITION (SEARCH_ENDED).
+    ABORTED (ETAG_STALE): read the search again; FAILED_PRECONDITION (SEARCH_ENDED), (SEARCH_PHASE_OVER): the budget is
+    that of the search phase, which has ended.
     """
     DeleteSearch: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeleteSearchRequest, _scheduler_service_pb2.DeleteSearchResponse]  # type: ignore[assignment]
     """Deletes an ended search with its trials. Objects stay until DeleteUnreferencedObjects. Without `apply`, deletes
@@ -239,10 +243,12 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """
     EnqueueTrial: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.EnqueueTrialRequest, _scheduler_service_pb2.EnqueueTrialResponse]  # type: ignore[assignment]
     """Adds a network to a running search: its trial exists at once, and is built, admitted, trained and scored like any
-    other. It counts against max_trials; the generator sees its result with an empty proposal_id.
+    other, beside the `parallelism` that the generator may fill. It counts against max_trials; the generator sees its
+    result with an empty proposal_id.
 
     Errors: NOT_FOUND (SEARCH_UNKNOWN); INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; FAILED_PRECONDITION
-    (SEARCH_PHASE_OVER): the search proposes no more; RESOURCE_EXHAUSTED (QUOTA_EXCEEDED): wait for trials to end.
+    (SEARCH_PHASE_OVER): the search proposes no more; (BUDGET_SPENT): raise max_trials by UpdateSearch first;
+    RESOURCE_EXHAUSTED (QUOTA_EXCEEDED): wait for trials to end.
     """
     WatchSearch: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchSearchRequest, _scheduler_service_pb2.WatchSearchResponse]  # type: ignore[assignment]
     """Streams a search's changes after a sequence number, then live, until it ends. Progress marks carry the sequence
@@ -408,7 +414,8 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         ends the search phase. Everything else of a specification is fixed at creation.
 
         Errors: NOT_FOUND (SEARCH_UNKNOWN); INVALID_ARGUMENT (SPEC_INVALID, UPDATE_MASK_INVALID): fix the fields named;
-        ABORTED (ETAG_STALE): read the search again; FAILED_PRECONDITION (SEARCH_ENDED).
+        ABORTED (ETAG_STALE): read the search again; FAILED_PRECONDITION (SEARCH_ENDED), (SEARCH_PHASE_OVER): the budget is
+        that of the search phase, which has ended.
         """
 
     @_abc_1.abstractmethod
@@ -444,10 +451,12 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_service_pb2.EnqueueTrialResponse, _abc.Awaitable[_scheduler_service_pb2.EnqueueTrialResponse]]:
         """Adds a network to a running search: its trial exists at once, and is built, admitted, trained and scored like any
-        other. It counts against max_trials; the generator sees its result with an empty proposal_id.
+        other, beside the `parallelism` that the generator may fill. It counts against max_trials; the generator sees its
+        result with an empty proposal_id.
 
         Errors: NOT_FOUND (SEARCH_UNKNOWN); INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; FAILED_PRECONDITION
-        (SEARCH_PHASE_OVER): the search proposes no more; RESOURCE_EXHAUSTED (QUOTA_EXCEEDED): wait for trials to end.
+        (SEARCH_PHASE_OVER): the search proposes no more; (BUDGET_SPENT): raise max_trials by UpdateSearch first;
+        RESOURCE_EXHAUSTED (QUOTA_EXCEEDED): wait for trials to end.
         """
 
     @_abc_1.abstractmethod

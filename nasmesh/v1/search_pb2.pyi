@@ -807,7 +807,7 @@ class Trial(_message.Message):
     number: _builtins.int
     """1, 2, 3 … in the order of recording."""
     iteration: _builtins.int
-    """Call of the generator that proposed it, from 1; 0 for final trials."""
+    """Call of the generator that proposed it, from 1; 0 for final and for enqueued trials."""
     final: _builtins.bool
     """Whether it belongs to the final phase."""
     note: _builtins.str

@@ -5,6 +5,7 @@ The contract of train servers. Start returns at once; state and results are fetc
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from nasmesh.v1 import dataset_pb2 as _dataset_pb2
@@ -441,16 +442,24 @@ class CancelTrainingRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TRAINING_ID_FIELD_NUMBER: _builtins.int
+    GRACE_FIELD_NUMBER: _builtins.int
     training_id: _builtins.str
     """The id."""
+    @_builtins.property
+    def grace(self) -> _duration_pb2.Duration:
+        """How long it may take to write its checkpoint before its process is ended [2 s], at most 10 minutes. The first request
+        counts.
+        """
+
     def __init__(
         self,
         *,
         training_id: _builtins.str = ...,
+        grace: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["training_id", b"training_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace", "training_id", b"training_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
