@@ -15,6 +15,7 @@ from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1 import search_pb2
 from scheduler import convert
+from scheduler.activity import Activity
 from scheduler.agents import AgentEntry, Agents, Session
 from scheduler.domain import (
     OPEN_SEARCHES,
@@ -29,11 +30,14 @@ from scheduler.domain import (
     State,
     Task,
     TaskKind,
+    TaskState,
 )
 from scheduler.effects import Changed, Closed, Effect, Granted, IllegalTransitionError, Queued, Revoked
 from scheduler.journal import codec
 from scheduler.journal.base import Answer, Batch, Journal
 from scheduler.machine import apply
+from scheduler.outage import Outage
+from scheduler.replaying import replay_event
 from scheduler.watch import WatchHub
 from scheduler.workload import Workload
 
@@ -81,6 +85,8 @@ class Engine:
         self.state = State()
         self.agents = Agents()
         self.hub = WatchHub()
+        self.activity = Activity()
+        self.outage = Outage()
         self.work = Workload(self.agents, seed=seed, lease_s=lease_s)
         self.start_time_us = self.time_us()
         self._step = Step(1)
@@ -91,8 +97,10 @@ class Engine:
     def recover(self) -> None:
         """Take the journal over, read the state back, and give every running attempt a full lease."""
         epoch = self.journal.open()
-        self.journal.forget_answers(self.clock.wall() - limits.REQUEST_KEEP_S)
         self._load()
+        self.journal.forget_answers(self.state.uptime_s - limits.REQUEST_KEEP_S)  # wall time may jump
+        if epoch <= self.state.epoch:
+            raise codec.unreadable(f"epoch {epoch}, which comes after {self.state.epoch},")
         self._uptime_offset_s = self.state.uptime_s - self.clock.monotonic()
         step = self._step = Step(self.state.sequence + 1)
         self.record(Booted(epoch))
@@ -105,14 +113,24 @@ class Engine:
         at, rows = self.journal.snapshot()
         self.state = codec.decode_rows(rows)
         self.hub.forget()
+        if self.state.sequence != at:
+            raise codec.unreadable(f"the snapshot, which says {self.state.sequence} and {at},")
         for sequence, body in self.journal.events(at):
-            event = codec.decode_event(sequence, body)
-            for effect in apply(self.state, event):
+            event, effects = replay_event(self.state, sequence, body)
+            for effect in effects:
                 if isinstance(effect, Changed):
                     news = self._news(effect, event.time_us)
                     self.hub.restore(news.search, news.message, ended=news.ended)
         self._snapshot_at = at
         self.work.rebuild(self.state, self.clock.monotonic())
+        self._restore_waits()
+
+    def _restore_waits(self) -> None:
+        now = self.clock.monotonic()
+        for run in self.state.searches.values():
+            for task_id in run.open_tasks:
+                if self.state.tasks[task_id].state is TaskState.QUEUED:
+                    self.activity.queued_since.setdefault(task_id, now)
 
     # --- a step ----------------------------------------------------------------------------------------------
 
@@ -143,7 +161,7 @@ class Engine:
                 step.results.append(error)
         if not self._is_refusing():
             self._tick()
-            self.work.match(self.state, self._lease)
+            self._match()
         if step.events or step.answers:
             step.batch = self._seal(step)
         return step
@@ -175,7 +193,7 @@ class Engine:
 
     def next_deadline(self) -> float:
         """Return the monotonic time at which something happens by itself; infinity where nothing will."""
-        soonest = self.work.next_deadline(self._uptime_offset_s)
+        soonest = min(self.work.next_deadline(self._uptime_offset_s), self.outage.next_probe())
         return max(soonest, self._refused[1]) if self._refused else soonest
 
     # --- for commands ----------------------------------------------------------------------------------------
@@ -222,6 +240,7 @@ class Engine:
         )
         _log.warning("attempt_lost", task=task.id, attempt=attempt.number, agent=attempt.agent, reason=failure.reason)
         self.record(AttemptLost(task.id, attempt.number, failure))
+        self.activity.lost(failure.reason)
 
     def time_us(self) -> int:
         """Return the wall time in microseconds; for people."""
@@ -238,7 +257,9 @@ class Engine:
             self._step.news.append(self._news(effect, time_us))
         elif isinstance(effect, Queued):
             task = self.state.tasks[effect.task]
-            self.work.queued(self.state.searches[task.search], task, effect.failures, self.clock.monotonic())
+            now = self.clock.monotonic()
+            self.work.queued(self.state.searches[task.search], task, effect.failures, now)
+            self.activity.queued(task.id, now)
         elif isinstance(effect, Granted):
             self._granted(self.state.tasks[effect.task])
         elif isinstance(effect, Closed):
@@ -247,6 +268,7 @@ class Engine:
             self._revoked(effect)
 
     def _granted(self, task: Task) -> None:
+        self.activity.leased(task.id)
         entry = self.work.granted(task, self.clock.monotonic())
         if entry is not None:
             entry.free[task.kind] = max(0, entry.free.get(task.kind, 0) - 1)
@@ -262,6 +284,13 @@ class Engine:
 
     def _lease(self, task: str, entry: AgentEntry) -> None:
         self.record(AttemptLeased(task, entry.name))
+
+    def _match(self) -> None:
+        """Lease what can be leased; while the object store is down, one task now and then."""
+        now = self.clock.monotonic()
+        if self.outage.may_lease(now):
+            self.work.match(self.state, self._lease, most=1 if self.outage.holds else None)
+            self.outage.probed(now)
 
     def _tick(self) -> None:
         """Do what time brings: lost leases, ended back-offs, used-up wall time."""

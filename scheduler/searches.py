@@ -144,7 +144,7 @@ class Searches:
                 )
             return kind.FromString(kept.reply)
         reply = act()
-        self._engine.keep_answer(request_id, Answer(digest, reply.SerializeToString(), self._engine.clock.wall()))
+        self._engine.keep_answer(request_id, Answer(digest, reply.SerializeToString(), self._engine.uptime_s()))
         return reply
 
 

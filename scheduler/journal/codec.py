@@ -65,10 +65,10 @@ def decode_event(sequence: int, body: bytes) -> Event:
     try:
         message = pb.JournalEvent.FromString(body)
     except DecodeError as error:
-        raise _unreadable(f"event {sequence}") from error
+        raise unreadable(f"event {sequence}") from error
     kind = message.WhichOneof("change")
     if kind is None:
-        raise _unreadable(f"event {sequence}")
+        raise unreadable(f"event {sequence}")
     return Event(message.time_us, message.uptime_s, _DECODE[kind](getattr(message, kind)))
 
 
@@ -113,8 +113,11 @@ def decode_rows(rows: Iterable[tuple[str, bytes]]) -> State:
             else:
                 networks.append((rest, search_pb2.Network.FromString(body)))
     except (DecodeError, ValueError) as error:
-        raise _unreadable(f"snapshot row {key[:80]}") from error
-    _assemble(state, runs, trials, tasks)
+        raise unreadable(f"snapshot row {key[:80]}") from error
+    try:
+        _assemble(state, runs, trials, tasks)
+    except LookupError as error:
+        raise unreadable(f"the snapshot lacks {error} and") from error
     state.networks = {network.name: network for _, network in sorted(networks, key=lambda pair: pair[0])}
     state.network_names = list(state.networks)
     return state
@@ -256,7 +259,8 @@ def _attempt(record: pb.AttemptRecord) -> Attempt:
     )
 
 
-def _unreadable(what: str) -> Invalid:
+def unreadable(what: str) -> Invalid:
+    """Return the error for a part of the journal that makes no sense."""
     return Invalid(
         "JOURNAL_CORRUPT",
         f"journal: {what} cannot be read; restore the journal from a backup, or move it away to start anew",

@@ -1,5 +1,6 @@
 """The journal in one SQLite file: write-ahead log, synchronous=FULL, one transaction a batch."""
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -7,25 +8,18 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from nasmesh.errors import Invalid, NasmeshError, Stale, Unavailable
+from nasmesh.errors import Compacted, Invalid, NasmeshError, Stale, Unavailable
 from nasmesh.logs import get_logger
 from scheduler.journal.base import Answer, Batch
-
-APPLICATION_ID = 0x4E41534D  # "NASM"
-SCHEMA_VERSION = 1
-# Checking every page of a file larger than this would delay the start by seconds; reads find damage there.
-QUICK_CHECK_BYTES = 64 * 1024 * 1024
-
-_SCHEMA = """
-CREATE TABLE epoch (number INTEGER NOT NULL);
-INSERT INTO epoch VALUES (0);
-CREATE TABLE event (sequence INTEGER PRIMARY KEY, body BLOB NOT NULL);
-CREATE TABLE snapshot (key TEXT PRIMARY KEY, body BLOB NOT NULL);
-CREATE TABLE snapshot_at (sequence INTEGER NOT NULL);
-INSERT INTO snapshot_at VALUES (0);
-CREATE TABLE answer (request_id TEXT PRIMARY KEY, body_digest BLOB NOT NULL, reply BLOB NOT NULL, time_s REAL NOT NULL);
-CREATE INDEX answer_by_time ON answer (time_s);
-"""
+from scheduler.journal.schema import (
+    APPLICATION_ID,
+    QUICK_CHECK_BYTES,
+    SCHEMA,
+    SCHEMA_VERSION,
+    UPGRADES,
+    event_crc,
+    row_crc,
+)
 
 _log = get_logger(__name__)
 
@@ -48,8 +42,10 @@ class SqliteJournal:
         try:
             self._connect()
             with self._transaction() as db:
-                db.execute("UPDATE epoch SET number = number + 1")
+                db.execute("UPDATE epoch SET number = number + 1, open = 1")
                 self._epoch = int(db.execute("SELECT number FROM epoch").fetchone()[0])
+            # So that the file alone, without its write-ahead log, says that it is not whole.
+            self._db().execute("PRAGMA wal_checkpoint(PASSIVE)")
         except NasmeshError:
             self.close()
             raise
@@ -61,7 +57,7 @@ class SqliteJournal:
     def snapshot(self) -> tuple[int, Iterator[tuple[str, bytes]]]:
         """Return the snapshot; see Journal."""
         try:
-            at = int(self._db().execute("SELECT sequence FROM snapshot_at").fetchone()[0])
+            at = self._snapshot_at()
         except sqlite3.Error as error:
             raise self._explain(error) from error
         return at, self._rows()
@@ -70,13 +66,17 @@ class SqliteJournal:
         """Return events; see Journal."""
         expected = after
         try:
-            for sequence, body in self._db().execute(
-                "SELECT sequence, body FROM event WHERE sequence > ? ORDER BY sequence", (after,)
+            for sequence, body, crc in self._db().execute(
+                "SELECT sequence, body, crc FROM event WHERE sequence > ? ORDER BY sequence", (after,)
             ):
                 expected += 1
                 if sequence != expected:
-                    raise self._corrupt(f"event {expected} is missing")
+                    raise self._gap(after, expected, sequence)
+                if crc is not None and crc != event_crc(sequence, body):
+                    raise self._corrupt(f"event {sequence} does not have its checksum")
                 yield sequence, body
+            if expected == after < self._snapshot_at():
+                raise self._gap(after, after + 1, self._snapshot_at() + 1)
         except sqlite3.Error as error:
             raise self._explain(error) from error
 
@@ -87,12 +87,14 @@ class SqliteJournal:
                 found = int(db.execute("SELECT number FROM epoch").fetchone()[0])
                 if found != self._epoch:
                     raise Stale("EPOCH_STALE", f"journal: epoch {found} has taken over from {self._epoch}")
-                db.executemany("INSERT INTO event VALUES (?, ?)", enumerate(batch.events, start=batch.first_sequence))
+                numbered = enumerate(batch.events, start=batch.first_sequence)
+                db.executemany("INSERT INTO event VALUES (?, ?, ?)", [(n, b, event_crc(n, b)) for n, b in numbered])
                 if batch.answers:
                     rows = [(key, a.body_digest, a.reply, a.time_s) for key, a in batch.answers.items()]
                     db.executemany("INSERT INTO answer VALUES (?, ?, ?, ?)", rows)
                 if batch.snapshot_sequence:
-                    db.executemany("INSERT OR REPLACE INTO snapshot VALUES (?, ?)", batch.rows.items())
+                    keyed = [(key, body, row_crc(key, body)) for key, body in batch.rows.items()]
+                    db.executemany("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?)", keyed)
                     db.execute("UPDATE snapshot_at SET sequence = ?", (batch.snapshot_sequence,))
         except sqlite3.Error as error:
             raise self._explain(error) from error
@@ -117,9 +119,24 @@ class SqliteJournal:
         except sqlite3.Error as error:
             raise self._explain(error) from error
 
+    def compact(self, through: int) -> None:
+        """Drop the events up to a sequence number, which the snapshot must cover, and give the space back.
+
+        Raises Unavailable (JOURNAL_FULL, JOURNAL_IO); the events are dropped all or none.
+        """
+        try:
+            with self._transaction() as db:
+                db.execute("DELETE FROM event WHERE sequence <= ?", (min(through, self._snapshot_at()),))
+            self._db().execute("VACUUM")
+            self._db().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
+
     def close(self) -> None:
         """Close the file and give the lock back."""
         if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):  # a full disk: the log stays beside the file, and nothing is lost
+                self._connection.execute("UPDATE epoch SET open = 0 WHERE number = ?", (self._epoch,))
             self._connection.close()
             self._connection = None
         if self._lock >= 0:
@@ -148,6 +165,7 @@ class SqliteJournal:
             ) from error
 
     def _connect(self) -> None:
+        has_log = self._path.with_name(self._path.name + "-wal").exists()
         # The core commits from one worker thread and reads from the loop's, never both at once.
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, cached_statements=64)
         self._connection = db
@@ -169,22 +187,38 @@ class SqliteJournal:
         db.execute("PRAGMA synchronous = FULL")
         if not tables:
             db.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
+                f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
                 f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
-        elif self._path.stat().st_size <= QUICK_CHECK_BYTES:
+            return
+        if self._path.stat().st_size <= QUICK_CHECK_BYTES:
             told = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if told != "ok":
                 raise self._corrupt(str(told)[:200])
+        self._upgrade(db, version)
+        if not has_log and db.execute("SELECT open FROM epoch").fetchone()[0]:
+            raise self._incomplete()
+
+    def _upgrade(self, db: sqlite3.Connection, version: int) -> None:
+        if version < SCHEMA_VERSION and version not in UPGRADES:
+            raise self._corrupt(f"it has schema {version}, which never was")
+        for older in range(version, SCHEMA_VERSION):
+            db.executescript(f"BEGIN IMMEDIATE; {UPGRADES[older]} PRAGMA user_version = {older + 1}; COMMIT;")
 
     def _db(self) -> sqlite3.Connection:
         if self._connection is None:
             raise Unavailable("JOURNAL_CLOSED", f"journal {self._path}: it is closed")
         return self._connection
 
+    def _snapshot_at(self) -> int:
+        return int(self._db().execute("SELECT sequence FROM snapshot_at").fetchone()[0])
+
     def _rows(self) -> Iterator[tuple[str, bytes]]:
         try:
-            yield from self._db().execute("SELECT key, body FROM snapshot ORDER BY key")
+            for key, body, crc in self._db().execute("SELECT key, body, crc FROM snapshot ORDER BY key"):
+                if crc is not None and crc != row_crc(key, body):
+                    raise self._corrupt(f"snapshot row {key[:80]} does not have its checksum")
+                yield key, body
         except sqlite3.Error as error:
             raise self._explain(error) from error
 
@@ -209,6 +243,23 @@ class SqliteJournal:
             "JOURNAL_CORRUPT",
             f"journal {self._path} is damaged ({what}); restore it from a backup together with its -wal file, or move"
             " it away to start with an empty one (objects in the store stay)",
+            field="journal",
+        )
+
+    def _gap(self, after: int, expected: int, found: int) -> NasmeshError:
+        """Return what a gap means: the oldest events may have been dropped on purpose, never those in between."""
+        if expected > after + 1 or self._snapshot_at() < found - 1:
+            return self._corrupt(f"event {expected} is missing")
+        return Compacted(
+            "JOURNAL_COMPACTED", f"journal {self._path}: events up to {found - 1} were dropped by nasmesh admin compact"
+        )
+
+    def _incomplete(self) -> Invalid:
+        return Invalid(
+            "JOURNAL_INCOMPLETE",
+            f"journal {self._path}: a scheduler was killed on it, and the file {self._path.name}-wal with what was"
+            " acknowledged last is not beside it; put it back, or start from what is left with"
+            f" nasmesh admin restore {self._path} --journal sqlite:{self._path} --force",
             field="journal",
         )
 
