@@ -42,6 +42,10 @@ BACKOFF_CAP_S: Final = 60.0
 SPOOL_KEEP_S: Final = 24 * 3600.0
 # Answers to request ids are kept this long.
 REQUEST_KEEP_S: Final = 7 * 24 * 3600.0
+# A job that nobody watches or asks about for this long has lost its agent for good: leases run out in seconds.
+ORPHAN_S: Final = 600.0
+# An orphan is in nobody's way: it has time for a checkpoint of any size.
+ORPHAN_GRACE_S: Final = 60.0
 # A cancelled job has this long to end by itself before its child process is killed.
 CANCEL_GRACE_S: Final = 2.0
 

@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import DecodeError
@@ -10,35 +11,16 @@ from google.protobuf.message import DecodeError
 from nasmesh import ids
 from nasmesh.clock import Clock
 from nasmesh.errors import Busy, Conflict, NotFound, Stale, Unavailable
+from nasmesh.jobs.attention import Attention, orphaned
 from nasmesh.jobs.records import RecordDirectory
-from nasmesh.limits import SPOOL_KEEP_S
+from nasmesh.jobs.view import ENDED, JobView, record_of, view_of
+from nasmesh.limits import ORPHAN_GRACE_S, ORPHAN_S, SPOOL_KEEP_S
 from nasmesh.logs import get_logger
 from nasmesh.rpc.call import caller_waits
-from nasmesh.v1 import job_pb2, object_pb2, search_pb2, worker_pb2
+from nasmesh.v1 import job_pb2, worker_pb2
 
 _LISTEN_S = 1.0
 """How often a silent watch asks whether its caller still listens."""
-
-ENDED = frozenset({job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED})
-
-
-@dataclass(frozen=True, slots=True)
-class JobView:
-    """One job at one moment. `request`, `progress` and `result` are serialised messages."""
-
-    job_id: str
-    state: job_pb2.JobState.ValueType
-    sequence: int
-    request: bytes
-    progress: bytes = b""
-    checkpoint: object_pb2.ObjectRef | None = None
-    result: bytes = b""
-    failure: search_pb2.Failure | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether the job will not change any more."""
-        return self.state in ENDED
 
 
 @dataclass(slots=True)
@@ -46,6 +28,8 @@ class Job:
     """A job with its past; changed only under the board's lock, `view` only by the board."""
 
     view: JobView
+    attention: Attention
+    is_orphan: bool = False
     states: list[JobView] = field(default_factory=list)
     cancel_at: float | None = None
     """When the process of a cancelled job is ended, on the monotonic clock; None: not cancelled."""
@@ -56,12 +40,15 @@ class Job:
 class Board:
     """Jobs by id. Slots take, mark and finish them; everybody else starts, reads, watches, cancels and deletes them."""
 
-    def __init__(self, records: RecordDirectory, *, clock: Clock, noun: str, capacity: int) -> None:
+    def __init__(
+        self, records: RecordDirectory, *, clock: Clock, noun: str, capacity: int, orphan_s: float = ORPHAN_S
+    ) -> None:
         """Load the ended jobs of an earlier process; `capacity` bounds jobs that have not ended."""
         self._records = records
         self._clock = clock
         self._noun = noun
         self._capacity = capacity
+        self._orphan_s = orphan_s
         self._log = get_logger("jobs")
         self._changed = threading.Condition()
         self._jobs: dict[str, Job] = {}
@@ -84,12 +71,14 @@ class Board:
                         f"{self._noun} {job_id} exists with another body; choose another id",
                         field=f"{self._noun}_id",
                     )
+                existing.attention.asked(self._clock.monotonic())
                 return existing.view
             if self._draining or self._closed:
                 raise Unavailable("DRAINING", "this server is shutting down; use another")
             if sum(not job.view.ended for job in self._jobs.values()) >= self._capacity:
                 raise Busy("NO_SLOT", f"all slots and the queue are full ({self._capacity} jobs)", retry_after_s=1.0)
-            job = Job(JobView(job_id, job_pb2.JOB_STATE_QUEUED, 1, request))
+            view = JobView(job_id, job_pb2.JOB_STATE_QUEUED, 1, request)
+            job = Job(view, Attention(self._clock.monotonic()))
             job.states.append(job.view)
             self._jobs[job_id] = job
             self._queue.append(job)
@@ -99,7 +88,9 @@ class Board:
     def get(self, job_id: str) -> JobView:
         """Return one job."""
         with self._changed:
-            return self._find(job_id).view
+            job = self._find(job_id)
+            job.attention.asked(self._clock.monotonic())
+            return job.view
 
     def list(self) -> tuple[JobView, ...]:
         """Return all jobs, newest first."""
@@ -112,11 +103,12 @@ class Board:
             job = self._find(job_id)
         sequence = after_sequence
         over = False
-        while not over:
-            views, over = self._changes(job, sequence, timeout_s)
-            for view in views:
-                sequence = view.sequence
-                yield view
+        with self._watching(job):
+            while not over:
+                views, over = self._changes(job, sequence, timeout_s)
+                for view in views:
+                    sequence = view.sequence
+                    yield view
 
     def cancel(self, job_id: str, grace_s: float) -> JobView:
         """Ask a job to stop; a queued one ends at once, an ended one stays as it is. The first call sets the grace."""
@@ -141,6 +133,15 @@ class Board:
             self._records.remove(job_id)
             self._changed.notify_all()
 
+    def check_attention(self, job: Job) -> None:
+        """Ask a running job to write a checkpoint and stop where nobody has wanted it for long."""
+        with self._changed:
+            now = self._clock.monotonic()
+            if job.cancel_at is None and job.attention.absent_s(now) >= self._orphan_s:
+                self._log.warning("job_orphaned", job=job.view.job_id, absent_s=self._orphan_s)
+                job.is_orphan = True
+                job.cancel_at = now + ORPHAN_GRACE_S
+
     def take(self) -> Job | None:
         """Wait for a queued job, mark it RUNNING and return it; None once the board is closed."""
         with self._changed:
@@ -163,7 +164,8 @@ class Board:
         if finished.HasField("failure"):
             view = replace(job.view, state=job_pb2.JOB_STATE_FAILED, failure=finished.failure)
         elif finished.HasField("stopped"):
-            view = replace(job.view, state=job_pb2.JOB_STATE_CANCELLED)
+            failure = orphaned(self._noun, self._orphan_s) if job.is_orphan else None
+            view = replace(job.view, state=job_pb2.JOB_STATE_CANCELLED, failure=failure)
         else:
             view = replace(job.view, state=job_pb2.JOB_STATE_SUCCEEDED, result=finished.result)
         self._end(job, view)
@@ -193,6 +195,16 @@ class Board:
     def closed(self) -> bool:
         """Whether slots should drop what they do."""
         return self._closed
+
+    @contextmanager
+    def _watching(self, job: Job) -> Iterator[None]:
+        with self._changed:
+            job.attention.watch_begins()
+        try:
+            yield
+        finally:
+            with self._changed:
+                job.attention.watch_ends(self._clock.monotonic())
 
     def _find(self, job_id: str) -> Job:
         job = self._jobs.get(job_id)
@@ -235,7 +247,7 @@ class Board:
             return
         try:
             # Before anybody is told: a result that was seen must not be lost.
-            self._records.put(view.job_id, _record(replace(view, sequence=view.sequence + 1)))
+            self._records.put(view.job_id, record_of(replace(view, sequence=view.sequence + 1)))
         except OSError as error:
             # The work is done and can still be fetched from memory; only a restart would lose it.
             self._log.error("job_record_not_written", job=view.job_id, error=str(error))
@@ -258,32 +270,6 @@ class Board:
             self._log.warning("job_record_unreadable", job=job_id)
             self._records.remove(job_id)
             return
-        job = Job(_view(record), ended_at=self._clock.monotonic())
+        job = Job(view_of(record), Attention(self._clock.monotonic()), ended_at=self._clock.monotonic())
         job.states.append(job.view)
         self._jobs[job_id] = job
-
-
-def _record(view: JobView) -> bytes:
-    return worker_pb2.JobRecord(
-        job_id=view.job_id,
-        request=view.request,
-        state=view.state,
-        sequence=view.sequence,
-        progress=view.progress,
-        checkpoint=view.checkpoint,
-        result=view.result,
-        failure=view.failure,
-    ).SerializeToString()
-
-
-def _view(record: worker_pb2.JobRecord) -> JobView:
-    return JobView(
-        job_id=record.job_id,
-        state=record.state,
-        sequence=record.sequence,
-        request=record.request,
-        progress=record.progress,
-        checkpoint=record.checkpoint if record.HasField("checkpoint") else None,
-        result=record.result,
-        failure=record.failure if record.HasField("failure") else None,
-    )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nasmesh.errors import Invalid
 from nasmesh.jobs.frames import read_frame, write_frame
-from nasmesh.limits import CANCEL_GRACE_S
+from nasmesh.limits import CANCEL_GRACE_S, ORPHAN_S
 from nasmesh.v1 import worker_pb2 as pb
 
 _TAIL_LINES = 6
@@ -33,6 +33,8 @@ class ChildLimits:
     """Longest a job may run."""
     cancel_grace_s: float = CANCEL_GRACE_S - 0.5
     """How long a cancelled job may take to write a checkpoint; the rest of the time is for ending its process."""
+    orphan_s: float = ORPHAN_S
+    """How long a job may go on that nobody watches or asks about."""
     address_space_bytes: int = 0
     """RLIMIT_AS of the child; 0: none, since torch reserves far more than it uses."""
 

@@ -59,6 +59,7 @@ class Slot:
         out_of_time = self._clock.monotonic() + self._limits.job_timeout_s
         stop_sent = False
         while True:
+            self._board.check_attention(job)
             if job.cancel_at is not None and not stop_sent:
                 child.send(worker_pb2.WorkerRequest(stop=worker_pb2.StopJob(job_id=job_id)))
                 stop_sent = True

@@ -7,12 +7,13 @@ from google.protobuf.message import Message
 
 from nasmesh.clock import Clock, SystemClock
 from nasmesh.errors import Invalid
-from nasmesh.jobs.board import Board, JobView
+from nasmesh.jobs.board import Board
 from nasmesh.jobs.child import WORK
 from nasmesh.jobs.nursery import Nursery
 from nasmesh.jobs.process import ChildLimits
 from nasmesh.jobs.records import RecordDirectory
 from nasmesh.jobs.slot import Slot
+from nasmesh.jobs.view import JobView
 
 __all__ = ["ChildLimits", "JobTable", "JobView"]
 
@@ -51,6 +52,7 @@ class JobTable:
             clock=self._clock,
             noun=noun,
             capacity=slots + (slots if queue is None else queue),
+            orphan_s=self._limits.orphan_s,
         )
         self._nursery = Nursery(work, limits=self._limits, environment=environment or {})
         self._slots = [
