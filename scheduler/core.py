@@ -84,11 +84,15 @@ class Core:
         """Make the step durable and tell everybody, or undo it."""
         if step.batch is not None:
             self._failpoints.hit("before_commit")
+            activity, clock = self.engine.activity, self.engine.clock
+            activity.writing(clock.monotonic())
             try:
                 await asyncio.get_running_loop().run_in_executor(self._writer, self.engine.journal.append, step.batch)
             except NasmeshError as error:
+                activity.commit_failed(clock.monotonic())
                 self.engine.abort(step, error)
                 return
+            activity.committed(clock.monotonic())
             self._failpoints.hit("after_commit")
         self.engine.publish(step)
 

@@ -12,6 +12,7 @@ from scheduler import convert, outcomes
 from scheduler.agents import AgentEntry, Session
 from scheduler.domain import CheckpointReported, OutcomeReported, Task, TaskKind, TaskState
 from scheduler.engine import Engine
+from scheduler.tally import tally
 
 _SLOTS = 10_000
 _HELD = 10_000
@@ -159,6 +160,7 @@ class Desk:
             _log.warning("outcome_invalid", task=task.id, field=error.field, what=error.message)
             checked = outcomes.invalid_outcome(outcome, error)
             disposition = pb.OUTCOME_DISPOSITION_INVALID
+        tally(checked, self._engine.activity, self._engine.outage, self._engine.clock.monotonic())
         self._engine.record(OutcomeReported(checked, digest))
         return disposition
 
@@ -166,7 +168,9 @@ class Desk:
         task = self._engine.state.tasks.get(token.task)
         known = task is not None and 1 <= token.attempt <= len(task.attempts)
         if known and task is not None and task.attempts[token.attempt - 1].digest == digest:
+            self._engine.activity.duplicate()
             return pb.OUTCOME_DISPOSITION_DUPLICATE
+        self._engine.activity.superseded()
         return pb.OUTCOME_DISPOSITION_SUPERSEDED
 
     def _keep_checkpoint(self, task: Task, progress: pb.AttemptProgress) -> None:
@@ -178,6 +182,7 @@ class Desk:
             _log.warning("checkpoint_invalid", task=task.id, what=error.message)
         else:
             self._engine.record(CheckpointReported(task.id, progress.token.attempt, progress.checkpoint))
+            self._engine.outage.worked(self._engine.clock.monotonic())
 
     def _pass_on(self, entry: AgentEntry, task: Task, progress: pb.AttemptProgress) -> None:
         hub, run = self._engine.hub, self._engine.state.searches[task.search]

@@ -162,6 +162,8 @@ class Engine:
         if not self._is_refusing():
             self._tick()
             self._match()
+        if self._refused is not None and not self._is_refusing() and not step.events:
+            self._try_journal(step)
         if step.events or step.answers:
             step.batch = self._seal(step)
         return step
@@ -194,7 +196,7 @@ class Engine:
     def next_deadline(self) -> float:
         """Return the monotonic time at which something happens by itself; infinity where nothing will."""
         soonest = min(self.work.next_deadline(self._uptime_offset_s), self.outage.next_probe())
-        return max(soonest, self._refused[1]) if self._refused else soonest
+        return self._refused[1] if self._refused else soonest
 
     # --- for commands ----------------------------------------------------------------------------------------
 
@@ -307,6 +309,12 @@ class Engine:
         return News(effect.search, convert.change_message(run, effect.trial, effect.sequence, time_us), ended)
 
     # --- writing ---------------------------------------------------------------------------------------------
+
+    def _try_journal(self, step: Step) -> None:
+        """Write something of no meaning: without work that wants to be recorded, nobody would notice it mended."""
+        step.answers[f"journal-tried/{self.state.epoch}/{self.activity.commit_failures}"] = Answer(
+            b"", b"", self.uptime_s()
+        )
 
     def _is_refusing(self) -> bool:
         return self._refused is not None and self.clock.monotonic() < self._refused[1]

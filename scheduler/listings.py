@@ -9,6 +9,7 @@ from nasmesh.errors import Invalid, NotFound, Stale
 from nasmesh.v1 import dataset_pb2, generate_service_pb2, object_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler import convert, pages
+from scheduler.activity_message import activity_message
 from scheduler.engine import Engine
 from scheduler.searches import Searches
 
@@ -124,6 +125,7 @@ class Listings:
             version=__version__, epoch=engine.state.epoch, journal=engine.journal.kind_name, store=self._store_kind
         )
         response.start_time.FromMicroseconds(engine.start_time_us)
+        response.activity.CopyFrom(activity_message(engine))
         return response
 
     def exported(self, request: pb.ExportNetworkRequest) -> object_pb2.ObjectRef:

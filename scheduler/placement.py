@@ -42,12 +42,18 @@ class Placement:
             if agent.room(kind) > 0:
                 self._hungry[kind][agent.name] = agent
 
-    def match(self, is_queued: Callable[[str], bool], lease: Callable[[str, AgentEntry], None]) -> None:
-        """Call `lease` for every queued task that some agent can take now; it must take up the agent's room."""
+    def match(
+        self, is_queued: Callable[[str], bool], lease: Callable[[str, AgentEntry], None], *, most: int | None = None
+    ) -> None:
+        """Call `lease` for every queued task that some agent can take now; it must take up the agent's room.
+
+        `most`: for no more tasks than that.
+        """
+        left = most
         for kind in _KINDS:
             queues, hungry = self._queues[kind], self._hungry[kind]
             blocked: set[str] = set()
-            while hungry:
+            while hungry and left != 0:
                 need = self._best(queues, blocked, is_queued)
                 if need is None:
                     break
@@ -57,6 +63,7 @@ class Placement:
                     continue
                 _, _, task = heapq.heappop(queues[need])
                 lease(task, agent)
+                left = None if left is None else left - 1
                 # To the end of the line, so that work spreads over agents.
                 hungry.pop(agent.name)
                 if agent.room(kind) > 0:

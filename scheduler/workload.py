@@ -90,9 +90,9 @@ class Workload:
                 self._enqueue(state.searches[task.search], task)
         return Due(self.leases.expired(now), self._walls.due(uptime_s))
 
-    def match(self, state: State, lease: Callable[[str, AgentEntry], None]) -> None:
-        """Call `lease` for every queued task that an agent can take now."""
-        self._placement.match(lambda task: state.tasks[task].state is TaskState.QUEUED, lease)
+    def match(self, state: State, lease: Callable[[str, AgentEntry], None], *, most: int | None = None) -> None:
+        """Call `lease` for every queued task that an agent can take now; `most`: for no more than that."""
+        self._placement.match(lambda task: state.tasks[task].state is TaskState.QUEUED, lease, most=most)
 
     def next_deadline(self, uptime_offset_s: float) -> float:
         """Return the monotonic time at which `due` has something to say; uptime is monotonic plus the offset."""

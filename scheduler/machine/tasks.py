@@ -10,6 +10,8 @@ from scheduler.effects import Closed, Granted, IllegalTransitionError, Queued, R
 # Losses that are nobody's fault are not counted, but a task that only ever gets lost must end some day: with back-off
 # at its cap this is most of an hour of trying.
 LOSSES = 60
+# The reason of failures while the object store was taken for down: those are no losses either, however long it lasts.
+STORE_OUTAGE = "STORE_OUTAGE"
 
 
 class Trigger(Enum):
@@ -92,7 +94,7 @@ def fail(work: Work, task: Task, digest: bytes, failure: pb.Failure) -> pb.Failu
     """End the current attempt with a failure; returns why the task ended for good, or None where it is tried again."""
     if failure.retryable and failure.counted:
         task.counted += 1
-    elif failure.retryable:
+    elif failure.retryable and failure.reason != STORE_OUTAGE:
         task.losses += 1
     if not failure.retryable:
         trigger, final = Trigger.FAIL, failure

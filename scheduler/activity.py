@@ -1,0 +1,119 @@
+"""What the scheduler has done since it started: counters that cost an addition each, read now and then by people.
+
+Nothing here decides anything. Only the thread that runs the engine writes; the journal's writer sets nothing.
+"""
+
+from bisect import bisect_left
+
+# Upper bounds of commit times in seconds: an fsync takes 0.1 ms on a fast disk and seconds on a sick one.
+COMMIT_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+# Reasons come from agents, which may be somebody else's programs: beyond so many they are counted together.
+REASONS = 64
+OTHER = "OTHER"
+_RECENT = 128
+
+
+class Counts(dict[str, int]):
+    """Counts by reason, with bounded cardinality."""
+
+    def add(self, reason: str) -> None:
+        """Count one."""
+        key = reason if reason in self or len(self) < REASONS else OTHER
+        self[key] = self.get(key, 0) + 1
+
+
+class Activity:
+    """Counters since the start, times of recent commits, and since when tasks wait."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.outcomes_recorded = 0
+        self.duplicates_refused = 0
+        self.superseded_refused = 0
+        self.attempts_lost = Counts()
+        self.failures = Counts()
+        self.networks_refused = Counts()
+        self.calls_denied = Counts()
+        self.commits = 0
+        self.commit_failures = 0
+        self.commit_s = 0.0
+        """Seconds spent in commits."""
+        self.commit_buckets = [0] * (len(COMMIT_BOUNDS_S) + 1)
+        """Commits by duration: up to each of COMMIT_BOUNDS_S, and above."""
+        self.serving = False
+        """What health says."""
+        self.queued_since: dict[str, float] = {}
+        """Tasks that were queued and not leased, oldest first, with the monotonic time; some may have ended since."""
+        self._recent = [0.0] * _RECENT
+        self._writing_since: float | None = None
+        self._failing_since: float | None = None
+
+    # --- outcomes ------------------------------------------------------------------------------------------------
+
+    def recorded(self, failure: str = "") -> None:
+        """Count an outcome that was recorded; `failure`: its reason, where it is one."""
+        self.outcomes_recorded += 1
+        if failure:
+            self.failures.add(failure)
+
+    def duplicate(self) -> None:
+        """Count a repeated outcome."""
+        self.duplicates_refused += 1
+
+    def superseded(self) -> None:
+        """Count an outcome of a superseded attempt."""
+        self.superseded_refused += 1
+
+    def lost(self, reason: str) -> None:
+        """Count an attempt that was given up without an outcome."""
+        self.attempts_lost.add(reason)
+
+    def refused(self, reason: str) -> None:
+        """Count a proposed network that was refused."""
+        self.networks_refused.add(reason)
+
+    def denied(self, reason: str) -> None:
+        """Count a call that its caller may not make."""
+        self.calls_denied.add(reason)
+
+    # --- the queue -----------------------------------------------------------------------------------------------
+
+    def queued(self, task: str, now: float) -> None:
+        """Note that a task waits."""
+        self.queued_since[task] = now
+
+    def leased(self, task: str) -> None:
+        """Note that a task waits no more."""
+        self.queued_since.pop(task, None)
+
+    # --- the journal ---------------------------------------------------------------------------------------------
+
+    def writing(self, now: float) -> None:
+        """Note that a commit begins."""
+        self._writing_since = now
+
+    def committed(self, now: float) -> None:
+        """Note that the commit that began has ended well."""
+        began, self._writing_since, self._failing_since = self._writing_since, None, None
+        seconds = max(0.0, now - began) if began is not None else 0.0
+        self._recent[self.commits % _RECENT] = seconds
+        self.commits += 1
+        self.commit_s += seconds
+        self.commit_buckets[bisect_left(COMMIT_BOUNDS_S, seconds)] += 1
+
+    def commit_failed(self, now: float) -> None:
+        """Note that the commit that began was refused."""
+        self._writing_since = None
+        if self._failing_since is None:
+            self._failing_since = now
+        self.commit_failures += 1
+
+    def commit_p50_s(self) -> float:
+        """Return the median duration of the last 128 commits; 0 before the first."""
+        known = sorted(self._recent[: min(self.commits, _RECENT)])
+        return known[len(known) // 2] if known else 0.0
+
+    def stuck_s(self, now: float) -> float:
+        """Return for how long work has waited for a commit that does not come; 0 while all is well."""
+        since = [moment for moment in (self._writing_since, self._failing_since) if moment is not None]
+        return max(0.0, now - min(since)) if since else 0.0
