@@ -20,10 +20,15 @@ _ENDED_OUTCOMES = {
 
 def check(state: State) -> None:
     """Check everything that one state must satisfy by itself: I2, I3, I5, I6, I12, I13 and the links between rows."""
+    _raise_first(faults(state))
+
+
+def faults(state: State) -> Iterator[str]:
+    """Yield everything that one state violates by itself, each with its story; `check` raises the first."""
     for task in state.tasks.values():
-        _raise_first(_task_faults(state, task))
+        yield from _task_faults(state, task)
     for run in state.searches.values():
-        _raise_first(_search_faults(state, run))
+        yield from _search_faults(state, run)
 
 
 def check_step(before: Mapping[str, tuple[TaskState, int]], epoch: int, state: State) -> None:
