@@ -71,10 +71,10 @@ class Smallest:
     def __init__(self, stack: contextlib.ExitStack, directory: Path) -> None:
         """Start it and let the agents connect."""
         directory.mkdir()
-        program = stack.enter_context(Program("benchmarks.smallest_scheduler", directory))
+        self.program = stack.enter_context(Program("benchmarks.smallest_scheduler", directory))
         self._load: Worker = stack.enter_context(python_worker("benchmarks.load", directory))
         agents = [[f"a{number}", [noop.TRAIN]] for number in range(AGENTS)]
-        self._load.ask(do="connect", address=program.address, agents=agents)
+        self._load.ask(do="connect", address=self.program.address, agents=agents)
 
     def rate(self, seconds: float) -> float:
         """Return tasks a second."""

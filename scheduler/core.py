@@ -5,6 +5,7 @@ import contextlib
 import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar, cast
 
 from nasmesh.errors import NasmeshError, Unavailable
@@ -17,6 +18,7 @@ STEP_COMMANDS = 512
 LONGEST_WAIT_S = 3600.0
 
 Result = TypeVar("Result")
+Done = Callable[[object], None]
 
 
 class Core:
@@ -26,7 +28,7 @@ class Core:
         """Take an engine that has not recovered yet."""
         self.engine = engine
         self._failpoints = failpoints or Failpoints()
-        self._commands: list[tuple[Command, asyncio.Future[object]]] = []
+        self._commands: list[tuple[Command, Done]] = []
         self._wake = asyncio.Event()
         # The journal is used by one thread only, beside the event loop, which goes on reading while the disk writes.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
@@ -43,13 +45,20 @@ class Core:
         if self._stopped is not None:
             future.set_exception(self._stopped)
         else:
-            self._commands.append((command, future))
-            self._wake.set()
+            self.tell(command, partial(_settle, future))
         return cast(Awaitable[Result], future)
+
+    def tell(self, command: Callable[[], object], done: Done) -> None:
+        """Queue a command; `done` is called with its result or its error after the commit, and must not raise."""
+        if self._stopped is not None:
+            done(self._stopped)
+        else:
+            self._commands.append((command, done))
+            self._wake.set()
 
     def post(self, command: Callable[[], object]) -> None:
         """Queue a command whose result nobody waits for."""
-        self.submit(command).add_done_callback(_ignore)  # type: ignore[attr-defined]
+        self.tell(command, _ignore)
 
     async def run(self) -> None:
         """Work until cancelled. Raises what no retry can mend: a broken rule, a journal that another has taken over."""
@@ -62,10 +71,10 @@ class Core:
                     step = self.engine.prepare([command for command, _ in taken])
                     await self._write(step)
                 except BaseException as error:
-                    _fail([future for _, future in taken], error)
+                    _fail([done for _, done in taken], error)
                     raise
-                for (_, future), result in zip(taken, step.results, strict=True):
-                    _settle(future, result)
+                for (_, done), result in zip(taken, step.results, strict=True):
+                    done(result)
         finally:
             self._close()
 
@@ -99,7 +108,7 @@ class Core:
     def _close(self) -> None:
         stopped = Unavailable("SCHEDULER_STOPPING", "the scheduler is stopping; try again")
         self._stopped = stopped
-        _fail([future for _, future in self._commands], stopped)
+        _fail([done for _, done in self._commands], stopped)
         self._commands.clear()
         self.engine.hub.close(stopped)
         for entry in self.engine.agents.connected():
@@ -118,14 +127,11 @@ def _settle(future: asyncio.Future[object], result: object) -> None:
         future.set_result(result)
 
 
-def _fail(futures: list[asyncio.Future[object]], error: BaseException) -> None:
+def _fail(waiting: list[Done], error: BaseException) -> None:
     public = error if isinstance(error, NasmeshError) else Unavailable("SCHEDULER_STOPPING", "the scheduler stops")
-    for future in futures:
-        _settle(future, public)
-        if not future.cancelled():
-            future.exception()  # retrieved: nobody may be waiting any more
+    for done in waiting:
+        done(public)
 
 
-def _ignore(future: asyncio.Future[object]) -> None:
-    if not future.cancelled():
-        future.exception()
+def _ignore(_: object) -> None:
+    """Take a result that nobody waits for."""

@@ -10,9 +10,11 @@ from functools import partial
 from typing import Any
 
 from nasmesh.errors import Busy, Invalid, NasmeshError
+from nasmesh.logs import get_logger
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import dispatch_service_pb2_grpc as rpc
 from scheduler.agents import AgentEntry
+from scheduler.batches import gather
 from scheduler.core import Core
 from scheduler.desk import Desk
 
@@ -21,14 +23,19 @@ IN_HAND = 256
 # Messages that wait for an agent that does not read; beyond it the stream is given up, leases outlive it.
 OUTBOX = 20_000
 
+_log = get_logger("dispatch")
+
 
 class Outbox:
     """What waits to be written to one agent; the Session that the engine sees."""
 
+    __slots__ = ("_error", "_messages", "_over", "_waiter", "accepts_batches")
+
     def __init__(self) -> None:
-        """Start empty."""
+        """Start empty, for an agent that takes single messages."""
+        self.accepts_batches = False
         self._messages: deque[pb.WorkResponse] = deque()
-        self._wake = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
         self._error: NasmeshError | None = None
         self._over = False
 
@@ -38,7 +45,7 @@ class Outbox:
             self.close(Busy("AGENT_SLOW", "too many messages wait for this agent; reconnect"))
             return
         self._messages.append(message)
-        self._wake.set()
+        self._wake()
 
     def close(self, error: NasmeshError) -> None:
         """End the stream with an error, after what is queued."""
@@ -48,19 +55,23 @@ class Outbox:
     def finish(self) -> None:
         """End the stream after what is queued."""
         self._over = True
-        self._wake.set()
+        self._wake()
 
     async def messages(self) -> AsyncIterator[pb.WorkResponse]:
         """Yield what is sent until the end; raises the error that ended the stream."""
         while True:
             while self._messages:
-                yield self._messages.popleft()
+                yield gather(self._messages) if self.accepts_batches else self._messages.popleft()
             if self._error is not None:
                 raise self._error
             if self._over:
                 return
-            self._wake.clear()
-            await self._wake.wait()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class DispatchServicer(rpc.DispatchServiceServicer):
@@ -76,7 +87,7 @@ class DispatchServicer(rpc.DispatchServiceServicer):
     ) -> AsyncIterator[pb.WorkResponse]:
         """Converse with one agent."""
         outbox = Outbox()
-        reader = asyncio.create_task(_read(self._core, self._desk, request_iterator, outbox))
+        reader = asyncio.create_task(_Conversation(self._core, self._desk, outbox).read(request_iterator))
         try:
             async for message in outbox.messages():
                 yield message
@@ -91,29 +102,53 @@ class DispatchServicer(rpc.DispatchServiceServicer):
         return pb.GetAttemptResponse(attempt=attempt)
 
 
-async def _read(core: Core, desk: Desk, requests: AsyncIterator[pb.WorkRequest], outbox: Outbox) -> None:
-    """Turn an agent's messages into commands until its stream ends; faults end the conversation with their error."""
-    entry: AgentEntry | None = None
-    try:
-        entry = await _greet(core, desk, requests, outbox)
-        gate = asyncio.Semaphore(IN_HAND)
-        async for request in requests:
-            await gate.acquire()
-            future = asyncio.ensure_future(core.submit(_command(desk, entry, request)))
-            future.add_done_callback(partial(_done, gate, outbox))
-        outbox.finish()
-    except NasmeshError as error:
-        outbox.close(error)
-    finally:
-        if entry is not None:
-            core.post(partial(desk.gone, entry, outbox))
+class _Conversation:
+    """One agent's messages on their way to the core: counted, so that a reader that runs ahead waits."""
 
+    __slots__ = ("_core", "_desk", "_gate", "_in_hand", "_outbox")
 
-async def _greet(core: Core, desk: Desk, requests: AsyncIterator[pb.WorkRequest], outbox: Outbox) -> AgentEntry:
-    first = await anext(aiter(requests), None)
-    if first is None or first.WhichOneof("kind") != "hello":
-        raise Invalid("HELLO_MISSING", "the first message of a Work stream must be hello", field="hello")
-    return await core.submit(partial(desk.hello, outbox, first.hello))
+    def __init__(self, core: Core, desk: Desk, outbox: Outbox) -> None:
+        self._core = core
+        self._desk = desk
+        self._outbox = outbox
+        self._in_hand = 0
+        self._gate: asyncio.Future[None] | None = None
+
+    async def read(self, requests: AsyncIterator[pb.WorkRequest]) -> None:
+        """Turn messages into commands until the stream ends; faults end the conversation with their error."""
+        entry: AgentEntry | None = None
+        outbox, tell, done = self._outbox, self._core.tell, self._done
+        try:
+            entry = await self._greet(requests)
+            outbox.accepts_batches = entry.accepts_batches
+            async for request in requests:
+                if self._in_hand >= IN_HAND:
+                    self._gate = asyncio.get_running_loop().create_future()
+                    await self._gate
+                self._in_hand += 1
+                tell(_command(self._desk, entry, request), done)
+            outbox.finish()
+        except NasmeshError as error:
+            outbox.close(error)
+        finally:
+            if entry is not None:
+                self._core.post(partial(self._desk.gone, entry, outbox))
+
+    async def _greet(self, requests: AsyncIterator[pb.WorkRequest]) -> AgentEntry:
+        first = await anext(aiter(requests), None)
+        if first is None or first.WhichOneof("kind") != "hello":
+            raise Invalid("HELLO_MISSING", "the first message of a Work stream must be hello", field="hello")
+        return await self._core.submit(partial(self._desk.hello, self._outbox, first.hello))
+
+    def _done(self, result: object) -> None:
+        self._in_hand -= 1
+        if self._gate is not None and not self._gate.done():
+            self._gate.set_result(None)
+        if isinstance(result, NasmeshError):
+            self._outbox.close(result)
+        elif isinstance(result, Exception):
+            _log.error("message_refused", error=f"{type(result).__name__}: {result}", exc_info=result)
+            self._outbox.close(Invalid("MESSAGE_REFUSED", "the message could not be taken; see the scheduler's log"))
 
 
 def _command(desk: Desk, entry: AgentEntry, request: pb.WorkRequest) -> Callable[[], None]:
@@ -129,13 +164,3 @@ def _command(desk: Desk, entry: AgentEntry, request: pb.WorkRequest) -> Callable
     if kind == "draining":
         return partial(desk.draining, entry)
     raise Invalid("FIELD_INVALID", f"a Work stream takes no {kind or 'empty message'} here", field="kind")
-
-
-def _done(gate: asyncio.Semaphore, outbox: Outbox, future: "asyncio.Future[None]") -> None:
-    gate.release()
-    if not future.cancelled():
-        error = future.exception()
-        if isinstance(error, NasmeshError):
-            outbox.close(error)
-        elif error is not None:
-            outbox.close(Invalid("MESSAGE_REFUSED", "the message could not be taken; see the scheduler's log"))
