@@ -6,13 +6,19 @@ from nasmesh.v1 import measurement_pb2 as measurement_pb
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler.agents import AgentEntry
 from scheduler.domain import SearchRun, State, Task, TaskKind
+from scheduler.watch import Change
 
 
 def search_message(run: SearchRun) -> search_pb2.Search:
     """Return a search as clients see it."""
+    message = _without_spec(run, run.sequence)
+    message.spec.CopyFrom(run.spec)
+    return message
+
+
+def _without_spec(run: SearchRun, sequence: int) -> search_pb2.Search:
     message = search_pb2.Search(
         name=run.name,
-        spec=run.spec,
         state=search_pb2.SearchState.ValueType(run.state),
         reason=run.reason,
         trials=_counts(run),
@@ -20,8 +26,8 @@ def search_message(run: SearchRun) -> search_pb2.Search:
         final_trials=[run.trial_name(number) for number in run.final_trials],
         iterations=run.iterations,
         device_time_s=run.device_time_s + run.final_device_time_s,
-        sequence=run.sequence,
-        etag=str(run.sequence),
+        sequence=sequence,
+        etag=str(sequence),
     )
     message.create_time.FromMicroseconds(run.create_time_us)
     if run.end_time_us:
@@ -40,17 +46,19 @@ def _counts(run: SearchRun) -> search_pb2.TrialCounts:
     )
 
 
-def change_message(run: SearchRun, trial: int, sequence: int, time_us: int) -> pb.WatchSearchResponse:
-    """Return a change of a search (trial 0) or of one of its trials, as it stands now."""
-    message = pb.WatchSearchResponse(sequence=sequence)
-    message.time.FromMicroseconds(time_us)
-    if trial:
-        message.trial.CopyFrom(run.trials[trial - 1])
-    else:
-        message.search.CopyFrom(search_message(run))
-        message.search.sequence = sequence
-        message.search.etag = str(sequence)
-    return message
+def trial_change(run: SearchRun, trial: int, sequence: int, time_us: int) -> Change:
+    """Return a change of a trial, as it stands now."""
+    return Change(sequence, time_us, trial, run.trials[trial - 1].SerializeToString())
+
+
+def search_change(run: SearchRun, sequence: int, time_us: int, spec: bytes) -> Change:
+    """Return a change of a search, as it stands now; `spec`: what spec_bytes returns."""
+    return Change(sequence, time_us, 0, _without_spec(run, sequence).SerializeToString(), spec)
+
+
+def spec_bytes(run: SearchRun) -> bytes:
+    """Return the bytes of a search with nothing but its specification."""
+    return search_pb2.Search(spec=run.spec).SerializeToString()
 
 
 def lease_message(state: State, task: Task) -> dispatch_service_pb2.Lease:

@@ -4,15 +4,13 @@ A step is `prepare` (run commands, apply their facts, place tasks), the journal'
 where the append failed, which reads the state back from the journal so that nothing is half applied.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from nasmesh import limits
 from nasmesh.clock import Clock
 from nasmesh.errors import NasmeshError, Unavailable
 from nasmesh.logs import get_logger
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
-from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1 import search_pb2
 from scheduler import convert
 from scheduler.activity import Activity
@@ -29,7 +27,6 @@ from scheduler.domain import (
     SearchState,
     State,
     Task,
-    TaskKind,
     TaskState,
 )
 from scheduler.effects import Changed, Closed, Effect, Granted, IllegalTransitionError, Queued, Revoked
@@ -38,6 +35,7 @@ from scheduler.journal.base import Answer, Batch, Journal
 from scheduler.machine import apply
 from scheduler.outage import Outage
 from scheduler.replaying import replay_event
+from scheduler.step import Command, News, Step
 from scheduler.watch import WatchHub
 from scheduler.workload import Workload
 
@@ -48,30 +46,6 @@ RETRY_JOURNAL_S = 1.0
 RESTARTED = "SCHEDULER_RESTARTED"
 
 _log = get_logger("engine")
-Command = Callable[[], object]
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """A change for the watchers of a search; `ended`: it is the last one."""
-
-    search: str
-    message: pb.WatchSearchResponse
-    ended: bool
-
-
-@dataclass(slots=True)
-class Step:
-    """What one step is about to do. `results` holds a value or an error for each command, in order."""
-
-    first_sequence: int
-    results: list[object] = field(default_factory=list)
-    events: list[bytes] = field(default_factory=list)
-    answers: dict[str, Answer] = field(default_factory=dict)
-    outbox: list[tuple[Session, dispatch_pb.WorkResponse]] = field(default_factory=list)
-    news: list[News] = field(default_factory=list)
-    given: list[tuple[AgentEntry, TaskKind]] = field(default_factory=list)
-    batch: Batch | None = None
 
 
 class Engine:
@@ -90,6 +64,7 @@ class Engine:
         self.work = Workload(self.agents, seed=seed, lease_s=lease_s)
         self.start_time_us = self.time_us()
         self._step = Step(1)
+        self._specs: dict[str, tuple[search_pb2.SearchSpec, bytes]] = {}
         self._snapshot_at = 0
         self._uptime_offset_s = 0.0
         self._refused: tuple[Unavailable, float] | None = None
@@ -113,6 +88,7 @@ class Engine:
         at, rows = self.journal.snapshot()
         self.state = codec.decode_rows(rows)
         self.hub.forget()
+        self._specs.clear()
         if self.state.sequence != at:
             raise codec.unreadable(f"the snapshot, which says {self.state.sequence} and {at},")
         for sequence, body in self.journal.events(at):
@@ -120,7 +96,7 @@ class Engine:
             for effect in effects:
                 if isinstance(effect, Changed):
                     news = self._news(effect, event.time_us)
-                    self.hub.restore(news.search, news.message, ended=news.ended)
+                    self.hub.restore(news.search, news.change, ended=news.ended)
         self._snapshot_at = at
         self.work.rebuild(self.state, self.clock.monotonic())
         self._restore_waits()
@@ -178,9 +154,9 @@ class Engine:
         for session, message in step.outbox:
             session.send(message)
         for news in step.news:
-            self.hub.publish(news.search, news.message, ended=news.ended)
+            self.hub.publish(news.search, news.change, ended=news.ended)
             if news.ended:
-                _log.info("search_ended", search=news.search, reason=news.message.search.reason)
+                _log.info("search_ended", search=news.search, reason=news.change.message().search.reason)
 
     def abort(self, step: Step, error: NasmeshError) -> None:
         """Undo a step that could not be written; its commands fail with the error. Raises it unless it may pass."""
@@ -227,8 +203,7 @@ class Engine:
 
     def published_sequence(self, search: str) -> int:
         """Return the number of the newest change of a search that watchers were told of."""
-        pending = sum(1 for news in self._step.news if news.search == search)
-        return self.state.searches[search].sequence - pending
+        return self.state.searches[search].sequence - self._step.unheard.get(search, 0)
 
     def lose(self, task: Task, reason: str, message: str) -> None:
         """Give up a running attempt; not counted where this scheduler's restart may have lost it."""
@@ -256,7 +231,7 @@ class Engine:
 
     def _follow(self, effect: Effect, time_us: int) -> None:
         if isinstance(effect, Changed):
-            self._step.news.append(self._news(effect, time_us))
+            self._step.tell(self._news(effect, time_us))
         elif isinstance(effect, Queued):
             task = self.state.tasks[effect.task]
             now = self.clock.monotonic()
@@ -304,9 +279,15 @@ class Engine:
                 self.record(SearchExpired(search))
 
     def _news(self, effect: Changed, time_us: int) -> News:
-        run = self.state.searches[effect.search]
-        ended = run.state not in OPEN_SEARCHES and not effect.trial
-        return News(effect.search, convert.change_message(run, effect.trial, effect.sequence, time_us), ended)
+        search, trial, sequence = effect.search, effect.trial, effect.sequence
+        run = self.state.searches[search]
+        if trial:
+            return News(search, convert.trial_change(run, trial, sequence, time_us), ended=False)
+        spec = self._specs.get(search)
+        if spec is None or spec[0] is not run.spec:
+            spec = self._specs[search] = run.spec, convert.spec_bytes(run)
+        change = convert.search_change(run, sequence, time_us, spec[1])
+        return News(search, change, ended=run.state not in OPEN_SEARCHES)
 
     # --- writing ---------------------------------------------------------------------------------------------
 

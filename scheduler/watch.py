@@ -1,17 +1,47 @@
-"""Tells watchers of a search what changed: from a bounded history, then live. A slow one is dropped."""
+"""Tells watchers of a search what changed: from a bounded history, then live. A slow one is dropped.
+
+A change is kept as bytes, so that it costs next to nothing while nobody watches; the message is made when it is read,
+and once for all live watchers.
+"""
 
 import asyncio
 from collections import OrderedDict, deque
+from typing import NamedTuple
 
 from nasmesh.errors import Busy, Compacted, Invalid, NasmeshError
 from nasmesh.v1 import scheduler_service_pb2 as pb
 
 # Changes kept for a search; a search of 500 trials has about 2,500. Beyond it, watchers list first.
 HISTORY = 4096
-# Ended searches whose history is kept.
-ENDED_KEPT = 64
+# Bytes of changes kept of all ended searches together; that of the last one ended is kept in any case.
+ENDED_BYTES = 16 * 1024 * 1024
 # Changes that wait for one watcher; progress marks are skipped when half of it is used.
 QUEUE = 2 * HISTORY
+
+
+class Change(NamedTuple):
+    """A change of a search (trial 0) or one of its trials as it stood then.
+
+    `body` holds the trial's bytes, or those of the search without its specification; `spec` those of a search with
+    nothing but its specification, which all changes of a search share.
+    """
+
+    sequence: int
+    time_us: int
+    trial: int
+    body: bytes
+    spec: bytes = b""
+
+    def message(self) -> pb.WatchSearchResponse:
+        """Return the change as watchers see it."""
+        message = pb.WatchSearchResponse(sequence=self.sequence)
+        message.time.FromMicroseconds(self.time_us)
+        if self.trial:
+            message.trial.MergeFromString(self.body)
+        else:
+            message.search.MergeFromString(self.spec)
+            message.search.MergeFromString(self.body)
+        return message
 
 
 class Subscription:
@@ -19,12 +49,12 @@ class Subscription:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._items: deque[pb.WatchSearchResponse] = deque()
+        self._items: deque[Change | pb.WatchSearchResponse] = deque()
         self._error: NasmeshError | None = None
         self._over = False
         self._wake = asyncio.Event()
 
-    def put(self, message: pb.WatchSearchResponse) -> None:
+    def put(self, item: Change | pb.WatchSearchResponse) -> None:
         """Queue a change; a full queue ends the subscription with Busy (WATCHER_SLOW)."""
         if self._over:
             return
@@ -32,7 +62,7 @@ class Subscription:
             self._items.clear()
             self.end(Busy("WATCHER_SLOW", f"more than {QUEUE} changes wait to be read; watch again from the last one"))
             return
-        self._items.append(message)
+        self._items.append(item)
         self._wake.set()
 
     def put_progress(self, message: pb.WatchSearchResponse) -> None:
@@ -54,7 +84,8 @@ class Subscription:
                 return None
             self._wake.clear()
             await self._wake.wait()
-        return self._items.popleft()
+        item = self._items.popleft()
+        return item.message() if isinstance(item, Change) else item
 
 
 class WatchHub:
@@ -62,26 +93,37 @@ class WatchHub:
 
     def __init__(self) -> None:
         """Know no search."""
-        self._history: dict[str, deque[pb.WatchSearchResponse]] = {}
+        self._history: dict[str, deque[Change]] = {}
         self._watchers: dict[str, list[Subscription]] = {}
-        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._ended: OrderedDict[str, int] = OrderedDict()
+        self._ended_bytes = 0
 
-    def publish(self, search: str, message: pb.WatchSearchResponse, *, ended: bool) -> None:
+    def publish(self, search: str, change: Change, *, ended: bool) -> None:
         """Add a committed change and hand it to watchers; `ended`: it is the last one of the search."""
-        self.restore(search, message, ended=ended)
-        for watcher in self._watchers.get(search, ()):
-            watcher.put(message)
-        if ended:
-            for watcher in self._watchers.pop(search, ()):
-                watcher.end()
+        self.restore(search, change, ended=ended)
+        watchers = self._watchers.get(search)
+        if watchers:
+            message = change.message()
+            for watcher in watchers:
+                watcher.put(message)
+            if ended:
+                for watcher in self._watchers.pop(search):
+                    watcher.end()
 
-    def restore(self, search: str, message: pb.WatchSearchResponse, *, ended: bool) -> None:
+    def restore(self, search: str, change: Change, *, ended: bool) -> None:
         """Add a change to the history alone."""
-        self._history.setdefault(search, deque(maxlen=HISTORY)).append(message)
+        history = self._history.get(search)
+        if history is None:
+            history = self._history[search] = deque(maxlen=HISTORY)
+        history.append(change)
         if ended:
-            self._ended[search] = None
-            while len(self._ended) > ENDED_KEPT:
-                self._history.pop(self._ended.popitem(last=False)[0], None)
+            size = sum(len(kept.body) for kept in history)
+            self._ended_bytes += size - self._ended.pop(search, 0)
+            self._ended[search] = size
+            while self._ended_bytes > ENDED_BYTES and len(self._ended) > 1:
+                oldest, size = self._ended.popitem(last=False)
+                self._ended_bytes -= size
+                self._history.pop(oldest, None)
 
     def publish_progress(self, search: str, message: pb.WatchSearchResponse) -> None:
         """Hand a progress mark to watchers."""
@@ -108,9 +150,9 @@ class WatchHub:
                 metadata={"sequence": str(last)},
             )
         subscription = Subscription()
-        for message in history:
-            if message.sequence > after:
-                subscription.put(message)
+        for change in history:
+            if change.sequence > after:
+                subscription.put(change)
         if ended:
             subscription.end()
         else:
@@ -123,6 +165,13 @@ class WatchHub:
         if subscription in watchers:
             watchers.remove(subscription)
 
+    def drop(self, search: str) -> None:
+        """Forget a search that is gone; its watchers have nothing more to hear."""
+        self._history.pop(search, None)
+        self._ended_bytes -= self._ended.pop(search, 0)
+        for watcher in self._watchers.pop(search, ()):
+            watcher.end()
+
     def close(self, error: NasmeshError) -> None:
         """End all subscriptions."""
         for watchers in self._watchers.values():
@@ -134,3 +183,4 @@ class WatchHub:
         """Drop the histories, before they are made again from the journal."""
         self._history.clear()
         self._ended.clear()
+        self._ended_bytes = 0

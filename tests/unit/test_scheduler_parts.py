@@ -112,8 +112,8 @@ def test_alarms_when_due_then_each_once() -> None:
     assert alarms.due(9.0) == []
 
 
-def change(sequence: int) -> pb.WatchSearchResponse:
-    return pb.WatchSearchResponse(sequence=sequence)
+def change(sequence: int) -> watch.Change:
+    return watch.Change(sequence, 0, 1, b"")
 
 
 def test_watcher_when_it_does_not_read_then_dropped_and_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_watcher_when_it_does_not_read_then_dropped_and_nobody_waits(monkeypatch
         slow, quick = (hub.subscribe("s", 0, 0, ended=False) for _ in range(2))
         for sequence in range(1, 20):
             hub.publish("s", change(sequence), ended=False)
-            assert (await quick.next()) == change(sequence)
+            assert (await quick.next()) == change(sequence).message()
         with pytest.raises(Busy) as caught:
             await slow.next()
         assert caught.value.reason == "WATCHER_SLOW"
