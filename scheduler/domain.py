@@ -8,8 +8,9 @@ from enum import IntEnum
 from itertools import islice
 
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
-from nasmesh.v1 import object_pb2
+from nasmesh.v1 import generate_service_pb2, object_pb2
 from nasmesh.v1 import search_pb2 as pb
+from scheduler.wishes import AgentDrained, SearchDeleted, SearchPaused, SearchResumed, SearchUpdated, TrialEnqueued
 
 
 class TaskKind(IntEnum):
@@ -43,6 +44,9 @@ class SearchState(IntEnum):
 
 OPEN_TASKS = frozenset({TaskState.QUEUED, TaskState.RUNNING})
 OPEN_SEARCHES = frozenset({SearchState.RUNNING, SearchState.FINALIZING})
+# Digests of measured trials: trials in one row of a snapshot, and bytes of one digest.
+MEASURED_CHUNK = 1024
+MEASURED_BYTES = 16
 
 
 @dataclass(slots=True)
@@ -74,7 +78,10 @@ class Ask:
 
 @dataclass(slots=True)
 class Task:
-    """Work on behalf of a search (generate) or a trial (train, evaluate). `trial` is 0 for generate tasks."""
+    """Work on behalf of a search (generate) or a trial (train, evaluate, and generate for an enqueued network).
+
+    A generate task has an `ask` and trial 0, or the `proposal` that it admits for its trial, as long as it is open.
+    """
 
     id: str
     kind: TaskKind
@@ -87,6 +94,7 @@ class Task:
     attempts: list[Attempt] = field(default_factory=list)
     checkpoint: object_pb2.ObjectRef | None = None
     ask: Ask | None = None
+    proposal: generate_service_pb2.Proposal | None = None
 
     def current(self) -> Attempt:
         """Return the newest attempt; only for tasks that were leased."""
@@ -106,7 +114,12 @@ class Task:
 
 @dataclass(slots=True)
 class SearchRun:
-    """A search with what its generator and its budget need. `leaders` are (key, trial), smaller keys are better."""
+    """A search with what its generator and its budget need. `leaders` are (key, trial), smaller keys are better.
+
+    `overdrawn_*` is what was there beyond the budget when a person lowered it. `measured` holds, by chunks of
+    MEASURED_CHUNK trials, the digests of what later trials may take over from them; `reused` are searches that its own
+    trials took over from.
+    """
 
     id: str
     spec: pb.SearchSpec
@@ -135,6 +148,14 @@ class SearchRun:
     final_trials: list[int] = field(default_factory=list)
     generate_task: str = ""
     open_tasks: dict[str, None] = field(default_factory=dict)
+    paused: bool = False
+    owner: str = ""
+    traceparent: str = ""
+    device_time_saved_s: float = 0.0
+    overdrawn_trials: int = 0
+    overdrawn_iterations: int = 0
+    measured: dict[int, bytearray] = field(default_factory=dict)
+    reused: dict[str, None] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -155,7 +176,13 @@ class SearchRun:
 
 @dataclass(slots=True)
 class State:
-    """Everything that is durable. `dirty` names the rows that changed since the last snapshot, and is not compared."""
+    """Everything that is durable. `dirty` names the rows that changed since the last snapshot, and is not compared.
+
+    `drained` says for each drained agent whether its trainings are asked back. `deleted` are ids of deleted searches.
+    `measured` finds the trial that measured a digest first; it follows from the searches' own. `network_names` keeps
+    the place of networks that are gone as "", since rows are named by it; `network_uses` counts the trials of each
+    network from the first deletion on.
+    """
 
     epoch: int = 0
     sequence: int = 0
@@ -165,6 +192,10 @@ class State:
     tasks: dict[str, Task] = field(default_factory=dict)
     networks: dict[str, pb.Network] = field(default_factory=dict)
     network_names: list[str] = field(default_factory=list)
+    drained: dict[str, bool] = field(default_factory=dict)
+    deleted: dict[str, None] = field(default_factory=dict)
+    measured: dict[bytes, tuple[str, int]] = field(default_factory=dict)
+    network_uses: dict[str, int] | None = field(default=None, compare=False)
     dirty: dict[str, None] = field(default_factory=dict, compare=False)
 
 
@@ -180,10 +211,12 @@ class Booted:
 
 @dataclass(frozen=True, slots=True)
 class SearchCreated:
-    """A search was created; the spec is complete."""
+    """A search was created; the spec is complete. `owner` is empty where nobody was asked who they are."""
 
     search: str
     spec: pb.SearchSpec
+    owner: str = ""
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +272,12 @@ Change = (
     | SearchCreated
     | SearchCancelled
     | SearchExpired
+    | SearchPaused
+    | SearchResumed
+    | SearchUpdated
+    | SearchDeleted
+    | TrialEnqueued
+    | AgentDrained
     | AttemptLeased
     | AttemptLost
     | CheckpointReported

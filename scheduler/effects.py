@@ -41,6 +41,38 @@ class Revoked:
 
 
 @dataclass(frozen=True, slots=True)
+class Recalled:
+    """An attempt in work is wanted later: have the agent store a checkpoint and give it back. It stays in work."""
+
+    task: str
+    attempt: int
+    epoch: int
+    agent: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rearranged:
+    """What may be leased of a search changed (held, let go on, another priority, another budget)."""
+
+    search: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A search was deleted: forget what is kept beside the state."""
+
+    search: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """An agent is drained, or not any more."""
+
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
 class Changed:
     """A search (trial 0) or one of its trials changed; `sequence` numbers the changes of a search."""
 
@@ -49,7 +81,7 @@ class Changed:
     sequence: int
 
 
-Effect = Queued | Granted | Closed | Revoked | Changed
+Effect = Queued | Granted | Closed | Revoked | Recalled | Rearranged | Gone | Drained | Changed
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from nasmesh.store.keys import ObjectKind, check_ref
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import evaluate_service_pb2, measurement_pb2, object_pb2, search_pb2, train_service_pb2, training_pb2
 from scheduler.domain import SearchRun, Task, TaskKind
-from scheduler.machine.trials import measured
+from scheduler.machine.reuse import measured
 
 # Faults of the surroundings: they cost the network no attempt. Any other reason counts, whatever the agent says.
 UNCOUNTED_REASONS = frozenset({"STORE_DOWN", "DRAINING", "SERVER_UNREACHABLE", "NO_SLOT", "PORT_IN_USE"})

@@ -18,7 +18,8 @@ class Answer:
 class Batch:
     """What one transaction writes: events with consecutive sequence numbers, answers, and rows of a snapshot.
 
-    `rows` maps snapshot keys to bodies; when `snapshot_sequence` is set they bring the snapshot up to that event.
+    `rows` maps snapshot keys to bodies, empty for rows that are gone; when `snapshot_sequence` is set they bring the
+    snapshot up to that event.
     """
 
     first_sequence: int

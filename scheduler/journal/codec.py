@@ -7,10 +7,8 @@ from google.protobuf.message import DecodeError
 
 from nasmesh.errors import Invalid
 from nasmesh.v1 import journal_pb2 as pb
-from nasmesh.v1 import object_pb2, search_pb2
+from nasmesh.v1 import search_pb2
 from scheduler.domain import (
-    Ask,
-    Attempt,
     AttemptLeased,
     AttemptLost,
     Booted,
@@ -22,16 +20,21 @@ from scheduler.domain import (
     SearchCreated,
     SearchExpired,
     SearchRun,
-    SearchState,
     State,
     Task,
-    TaskKind,
     TaskState,
 )
+from scheduler.journal import wishes
+from scheduler.journal.records import search_of, search_record, task_of, task_record
+from scheduler.machine import reuse
 
 _ENCODE: dict[type, Callable[[Any], dict[str, Any]]] = {
     Booted: lambda c: {"booted": pb.JournalBooted(epoch=c.epoch)},
-    SearchCreated: lambda c: {"search_created": pb.JournalSearchCreated(search_id=c.search, spec=c.spec)},
+    SearchCreated: lambda c: {
+        "search_created": pb.JournalSearchCreated(
+            search_id=c.search, spec=c.spec, owner=c.owner, traceparent=c.traceparent
+        )
+    },
     SearchCancelled: lambda c: {"search_cancelled": pb.JournalSearchCancelled(search_id=c.search)},
     SearchExpired: lambda c: {"search_expired": pb.JournalSearchExpired(search_id=c.search)},
     AttemptLeased: lambda c: {"attempt_leased": pb.JournalAttemptLeased(task=c.task, agent=c.agent)},
@@ -40,17 +43,19 @@ _ENCODE: dict[type, Callable[[Any], dict[str, Any]]] = {
         "checkpoint_reported": pb.JournalCheckpointReported(task=c.task, attempt=c.attempt, checkpoint=c.checkpoint)
     },
     OutcomeReported: lambda c: {"outcome_reported": pb.JournalOutcomeReported(outcome=c.outcome, digest=c.digest)},
+    **wishes.ENCODE,
 }
 
 _DECODE: dict[str, Callable[[Any], Change]] = {
     "booted": lambda m: Booted(m.epoch),
-    "search_created": lambda m: SearchCreated(m.search_id, m.spec),
+    "search_created": lambda m: SearchCreated(m.search_id, m.spec, m.owner, m.traceparent),
     "search_cancelled": lambda m: SearchCancelled(m.search_id),
     "search_expired": lambda m: SearchExpired(m.search_id),
     "attempt_leased": lambda m: AttemptLeased(m.task, m.agent),
     "attempt_lost": lambda m: AttemptLost(m.task, m.attempt, m.failure),
     "checkpoint_reported": lambda m: CheckpointReported(m.task, m.attempt, m.checkpoint),
     "outcome_reported": lambda m: OutcomeReported(m.outcome, m.digest),
+    **wishes.DECODE,
 }
 
 
@@ -73,20 +78,28 @@ def decode_event(sequence: int, body: bytes) -> Event:
 
 
 def encode_row(state: State, key: str) -> bytes:
-    """Return the body of a snapshot row: "state", "search/ID", "trial/ID/NUMBER", "task/ID" or "network/INDEX"."""
+    """Return the body of a snapshot row; nothing for one that is gone.
+
+    Keys: "state", "search/ID", "trial/ID/NUMBER", "task/ID", "network/INDEX", "measured/ID/CHUNK".
+    """
     kind, _, rest = key.partition("/")
+    search, _, number = rest.partition("/")
     if kind == "state":
-        return pb.StateRecord(
-            epoch=state.epoch, sequence=state.sequence, uptime_s=state.uptime_s, tasks_created=state.tasks_created
-        ).SerializeToString()
-    if kind == "search":
-        return _search_record(state.searches[rest]).SerializeToString()
-    if kind == "trial":
-        search, _, number = rest.partition("/")
-        return state.searches[search].trials[int(number) - 1].SerializeToString()
+        return _state_record(state).SerializeToString()
+    if kind == "network":
+        index = int(rest)
+        name = state.network_names[index] if index < len(state.network_names) else ""
+        return state.networks[name].SerializeToString() if name else b""
     if kind == "task":
-        return _task_record(state.tasks[rest]).SerializeToString()
-    return state.networks[state.network_names[int(rest)]].SerializeToString()
+        return task_record(state.tasks[rest]).SerializeToString() if rest in state.tasks else b""
+    if search not in state.searches:
+        return b""
+    run = state.searches[search]
+    if kind == "search":
+        return search_record(run).SerializeToString()
+    if kind == "measured":
+        return pb.MeasuredRecord(digests=bytes(run.measured[int(number)])).SerializeToString()
+    return run.trials[int(number) - 1].SerializeToString()
 
 
 def decode_rows(rows: Iterable[tuple[str, bytes]]) -> State:
@@ -96,31 +109,63 @@ def decode_rows(rows: Iterable[tuple[str, bytes]]) -> State:
     tasks: list[Task] = []
     runs: list[SearchRun] = []
     networks: list[tuple[str, search_pb2.Network]] = []
+    measured: list[tuple[str, pb.MeasuredRecord]] = []
     key = ""
     try:
         for key, body in rows:
             kind, _, rest = key.partition("/")
             if kind == "state":
-                record = pb.StateRecord.FromString(body)
-                state.epoch, state.sequence = record.epoch, record.sequence
-                state.uptime_s, state.tasks_created = record.uptime_s, record.tasks_created
+                _put_state(state, pb.StateRecord.FromString(body))
             elif kind == "search":
-                runs.append(_search(pb.SearchRecord.FromString(body)))
+                runs.append(search_of(pb.SearchRecord.FromString(body)))
             elif kind == "trial":
                 trials.append((rest.partition("/")[0], search_pb2.Trial.FromString(body)))
             elif kind == "task":
-                tasks.append(_task(pb.TaskRecord.FromString(body)))
+                tasks.append(task_of(pb.TaskRecord.FromString(body)))
+            elif kind == "measured":
+                measured.append((rest, pb.MeasuredRecord.FromString(body)))
             else:
                 networks.append((rest, search_pb2.Network.FromString(body)))
     except (DecodeError, ValueError) as error:
         raise unreadable(f"snapshot row {key[:80]}") from error
     try:
         _assemble(state, runs, trials, tasks)
+        _put_measured(state, measured)
     except LookupError as error:
         raise unreadable(f"the snapshot lacks {error} and") from error
-    state.networks = {network.name: network for _, network in sorted(networks, key=lambda pair: pair[0])}
-    state.network_names = list(state.networks)
+    for index, network in sorted(networks, key=lambda pair: pair[0]):
+        state.network_names.extend([""] * (int(index) - len(state.network_names)))
+        state.network_names.append(network.name)
+        state.networks[network.name] = network
     return state
+
+
+def _state_record(state: State) -> pb.StateRecord:
+    return pb.StateRecord(
+        epoch=state.epoch,
+        sequence=state.sequence,
+        uptime_s=state.uptime_s,
+        tasks_created=state.tasks_created,
+        drained_agents=state.drained,
+        releasing_agents=[agent for agent, release in state.drained.items() if release],
+        deleted_searches=state.deleted,
+    )
+
+
+def _put_state(state: State, record: pb.StateRecord) -> None:
+    state.epoch, state.sequence = record.epoch, record.sequence
+    state.uptime_s, state.tasks_created = record.uptime_s, record.tasks_created
+    state.drained = {agent: agent in record.releasing_agents for agent in record.drained_agents}
+    state.deleted = dict.fromkeys(record.deleted_searches)
+
+
+def _put_measured(state: State, rows: list[tuple[str, pb.MeasuredRecord]]) -> None:
+    """Put the index of measured trials together; the order of its rows does not matter, since no digest is twice."""
+    for key, record in rows:
+        search, _, chunk = key.partition("/")
+        state.searches[search].measured[int(chunk)] = bytearray(record.digests)
+    for run in state.searches.values():
+        state.measured.update(reuse.index(run))
 
 
 def _assemble(
@@ -141,122 +186,6 @@ def _assemble(
         state.tasks[task.id] = task
         if task.state in (TaskState.QUEUED, TaskState.RUNNING):
             by_id[task.search].open_tasks[task.id] = None
-
-
-def _search_record(run: SearchRun) -> pb.SearchRecord:
-    return pb.SearchRecord(
-        search_id=run.id,
-        spec=run.spec,
-        create_time_us=run.create_time_us,
-        start_uptime_s=run.start_uptime_s,
-        state=search_pb2.SearchState.ValueType(run.state),
-        reason=run.reason,
-        end_time_us=run.end_time_us,
-        stop_reason=run.stop_reason,
-        sequence=run.sequence,
-        results=run.results,
-        cursor=run.cursor,
-        calls=run.calls,
-        iterations=run.iterations,
-        empty_calls=run.empty_calls,
-        generator_state=run.generator_state,
-        generator_version=run.generator_version,
-        after_results=run.after_results,
-        in_flight_below=run.in_flight_below,
-        device_time_s=run.device_time_s,
-        final_device_time_s=run.final_device_time_s,
-        leaders=[number for _, number in run.leaders],
-        leader_keys=[key for key, _ in run.leaders],
-        final_trials=run.final_trials,
-        generate_task=run.generate_task,
-    )
-
-
-def _search(record: pb.SearchRecord) -> SearchRun:
-    return SearchRun(
-        id=record.search_id,
-        spec=record.spec,
-        create_time_us=record.create_time_us,
-        start_uptime_s=record.start_uptime_s,
-        state=SearchState(record.state),
-        reason=record.reason,
-        end_time_us=record.end_time_us,
-        stop_reason=record.stop_reason,
-        sequence=record.sequence,
-        results=list(record.results),
-        cursor=record.cursor,
-        calls=record.calls,
-        iterations=record.iterations,
-        empty_calls=record.empty_calls,
-        generator_state=record.generator_state,
-        generator_version=record.generator_version,
-        after_results=record.after_results,
-        in_flight_below=record.in_flight_below,
-        device_time_s=record.device_time_s,
-        final_device_time_s=record.final_device_time_s,
-        leaders=list(zip(record.leader_keys, record.leaders, strict=True)),
-        final_trials=list(record.final_trials),
-        generate_task=record.generate_task,
-    )
-
-
-def _task_record(task: Task) -> pb.TaskRecord:
-    ask = task.ask or Ask(call=0)
-    return pb.TaskRecord(
-        task=task.id,
-        kind=search_pb2.TaskKind.ValueType(task.kind),
-        search_id=task.search,
-        trial=task.trial,
-        order=task.order,
-        state=search_pb2.TaskState.ValueType(task.state),
-        counted=task.counted,
-        losses=task.losses,
-        attempts=[_attempt_record(attempt) for attempt in task.attempts],
-        checkpoint=task.checkpoint,
-        call=ask.call,
-        results_from=ask.results_from,
-        results_to=ask.results_to,
-        count=ask.count,
-        in_flight=ask.in_flight,
-    )
-
-
-def _task(record: pb.TaskRecord) -> Task:
-    kind = TaskKind(record.kind)
-    ask = Ask(record.call, record.results_from, record.results_to, record.count, record.in_flight)
-    checkpoint: object_pb2.ObjectRef | None = record.checkpoint if record.HasField("checkpoint") else None
-    return Task(
-        id=record.task,
-        kind=kind,
-        search=record.search_id,
-        trial=record.trial,
-        order=record.order,
-        state=TaskState(record.state),
-        counted=record.counted,
-        losses=record.losses,
-        attempts=[_attempt(attempt) for attempt in record.attempts],
-        checkpoint=checkpoint,
-        ask=ask if kind is TaskKind.GENERATE else None,
-    )
-
-
-def _attempt_record(attempt: Attempt) -> pb.AttemptRecord:
-    return pb.AttemptRecord(
-        number=attempt.number,
-        agent=attempt.agent,
-        epoch=attempt.epoch,
-        lease_time_us=attempt.lease_time_us,
-        failure=attempt.failure,
-        digest=attempt.digest,
-        ended=attempt.ended,
-    )
-
-
-def _attempt(record: pb.AttemptRecord) -> Attempt:
-    failure = record.failure if record.HasField("failure") else None
-    return Attempt(
-        record.number, record.agent, record.epoch, record.lease_time_us, failure, record.digest, record.ended
-    )
 
 
 def unreadable(what: str) -> Invalid:

@@ -58,6 +58,8 @@ class MemoryJournal:
         self._disk.events.extend(batch.events)
         self._disk.answers.update(batch.answers)
         self._disk.rows.update(batch.rows)
+        for key in [key for key, body in batch.rows.items() if not body]:
+            del self._disk.rows[key]
         self._disk.snapshot_sequence = batch.snapshot_sequence or self._disk.snapshot_sequence
 
     def answer(self, request_id: str) -> Answer | None:

@@ -24,7 +24,8 @@ from scheduler.domain import (
     TaskState,
 )
 from scheduler.effects import Changed, Effect, IllegalTransitionError, Work
-from scheduler.machine import searching, tasks, trials
+from scheduler.machine import lifecycle, searching, tasks, trials
+from scheduler.wishes import AgentDrained, SearchDeleted, SearchPaused, SearchResumed, SearchUpdated, TrialEnqueued
 
 
 def apply(state: State, event: Event) -> list[Effect]:
@@ -53,9 +54,11 @@ def _booted(work: Work, change: Booted) -> None:
 
 
 def _created(work: Work, change: SearchCreated) -> None:
-    if change.search in work.state.searches:
-        raise IllegalTransitionError(f"search {change.search} exists")
-    searching.start(work, SearchRun(change.search, change.spec, work.time_us, work.state.uptime_s))
+    if change.search in work.state.searches or change.search in work.state.deleted:
+        raise IllegalTransitionError(f"search {change.search} exists, or existed")
+    run = SearchRun(change.search, change.spec, work.time_us, work.state.uptime_s)
+    run.owner, run.traceparent = change.owner, change.traceparent
+    searching.start(work, run)
 
 
 def _cancelled(work: Work, change: SearchCancelled) -> None:
@@ -71,8 +74,37 @@ def _expired(work: Work, change: SearchExpired) -> None:
     searching.advance(work, run)
 
 
+def _paused(work: Work, change: SearchPaused) -> None:
+    lifecycle.pause(work, _open_search(work, change.search))
+
+
+def _resumed(work: Work, change: SearchResumed) -> None:
+    lifecycle.resume(work, _open_search(work, change.search))
+
+
+def _updated(work: Work, change: SearchUpdated) -> None:
+    lifecycle.update(work, _open_search(work, change.search), change.spec)
+
+
+def _deleted(work: Work, change: SearchDeleted) -> None:
+    run = work.state.searches.get(change.search)
+    if run is None:
+        raise IllegalTransitionError(f"search {change.search} is unknown")
+    lifecycle.delete(work, run)
+
+
+def _enqueued(work: Work, change: TrialEnqueued) -> None:
+    lifecycle.enqueue(work, _open_search(work, change.search), change.proposal)
+
+
+def _drained(work: Work, change: AgentDrained) -> None:
+    lifecycle.drain(work, change)
+
+
 def _leased(work: Work, change: AttemptLeased) -> None:
     task = _task(work, change.task)
+    if work.state.searches[task.search].paused:
+        raise IllegalTransitionError(f"search {task.search} is paused: {task.story()}")
     tasks.lease(work, task, change.agent)
     _set_phase(work, task)
 
@@ -108,6 +140,8 @@ def _record(work: Work, run: SearchRun, task: Task, outcome: dispatch_pb.Attempt
         trials.trained(work, run, run.trials[task.trial - 1], outcome.train)
     elif task.kind is TaskKind.EVALUATE:
         trials.scored(work, run, run.trials[task.trial - 1], outcome.evaluate)
+    elif task.trial:
+        trials.admitted(work, run, run.trials[task.trial - 1], outcome.generate.trials[0])
     elif task.ask is not None and task.ask.call:
         searching.record_proposals(work, run, task.ask, outcome.generate)
     else:
@@ -137,6 +171,8 @@ def _fail(work: Work, task: Task, digest: bytes, failure: pb.Failure) -> None:
 
 
 _PHASES = {
+    (TaskKind.GENERATE, TaskState.QUEUED): pb.TRIAL_PHASE_ADMIT_QUEUED,
+    (TaskKind.GENERATE, TaskState.RUNNING): pb.TRIAL_PHASE_ADMITTING,
     (TaskKind.TRAIN, TaskState.QUEUED): pb.TRIAL_PHASE_TRAIN_QUEUED,
     (TaskKind.TRAIN, TaskState.RUNNING): pb.TRIAL_PHASE_TRAINING,
     (TaskKind.EVALUATE, TaskState.QUEUED): pb.TRIAL_PHASE_EVALUATE_QUEUED,
@@ -177,6 +213,12 @@ _RULES: dict[type, Callable[[Work, Any], None]] = {
     SearchCreated: _created,
     SearchCancelled: _cancelled,
     SearchExpired: _expired,
+    SearchPaused: _paused,
+    SearchResumed: _resumed,
+    SearchUpdated: _updated,
+    SearchDeleted: _deleted,
+    TrialEnqueued: _enqueued,
+    AgentDrained: _drained,
     AttemptLeased: _leased,
     AttemptLost: _lost,
     CheckpointReported: _checkpointed,

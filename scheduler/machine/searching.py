@@ -78,8 +78,10 @@ def _advance_search(work: Work, run: SearchRun) -> None:
         limit = _limit_reached(run)
         if limit:
             halt(work, run, limit)
-        elif not run.generate_task:
-            run.stop_reason = _exhausted(run)
+        elif not run.generate_task and (spent := _exhausted(run)):
+            if run.active:
+                return  # with work in hand, a person may still raise the budget
+            run.stop_reason = spent
     if run.generate_task or (run.stop_reason and run.active):
         return
     if run.stop_reason:
@@ -103,7 +105,7 @@ def _limit_reached(run: SearchRun) -> str:
 def _exhausted(run: SearchRun) -> str:
     """Return why the generator is not asked again, or nothing; work in hand goes on."""
     budget = run.spec.budget
-    results = len(run.results) - run.outcomes.get(pb.TRIAL_OUTCOME_LOST, 0)
+    results = committed(run) - run.active
     if 0 < budget.max_trials <= results:
         return f"max_trials reached: {results} of {budget.max_trials} trials have a result"
     if 0 < budget.max_iterations <= run.iterations:
@@ -113,18 +115,30 @@ def _exhausted(run: SearchRun) -> str:
     return ""
 
 
-def _room(run: SearchRun) -> int:
-    """Return how many proposals the search can take now."""
-    room = max(1, run.spec.parallelism) - run.active
+def committed(run: SearchRun) -> int:
+    """Return the trials of the search phase that count against its budget: with a result, or under way."""
+    return len(run.results) - run.outcomes.get(pb.TRIAL_OUTCOME_LOST, 0) + run.active
+
+
+def room(run: SearchRun) -> int:
+    """Return how many proposals the search can take now; not more than that many are asked for."""
+    free = max(1, run.spec.parallelism) - run.active
     if run.spec.budget.max_trials > 0:
-        results = len(run.results) - run.outcomes.get(pb.TRIAL_OUTCOME_LOST, 0)
-        room = min(room, run.spec.budget.max_trials - results - run.active)
-    return min(room, limits.QUEUED_NETWORKS)
+        free = min(free, run.spec.budget.max_trials - committed(run))
+    return min(free, limits.QUEUED_NETWORKS)
+
+
+def reconsider(work: Work, run: SearchRun, most: int) -> None:
+    """After a wish: withdraw a question to the generator for more than `most` networks, then do what follows."""
+    task = work.state.tasks.get(run.generate_task)
+    if task is not None and task.ask is not None and (task.ask.count > most or _exhausted(run)):
+        tasks.cancel(work, task, "the search was changed; the generator is asked again")
+    advance(work, run)
 
 
 def _wants_call(run: SearchRun) -> bool:
     """Say whether the generator is asked now, as its last answer wished; nothing in flight always asks it."""
-    if _room(run) <= 0:
+    if room(run) <= 0:
         return False
     if run.active == 0:
         return True
@@ -136,7 +150,7 @@ def _wants_call(run: SearchRun) -> bool:
 
 def _ask(work: Work, run: SearchRun) -> None:
     until = min(len(run.results), run.cursor + RESULTS_PER_CALL)
-    ask = Ask(run.calls + 1, run.cursor, until, _room(run), run.active)
+    ask = Ask(run.calls + 1, run.cursor, until, room(run), run.active)
     tasks.create(work, run, TaskKind.GENERATE, ask=ask)
     trials.mark(work, run)
 
@@ -177,6 +191,7 @@ def _finish(work: Work, run: SearchRun, state: SearchState, reason: str) -> None
     run.state = state
     run.reason = reason
     run.end_time_us = work.time_us
+    run.paused = False
     trials.mark(work, run)
 
 

@@ -1,10 +1,13 @@
 """The table of a task's transitions, and the moves that tasks make. Pure."""
 
+from collections.abc import Iterator
 from enum import Enum
+from itertools import count
 
 from nasmesh import limits
+from nasmesh.v1 import generate_service_pb2
 from nasmesh.v1 import search_pb2 as pb
-from scheduler.domain import OPEN_TASKS, Ask, Attempt, SearchRun, Task, TaskKind, TaskState
+from scheduler.domain import OPEN_TASKS, Ask, Attempt, SearchRun, State, Task, TaskKind, TaskState
 from scheduler.effects import Closed, Granted, IllegalTransitionError, Queued, Revoked, Work
 
 # Losses that are nobody's fault are not counted, but a task that only ever gets lost must end some day: with back-off
@@ -44,30 +47,51 @@ def move(work: Work, task: Task, trigger: Trigger) -> None:
     task.state = target
     work.state.dirty[f"task/{task.id}"] = None
     if target not in OPEN_TASKS:
+        task.proposal = None
         run = work.state.searches[task.search]
         run.open_tasks.pop(task.id, None)
         if run.generate_task == task.id:
             run.generate_task = ""
 
 
-def create(work: Work, run: SearchRun, kind: TaskKind, *, trial: int = 0, ask: Ask | None = None) -> Task:
+def create(
+    work: Work,
+    run: SearchRun,
+    kind: TaskKind,
+    *,
+    trial: int = 0,
+    ask: Ask | None = None,
+    proposal: generate_service_pb2.Proposal | None = None,
+) -> Task:
     """Create a queued task; its id says what it is and is never used twice."""
-    if kind is TaskKind.GENERATE:
-        suffix = f"g{ask.call}" if ask and ask.call else "final"
-    else:
-        suffix = f"t{trial}-{kind.name.lower()}"
     state = work.state
     state.tasks_created += 1
-    task = Task(f"{run.id}-{suffix}", kind, run.id, trial, state.tasks_created, ask=ask)
+    name = f"{run.id}-t{trial}-admit" if proposal is not None else _name(state, run, kind, trial, ask)
+    task = Task(name, kind, run.id, trial, state.tasks_created, ask=ask, proposal=proposal)
     if task.id in state.tasks:
         raise IllegalTransitionError(f"cannot create twice: {state.tasks[task.id].story()}")
     state.tasks[task.id] = task
     state.dirty[f"task/{task.id}"] = None
     run.open_tasks[task.id] = None
-    if kind is TaskKind.GENERATE:
+    if ask is not None:
         run.generate_task = task.id
     work.effects.append(Queued(task.id, 0))
     return task
+
+
+def _name(state: State, run: SearchRun, kind: TaskKind, trial: int, ask: Ask | None) -> str:
+    """Return the id of a new task; a call of the generator that was withdrawn leaves its id behind."""
+    if ask is None:
+        return f"{run.id}-t{trial}-{kind.name.lower()}"
+    if not ask.call:
+        return f"{run.id}-final"
+    name = f"{run.id}-g{ask.call}"
+    return name if name not in state.tasks else next(again for again in renames(name) if again not in state.tasks)
+
+
+def renames(name: str) -> Iterator[str]:
+    """Yield the ids that questions have whose number was taken, in order."""
+    return (f"{name}-{number}" for number in count(2))
 
 
 def lease(work: Work, task: Task, agent: str) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from nasmesh.clock import derive_seed
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import evaluate_service_pb2 as evaluate_pb
-from nasmesh.v1 import measurement_pb2, training_pb2
+from nasmesh.v1 import generate_service_pb2 as generate_pb
 from nasmesh.v1 import search_pb2 as pb
 from nasmesh.v1 import train_service_pb2 as train_pb
+from nasmesh.v1 import training_pb2
 from scheduler.domain import SearchRun, State, TaskKind
 from scheduler.effects import Work
-from scheduler.machine import tasks
+from scheduler.machine import reuse, tasks
 
 
 def propose(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTrial) -> None:
@@ -20,17 +21,55 @@ def propose(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTrial) -> 
     trial.iteration = run.iterations
     trial.evaluate.CopyFrom(run.spec.evaluate)
     _seed(trial, proposed.train, derive_seed(run.spec.seed, "trial", trial.number))
-    failure = _inherit(run, trial, proposed.inherit_from)
-    if proposed.HasField("refusal"):
-        trial.failure.CopyFrom(proposed.refusal)
+    _begin(work, run, trial, proposed)
+
+
+def enqueue(work: Work, run: SearchRun, proposal: generate_pb.Proposal) -> pb.Trial:
+    """Record what a person added as a trial without its network yet."""
+    proposed = dispatch_pb.ProposedTrial(
+        choices=proposal.choices if proposal.HasField("choices") else None,
+        instrumentation=proposal.instrumentation,
+        parents=proposal.parents,
+        note=proposal.note,
+    )
+    trial = _new(work, run, proposed)
+    trial.enqueued = True
+    trial.phase = pb.TRIAL_PHASE_ADMIT_QUEUED
+    trial.evaluate.CopyFrom(run.spec.evaluate)
+    _seed(trial, proposal.train, derive_seed(run.spec.seed, "trial", trial.number))
+    return trial
+
+
+def admitted(work: Work, run: SearchRun, trial: pb.Trial, proposed: dispatch_pb.ProposedTrial) -> None:
+    """Record what became of an enqueued network: it is trained, or refused, or outside a constraint."""
+    if proposed.HasField("network"):
+        trial.network.CopyFrom(proposed.network)
+        _record_network(work.state, trial.network)
+    mark(work, run, trial.number)
+    _begin(work, run, trial, proposed)
+
+
+def _begin(work: Work, run: SearchRun, trial: pb.Trial, proposed: dispatch_pb.ProposedTrial) -> None:
+    """Have a search-phase trial trained; or end it: refused, outside a constraint, measured before."""
+    failure = proposed.refusal if proposed.HasField("refusal") else None
+    if failure is None and not proposed.HasField("violation"):
+        failure = _inherit(run, trial, proposed.inherit_from)
+    if failure is not None:
+        trial.failure.CopyFrom(failure)
         end(work, run, trial, pb.TRIAL_OUTCOME_FAILED)
     elif proposed.HasField("violation"):
         trial.violation.CopyFrom(proposed.violation)
         end(work, run, trial, pb.TRIAL_OUTCOME_INFEASIBLE)
-    elif failure is not None:
-        trial.failure.CopyFrom(failure)
-        end(work, run, trial, pb.TRIAL_OUTCOME_FAILED)
     else:
+        _train(work, run, trial)
+
+
+def _train(work: Work, run: SearchRun, trial: pb.Trial) -> None:
+    """Queue a training, unless the same was measured before."""
+    if reuse.take_over(work, run, trial):
+        _conclude(work, run, trial)
+    else:
+        trial.phase = pb.TRIAL_PHASE_TRAIN_QUEUED
         tasks.create(work, run, TaskKind.TRAIN, trial=trial.number)
 
 
@@ -51,7 +90,7 @@ def propose_final(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTria
         trial.failure.CopyFrom(proposed.refusal)
         end(work, run, trial, pb.TRIAL_OUTCOME_FAILED)
     else:
-        tasks.create(work, run, TaskKind.TRAIN, trial=trial.number)
+        _train(work, run, trial)
 
 
 def trained(work: Work, run: SearchRun, trial: pb.Trial, result: train_pb.TrainResult) -> None:
@@ -73,6 +112,12 @@ def scored(work: Work, run: SearchRun, trial: pb.Trial, result: evaluate_pb.Eval
     trial.data_digest = trial.data_digest or result.data_digest
     trial.environment.update({f"evaluate.{key}": value for key, value in result.environment.items()})
     spend(run, trial, result.device_time_s)
+    reuse.remember(work, run, trial)
+    _conclude(work, run, trial)
+
+
+def _conclude(work: Work, run: SearchRun, trial: pb.Trial) -> None:
+    """End a trial that has its measurements."""
     violation = None if trial.final else _violation(run.spec.constraints, trial)
     if violation is not None:
         trial.violation.CopyFrom(violation)
@@ -113,16 +158,7 @@ def spend(run: SearchRun, trial: pb.Trial, seconds: float) -> None:
 
 def objective_value(spec: pb.SearchSpec, trial: pb.Trial) -> float | None:
     """Return a trial's value of the first objective on the split it was scored on."""
-    return measured(trial, spec.objectives[0].metric)
-
-
-def measured(trial: pb.Trial, metric: str) -> float | None:
-    """Return the whole network's latest value of a metric, without split or on the split that evaluation scores."""
-    splits = (measurement_pb2.SPLIT_UNSPECIFIED, trial.evaluate.split)
-    for found in reversed(trial.measurements):
-        if found.metric == metric and not found.element and found.split in splits:
-            return found.value
-    return None
+    return reuse.measured(trial, spec.objectives[0].metric)
 
 
 def rank_key(spec: pb.SearchSpec, value: float) -> float:
@@ -155,7 +191,14 @@ def _new(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTrial) -> pb.
     return trial
 
 
+def count_use(state: State, network: str) -> None:
+    """Note that one more trial has a network, where uses are counted."""
+    if state.network_uses is not None and network:
+        state.network_uses[network] = state.network_uses.get(network, 0) + 1
+
+
 def _record_network(state: State, network: pb.Network) -> None:
+    count_use(state, network.name)
     if network.name not in state.networks:
         state.dirty[f"network/{len(state.network_names):012d}"] = None
         state.networks[network.name] = network
@@ -181,7 +224,7 @@ def _inherit(run: SearchRun, trial: pb.Trial, parent: str) -> pb.Failure | None:
 
 def _violation(constraints: Iterable[pb.Constraint], trial: pb.Trial) -> pb.ConstraintViolation | None:
     for constraint in constraints:
-        value = measured(trial, constraint.metric)
+        value = reuse.measured(trial, constraint.metric)
         if value is None:
             continue
         above = constraint.HasField("max") and value > constraint.max

@@ -1,0 +1,126 @@
+"""What people decide about what exists: hold, let go on, change or delete a search, add a network, drain. Pure."""
+
+from collections.abc import Iterator
+from itertools import takewhile
+
+from nasmesh.v1 import generate_service_pb2
+from nasmesh.v1 import search_pb2 as pb
+from scheduler.domain import OPEN_SEARCHES, SearchRun, SearchState, State, TaskKind, TaskState
+from scheduler.effects import Drained, Gone, IllegalTransitionError, Rearranged, Recalled, Work
+from scheduler.machine import searching, tasks, trials
+from scheduler.wishes import AgentDrained
+
+PAUSED = "the search is paused"
+
+
+def pause(work: Work, run: SearchRun) -> None:
+    """Hold a search: nothing of it is leased, running trainings are asked back; the rest may finish."""
+    if run.paused:
+        raise IllegalTransitionError(f"search {run.id} is paused already")
+    run.paused = True
+    for task_id in run.open_tasks:
+        task = work.state.tasks[task_id]
+        if task.kind is TaskKind.TRAIN and task.state is TaskState.RUNNING:
+            attempt = task.current()
+            work.effects.append(Recalled(task.id, attempt.number, attempt.epoch, attempt.agent, PAUSED))
+    work.effects.append(Rearranged(run.id))
+    trials.mark(work, run)
+
+
+def resume(work: Work, run: SearchRun) -> None:
+    """Let a held search go on."""
+    if not run.paused:
+        raise IllegalTransitionError(f"search {run.id} is not paused")
+    run.paused = False
+    work.effects.append(Rearranged(run.id))
+    trials.mark(work, run)
+
+
+def update(work: Work, run: SearchRun, spec: pb.SearchSpec) -> None:
+    """Go on with another specification; what is beyond a lowered budget already is allowed to be there."""
+    before = run.spec
+    run.spec = spec
+    work.effects.append(Rearranged(run.id))
+    trials.mark(work, run)
+    if run.state is SearchState.RUNNING and (spec.budget, spec.parallelism) != (before.budget, before.parallelism):
+        budget = spec.budget
+        run.overdrawn_trials = max(0, searching.committed(run) - budget.max_trials) if budget.max_trials else 0
+        run.overdrawn_iterations = max(0, run.iterations - budget.max_iterations) if budget.max_iterations else 0
+        searching.reconsider(work, run, searching.room(run))
+
+
+def enqueue(work: Work, run: SearchRun, proposal: generate_service_pb2.Proposal) -> None:
+    """Add a network: a trial that waits for an agent to build and admit it."""
+    if run.state is not SearchState.RUNNING:
+        raise IllegalTransitionError(f"search {run.id} is {run.state.name}: trials are added in the search phase only")
+    trial = trials.enqueue(work, run, proposal)
+    tasks.create(work, run, TaskKind.GENERATE, trial=trial.number, proposal=proposal)
+    if run.spec.budget.max_trials:
+        searching.reconsider(work, run, run.spec.budget.max_trials - searching.committed(run))
+
+
+def drain(work: Work, change: AgentDrained) -> None:
+    """Give an agent no more work, or work again."""
+    if change.draining:
+        work.state.drained[change.agent] = change.release
+    else:
+        work.state.drained.pop(change.agent, None)
+    work.effects.append(Drained(change.agent))
+
+
+def delete(work: Work, run: SearchRun) -> None:
+    """Take an ended search out of the state with everything that nothing else names; its id stays used."""
+    state = work.state
+    if run.state in OPEN_SEARCHES or any(run.id in other.reused for other in state.searches.values()):
+        raise IllegalTransitionError(f"search {run.id} is {run.state.name}, or others took measurements over from it")
+    for task_id in _task_ids(state, run):
+        if task_id in state.tasks:
+            del state.tasks[task_id]
+            state.dirty[f"task/{task_id}"] = None
+    _forget_networks(state, run)
+    for digest, source in list(state.measured.items()):
+        if source[0] == run.id:
+            del state.measured[digest]
+    for chunk in run.measured:
+        state.dirty[f"measured/{run.id}/{chunk}"] = None
+    for number in range(1, len(run.trials) + 1):
+        state.dirty[f"trial/{run.id}/{number}"] = None
+    state.dirty[f"search/{run.id}"] = None
+    del state.searches[run.id]
+    state.deleted[run.id] = None
+    work.effects.append(Gone(run.id))
+
+
+def _task_ids(state: State, run: SearchRun) -> Iterator[str]:
+    """Yield the ids that tasks of a search can have."""
+    yield f"{run.id}-final"
+    for call in range(1, run.calls + 2):
+        name = f"{run.id}-g{call}"
+        yield name
+        yield from list(takewhile(state.tasks.__contains__, tasks.renames(name)))
+    for number in range(1, len(run.trials) + 1):
+        yield from (f"{run.id}-t{number}-{what}" for what in ("admit", "train", "evaluate"))
+
+
+def _forget_networks(state: State, run: SearchRun) -> None:
+    """Take out the networks that only this search used. The first deletion counts the uses, later ones know them."""
+    if state.network_uses is None:
+        state.network_uses = {}
+        for other in state.searches.values():
+            for trial in other.trials:
+                trials.count_use(state, trial.network.name)
+    gone = set()
+    for trial in run.trials:
+        name = trial.network.name
+        if name:
+            state.network_uses[name] -= 1
+            if not state.network_uses[name]:
+                del state.network_uses[name]
+                gone.add(name)
+    for index, name in enumerate(state.network_names):
+        if name in gone:
+            del state.networks[name]
+            state.network_names[index] = ""
+            state.dirty[f"network/{index:012d}"] = None
+    while state.network_names and not state.network_names[-1]:
+        state.network_names.pop()

@@ -1,0 +1,86 @@
+"""Which measurements stand for a trial that nobody trains: the index of what was measured, and taking it over. Pure."""
+
+import hashlib
+
+from nasmesh.v1 import measurement_pb2
+from nasmesh.v1 import search_pb2 as pb
+from scheduler.domain import MEASURED_BYTES, MEASURED_CHUNK, SearchRun
+from scheduler.effects import Work
+
+# Begins every digest; another rule of what decides a measurement gets another one, so that old entries never match.
+_RULE = b"measured 1"
+
+
+def digest_of(run: SearchRun, trial: pb.Trial) -> bytes:
+    """Return the digest of all that decides what a trial measures.
+
+    The structure names the network where names within it cannot matter: no statistic is read by element, no weight is
+    inherited by name. Otherwise its bytes do.
+    """
+    by_structure = not trial.instrumentation.probes and not trial.initial_weights.key
+    content = hashlib.sha256(_RULE)
+    content.update((trial.network.name if by_structure else trial.network.object.sha256).encode())
+    content.update(trial.initial_weights.sha256.encode())
+    for message in (run.spec.data, trial.train, trial.evaluate, trial.instrumentation):
+        part = message.SerializeToString(deterministic=True)
+        content.update(len(part).to_bytes(8, "big") + part)
+    return content.digest()[:MEASURED_BYTES]
+
+
+def measured(trial: pb.Trial, metric: str) -> float | None:
+    """Return the whole network's latest value of a metric, without split or on the split that evaluation scores."""
+    splits = (measurement_pb2.SPLIT_UNSPECIFIED, trial.evaluate.split)
+    for found in reversed(trial.measurements):
+        if found.metric == metric and not found.element and found.split in splits:
+            return found.value
+    return None
+
+
+def take_over(work: Work, run: SearchRun, trial: pb.Trial) -> bool:
+    """Give a new trial what an equal one measured, in whatever search; returns whether there was one."""
+    if run.spec.cache == pb.CACHE_MODE_REPEAT:
+        return False
+    found = work.state.measured.get(digest_of(run, trial))
+    if found is None:
+        return False
+    search, number = found
+    source = work.state.searches[search].trials[number - 1]
+    if any(measured(source, objective.metric) is None for objective in run.spec.objectives):
+        return False
+    trial.measurements.extend(source.measurements)
+    trial.checkpoint.CopyFrom(source.checkpoint)
+    trial.model.CopyFrom(source.model)
+    trial.environment.update(source.environment)
+    trial.data_digest = source.data_digest
+    trial.reused_from = source.name
+    trial.device_time_saved_s = source.device_time_s
+    run.device_time_saved_s += source.device_time_s
+    if search != run.id:
+        run.reused[search] = None
+    return True
+
+
+def remember(work: Work, run: SearchRun, trial: pb.Trial) -> None:
+    """Let later trials take over from one that was measured; the first of equal ones stands."""
+    digest = digest_of(run, trial)
+    if digest in work.state.measured:
+        return
+    work.state.measured[digest] = (run.id, trial.number)
+    chunk, place = divmod(trial.number - 1, MEASURED_CHUNK)
+    row = run.measured.setdefault(chunk, bytearray())
+    begin = place * MEASURED_BYTES
+    if len(row) < begin + MEASURED_BYTES:
+        row.extend(bytes(begin + MEASURED_BYTES - len(row)))
+    row[begin : begin + MEASURED_BYTES] = digest
+    work.state.dirty[f"measured/{run.id}/{chunk}"] = None
+
+
+def index(run: SearchRun) -> dict[bytes, tuple[str, int]]:
+    """Return a search's part of the index, from what its snapshot rows hold."""
+    found: dict[bytes, tuple[str, int]] = {}
+    for chunk, row in sorted(run.measured.items()):
+        for begin in range(0, len(row), MEASURED_BYTES):
+            digest = bytes(row[begin : begin + MEASURED_BYTES])
+            if any(digest):
+                found[digest] = (run.id, chunk * MEASURED_CHUNK + begin // MEASURED_BYTES + 1)
+    return found
