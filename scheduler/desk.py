@@ -50,7 +50,7 @@ class Desk:
             accepts_batches=hello.accepts_batches,
         )
         engine.agents.put(entry)
-        welcome = pb.Welcome(epoch=engine.state.epoch, superseded=superseded, version=__version__)
+        welcome = pb.Welcome(epoch=engine.state.epoch, superseded=superseded, version=__version__, accepts_reports=True)
         welcome.lease.FromMilliseconds(round(engine.lease_s * 1000))
         engine.send(session, pb.WorkResponse(welcome=welcome))
         _log.info("agent_connected", agent=entry.name, held=len(hello.held), superseded=len(superseded))

@@ -115,6 +115,7 @@ class Agent:
             held=self._work.tokens,
             version=__version__,
             labels=self._labels,
+            accepts_batches=True,
         )
         connection = Connection(self._scheduler, hello, insecure=self._insecure)
         with self._lock:
@@ -148,6 +149,8 @@ class Agent:
 
     def _receive(self, message: pb.WorkResponse) -> None:
         match message.WhichOneof("kind"):
+            case "batch":
+                self._receive_batch(message.batch)
             case "lease":
                 self._work.take(message.lease)
             case "heartbeat_reply":
@@ -157,8 +160,18 @@ class Agent:
                 self._work.acknowledged(message.outcome_reply)
             case "cancel":
                 self._work.cancel(message.cancel.token, message.cancel.reason)
+            case "drain":
+                self._work.hold(message.drain.draining)
             case other:
                 _LOG.warning("message_unknown", kind=other or "none")
+
+    def _receive_batch(self, batch: pb.WorkBatch) -> None:
+        for reply in batch.outcome_replies:
+            self._work.acknowledged(reply)
+        for cancel in batch.cancels:
+            self._work.cancel(cancel.token, cancel.reason)
+        for lease in batch.leases:
+            self._work.take(lease)
 
     def _beat(self) -> None:
         self._send(pb.WorkRequest(heartbeat=self._work.heartbeat()))

@@ -41,7 +41,11 @@ class Connection:
 
     def send(self, request: pb.WorkRequest) -> None:
         """Send after what was sent before. On a lost stream nothing happens: the next Hello tells what matters."""
-        self._outgoing.put(request)
+        if request.HasField("report") and not self.welcome.accepts_reports:
+            for single in _singly(request.report):
+                self._outgoing.put(single)
+        else:
+            self._outgoing.put(request)
 
     def messages(self) -> Iterator[pb.WorkResponse]:
         """Yield what the scheduler says until the stream ends; raises nasmesh.errors where it breaks."""
@@ -64,3 +68,11 @@ class Connection:
         if first is None or not first.HasField("welcome"):
             raise Unavailable("WELCOME_MISSING", f"the scheduler at {self._address} did not answer the hello")
         return first.welcome
+
+
+def _singly(report: pb.AgentReport) -> Iterator[pb.WorkRequest]:
+    """Yield what a report says in the words of schedulers that do not know reports."""
+    for outcome in report.outcomes:
+        yield pb.WorkRequest(outcome=outcome)
+    for ready in report.ready:
+        yield pb.WorkRequest(ready=ready)

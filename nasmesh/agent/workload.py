@@ -36,6 +36,7 @@ class Workload:
         self._held = Held()
         self._server: job_pb2.Server | None = None
         self._may_start = False
+        self._on_hold = False
         self._draining = threading.Event()
         self._errands = ThreadPoolExecutor(2, thread_name_prefix="agent-errands")
         self._load()
@@ -64,12 +65,18 @@ class Workload:
         for token in superseded:
             self.supersede(token)
         for outcome in self._held.outcomes():
-            self._send(pb.WorkRequest(outcome=outcome))
+            self._tell(outcome)
         # Adopted attempts wait for the first welcome, which says whether they are still this agent's.
         self._may_start = True
         self._start_waiting()
-        for kind in self._drivers:
-            self._tell_ready(kind)
+        self._on_hold = False  # a scheduler that still wants it says so after its welcome
+        self._offer()
+
+    def hold(self, draining: bool) -> None:
+        """Offer no more slots because the scheduler asks for that, or offer them again; work in hand goes on."""
+        _LOG.info("held_by_scheduler" if draining else "wanted_again")
+        self._on_hold = draining
+        self._offer()
 
     def heartbeat(self) -> pb.AgentHeartbeat:
         """Return a line for each attempt in hand."""
@@ -115,7 +122,7 @@ class Workload:
             return
         known = self._held.outcome(attempt.job_id)
         if known is not None:
-            self._send(pb.WorkRequest(outcome=known))
+            self._tell(known)
             return
         if self._held.find(attempt.job_id) is not None:
             return
@@ -181,6 +188,7 @@ class Workload:
         with bind(search=attempt.lease.search, task=token.task, attempt=token.attempt, epoch=token.epoch):
             outcome = self._outcome(attempt)
             _LOG.info("attempt_ended", how=outcome.WhichOneof("result"), reason=outcome.failure.reason or None)
+            told = None
             if attempt.superseded:
                 self._spool.drop(token)
                 self._held.end(attempt, None)
@@ -192,10 +200,12 @@ class Workload:
                 except OSError as error:
                     _LOG.error("outcome_not_remembered", error=str(error))
                 self._held.end(attempt, outcome)
-                self._send(pb.WorkRequest(outcome=outcome))
+                told = outcome
             if outcome.failure.reason == "SERVER_UNREACHABLE":
+                self._tell(told)
+                told = None
                 self._await_server(attempt.kind)
-            self._tell_ready(attempt.kind)
+            self._tell(told, attempt.kind)
         self._start_waiting()
 
     def _outcome(self, attempt: Attempt) -> pb.AttemptOutcome:
@@ -226,11 +236,19 @@ class Workload:
             else:
                 return
 
-    def _tell_ready(self, kind: search_pb2.TaskKind.ValueType) -> None:
-        driver = self._drivers.get(kind)
-        if driver is not None and not self._draining.is_set():
-            free = self._held.free(kind, driver.slots)
-            self._send(pb.WorkRequest(ready=pb.AgentReady(kind=kind, free=free)))
+    def _offer(self) -> None:
+        self._tell(None, *self._drivers)
+
+    def _tell(self, outcome: pb.AttemptOutcome | None, *kinds: search_pb2.TaskKind.ValueType) -> None:
+        """Say how an attempt ended and which slots of these kinds are free, in one message."""
+        report = pb.AgentReport(outcomes=[outcome] if outcome is not None else [])
+        for kind in kinds:
+            driver = self._drivers.get(kind)
+            if driver is not None and not self._draining.is_set():
+                free = 0 if self._on_hold else self._held.free(kind, driver.slots)
+                report.ready.add(kind=kind, free=free)
+        if report.outcomes or report.ready:
+            self._send(pb.WorkRequest(report=report))
 
     def _forget_job(self, kind: search_pb2.TaskKind.ValueType, job_id: str) -> None:
         if kind in self._drivers:

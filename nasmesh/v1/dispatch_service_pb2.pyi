@@ -97,7 +97,9 @@ class WorkRequest(_message.Message):
 
     @_builtins.property
     def report(self) -> Global___AgentReport:
-        """Several outcomes and free slots at once; the same as one message each, in this order, at a third of the cost."""
+        """Several outcomes and free slots at once; the same as one message each, in this order, at a third of the cost. Only
+        to schedulers whose Welcome says that they accept it.
+        """
 
     def __init__(
         self,
@@ -720,10 +722,13 @@ class Welcome(_message.Message):
     LEASE_FIELD_NUMBER: _builtins.int
     SUPERSEDED_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    ACCEPTS_REPORTS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Epoch of this scheduler; an agent refuses a lower one than it has seen."""
     version: _builtins.str
     """Version of the scheduler."""
+    accepts_reports: _builtins.bool
+    """Whether it understands WorkRequest.report; schedulers before them do not."""
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration:
         """How long a lease lives without a heartbeat."""
@@ -739,10 +744,11 @@ class Welcome(_message.Message):
         lease: _duration_pb2.Duration | None = ...,
         superseded: _abc.Iterable[Global___AttemptToken] | None = ...,
         version: _builtins.str = ...,
+        accepts_reports: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "lease", b"lease", "superseded", b"superseded", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_reports", b"accepts_reports", "epoch", b"epoch", "lease", b"lease", "superseded", b"superseded", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
