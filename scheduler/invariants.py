@@ -31,6 +31,16 @@ def faults(state: State) -> Iterator[str]:
         yield from _search_faults(state, run)
 
 
+def check_task(state: State, task: Task) -> None:
+    """Check one task against its search and trial: what a fact about it can have broken."""
+    _raise_first(_task_faults(state, task))
+
+
+def check_search(state: State, run: SearchRun) -> None:
+    """Check one search's counts against its trials and tasks."""
+    _raise_first(_search_faults(state, run))
+
+
 def check_step(before: Mapping[str, tuple[TaskState, int]], epoch: int, state: State) -> None:
     """Check what must hold between two states: no change out of an end (I4), numbers only grow (I5)."""
     if state.epoch < epoch:
