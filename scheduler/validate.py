@@ -54,6 +54,7 @@ def complete_spec(spec: pb.SearchSpec, generators: Sequence[generate_service_pb2
     if generator is None:
         raise _absent(spec.generator.generator, generators)
     full.parallelism = spec.parallelism or 1
+    full.cache = spec.cache or pb.CACHE_MODE_REUSE
     return full
 
 

@@ -1,11 +1,12 @@
 """Reads a journal, live or copied, without touching it: no lock, no new epoch, one consistent moment throughout."""
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from nasmesh.errors import Compacted, Invalid, NotFound
+from nasmesh.errors import Invalid, NotFound, Unavailable
 from scheduler.journal.schema import APPLICATION_ID, SCHEMA_VERSION, UPGRADES
 from scheduler.journal.sqlite import SqliteJournal
 
@@ -18,6 +19,7 @@ class JournalReader(SqliteJournal):
         super().__init__(path)
         self.path = path
         self.schema = 0
+        self._is_still = False
 
     def open(self) -> int:
         """Open the file and return the epoch of the scheduler that had it last.
@@ -40,19 +42,35 @@ class JournalReader(SqliteJournal):
             self._connection.close()
             self._connection = None
 
+    def check_still(self) -> None:
+        """Raise Unavailable (JOURNAL_TAKEN) where a scheduler started on a file that was read as one at rest."""
+        if self._is_still and self._has_log():
+            raise Unavailable("JOURNAL_TAKEN", f"journal {self.path}: a scheduler has just started on it; try again")
+
     def oldest(self) -> int:
         """Return the number of the first event that is kept; one more than the last where none is."""
-        first = self._db().execute("SELECT min(sequence) FROM event").fetchone()[0]
-        return int(first) if first is not None else self._snapshot_at() + 1
+        first = self._number("SELECT min(sequence) FROM event")
+        return first if first is not None else self.snapshot()[0] + 1
 
     def last(self) -> int:
         """Return the number of the last event."""
-        found = self._db().execute("SELECT max(sequence) FROM event").fetchone()[0]
-        return max(int(found or 0), self._snapshot_at())
+        return max(self._number("SELECT max(sequence) FROM event") or 0, self.snapshot()[0])
 
     def is_whole(self) -> bool:
         """Say whether every event is kept."""
         return self.oldest() == 1
+
+    def origin(self) -> tuple[int, Iterator[tuple[str, bytes]]]:
+        """Return where replay can begin: the sequence number (0: nothing) and the rows of the state at that moment.
+
+        The beginning, or what compaction kept: the moment before the oldest search that was open, else the snapshot.
+        """
+        if self.is_whole():
+            return 0, iter(())
+        at = self._number("SELECT sequence FROM base_at")
+        if at and at == self.oldest() - 1:
+            return at, self._rows("SELECT key, body, crc FROM base ORDER BY key")
+        return self.snapshot()
 
     def damage(self) -> list[str]:
         """Return what SQLite finds wrong with the file, every page read; nothing for a sound one."""
@@ -70,15 +88,12 @@ class JournalReader(SqliteJournal):
         """Return the connection, within its read transaction, for a copy."""
         return self._db()
 
-    def refuse_compacted(self, what: str) -> None:
-        """Raise Compacted (JOURNAL_COMPACTED) where events are gone that `what` needs."""
-        if not self.is_whole():
-            raise Compacted(
-                "JOURNAL_COMPACTED",
-                f"{what}: the events up to {self.oldest() - 1} of {self.path} were dropped by nasmesh admin compact;"
-                " use a backup from before",
-                field="journal",
-            )
+    def _number(self, query: str) -> int | None:
+        try:
+            found = self._db().execute(query).fetchone()[0]
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
+        return None if found is None else int(found)
 
     def _connected(self) -> sqlite3.Connection:
         db = self._open_file()
@@ -103,18 +118,15 @@ class JournalReader(SqliteJournal):
             raise
 
     def _open_file(self) -> sqlite3.Connection:
-        """Open read-only; without the right to write beside it, only a file that nobody has open can be read."""
-        name = f"file:{quote(str(self.path))}?mode=ro"
+        """Open read-only. A file without a log beside it is open nowhere, and reading it must not make a log."""
+        self._is_still = not self._has_log()
+        name = f"file:{quote(str(self.path))}?mode=ro{'&immutable=1' if self._is_still else ''}"
         db = sqlite3.connect(name, uri=True, isolation_level=None)
-        try:
-            db.execute("PRAGMA busy_timeout = 5000")
-            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError:
-            db.close()
-            if self.path.with_name(self.path.name + "-wal").exists():
-                raise
-            db = sqlite3.connect(f"{name}&immutable=1", uri=True, isolation_level=None)
+        db.execute("PRAGMA busy_timeout = 5000")
         return db
+
+    def _has_log(self) -> bool:
+        return self.path.with_name(self.path.name + "-wal").exists()
 
     def _upgraded(self, db: sqlite3.Connection) -> sqlite3.Connection:
         """Return an upgraded copy in memory of a journal of an older schema."""
@@ -123,5 +135,6 @@ class JournalReader(SqliteJournal):
             db.backup(copy)
         for older in range(self.schema, SCHEMA_VERSION):
             copy.executescript(UPGRADES[older])
+        copy.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         copy.execute("BEGIN")
         return copy

@@ -8,6 +8,7 @@ SCHEMA_VERSION = 2
 # at the start, each row against its checksum; `nasmesh admin check` reads the rest.
 QUICK_CHECK_BYTES = 64 * 1024 * 1024
 
+# `base` is a second snapshot, of the moment before the oldest event that is kept; without compaction there is none.
 SCHEMA = """
 CREATE TABLE epoch (number INTEGER NOT NULL, open INTEGER NOT NULL DEFAULT 0);
 INSERT INTO epoch VALUES (0, 0);
@@ -15,6 +16,9 @@ CREATE TABLE event (sequence INTEGER PRIMARY KEY, body BLOB NOT NULL, crc INTEGE
 CREATE TABLE snapshot (key TEXT PRIMARY KEY, body BLOB NOT NULL, crc INTEGER);
 CREATE TABLE snapshot_at (sequence INTEGER NOT NULL);
 INSERT INTO snapshot_at VALUES (0);
+CREATE TABLE base (key TEXT PRIMARY KEY, body BLOB NOT NULL, crc INTEGER);
+CREATE TABLE base_at (sequence INTEGER NOT NULL);
+INSERT INTO base_at VALUES (0);
 CREATE TABLE answer (request_id TEXT PRIMARY KEY, body_digest BLOB NOT NULL, reply BLOB NOT NULL, time_s REAL NOT NULL);
 CREATE INDEX answer_by_time ON answer (time_s);
 """
@@ -25,6 +29,9 @@ UPGRADES = {
 ALTER TABLE epoch ADD COLUMN open INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE event ADD COLUMN crc INTEGER;
 ALTER TABLE snapshot ADD COLUMN crc INTEGER;
+CREATE TABLE base (key TEXT PRIMARY KEY, body BLOB NOT NULL, crc INTEGER);
+CREATE TABLE base_at (sequence INTEGER NOT NULL);
+INSERT INTO base_at VALUES (0);
 UPDATE answer SET time_s = 0;
 """
 }

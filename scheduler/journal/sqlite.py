@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class SqliteJournal:
             at = self._snapshot_at()
         except sqlite3.Error as error:
             raise self._explain(error) from error
-        return at, self._rows()
+        return at, self._rows("SELECT key, body, crc FROM snapshot ORDER BY key")
 
     def events(self, after: int) -> Iterator[tuple[int, bytes]]:
         """Return events; see Journal."""
@@ -93,8 +93,10 @@ class SqliteJournal:
                     rows = [(key, a.body_digest, a.reply, a.time_s) for key, a in batch.answers.items()]
                     db.executemany("INSERT INTO answer VALUES (?, ?, ?, ?)", rows)
                 if batch.snapshot_sequence:
-                    keyed = [(key, body, row_crc(key, body)) for key, body in batch.rows.items()]
+                    keyed = [(key, body, row_crc(key, body)) for key, body in batch.rows.items() if body]
                     db.executemany("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?)", keyed)
+                    gone = [(key,) for key, body in batch.rows.items() if not body]
+                    db.executemany("DELETE FROM snapshot WHERE key = ?", gone)
                     db.execute("UPDATE snapshot_at SET sequence = ?", (batch.snapshot_sequence,))
         except sqlite3.Error as error:
             raise self._explain(error) from error
@@ -119,14 +121,20 @@ class SqliteJournal:
         except sqlite3.Error as error:
             raise self._explain(error) from error
 
-    def compact(self, through: int) -> None:
+    def compact(self, through: int, base: Mapping[str, bytes]) -> None:
         """Drop the events up to a sequence number, which the snapshot must cover, and give the space back.
 
+        `base` are the rows of the state at that moment, where later events are kept that shall be replayed from it.
         Raises Unavailable (JOURNAL_FULL, JOURNAL_IO); the events are dropped all or none.
         """
         try:
             with self._transaction() as db:
                 db.execute("DELETE FROM event WHERE sequence <= ?", (min(through, self._snapshot_at()),))
+                db.execute("DELETE FROM base")
+                db.executemany(
+                    "INSERT INTO base VALUES (?, ?, ?)", [(key, body, row_crc(key, body)) for key, body in base.items()]
+                )
+                db.execute("UPDATE base_at SET sequence = ?", (through if base else 0,))
             self._db().execute("VACUUM")
             self._db().execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
@@ -213,9 +221,9 @@ class SqliteJournal:
     def _snapshot_at(self) -> int:
         return int(self._db().execute("SELECT sequence FROM snapshot_at").fetchone()[0])
 
-    def _rows(self) -> Iterator[tuple[str, bytes]]:
+    def _rows(self, query: str) -> Iterator[tuple[str, bytes]]:
         try:
-            for key, body, crc in self._db().execute("SELECT key, body, crc FROM snapshot ORDER BY key"):
+            for key, body, crc in self._db().execute(query):
                 if crc is not None and crc != row_crc(key, body):
                     raise self._corrupt(f"snapshot row {key[:80]} does not have its checksum")
                 yield key, body

@@ -38,7 +38,7 @@ def measured(trial: pb.Trial, metric: str) -> float | None:
 
 def take_over(work: Work, run: SearchRun, trial: pb.Trial) -> bool:
     """Give a new trial what an equal one measured, in whatever search; returns whether there was one."""
-    if run.spec.cache == pb.CACHE_MODE_REPEAT:
+    if run.spec.cache != pb.CACHE_MODE_REUSE:
         return False
     found = work.state.measured.get(digest_of(run, trial))
     if found is None:
@@ -62,6 +62,10 @@ def take_over(work: Work, run: SearchRun, trial: pb.Trial) -> bool:
 
 def remember(work: Work, run: SearchRun, trial: pb.Trial) -> None:
     """Let later trials take over from one that was measured; the first of equal ones stands."""
+    if not run.spec.cache:
+        # Recorded by a version without reuse: a complete specification says what it wants. The rules for what that
+        # version recorded must not change, else its journal could not be replayed.
+        return
     digest = digest_of(run, trial)
     if digest in work.state.measured:
         return

@@ -1,0 +1,88 @@
+"""`python -m scheduler.admin COMMAND`: what `nasmesh admin` becomes; flags, words, exit codes."""
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nasmesh.errors import Invalid, NasmeshError
+from nasmesh.logs import configure
+from nasmesh.settings import Settings, read_settings
+from scheduler.admin import display, telling
+from scheduler.admin.checking import check
+from scheduler.admin.compacting import compact
+from scheduler.admin.copying import backup, restore
+from scheduler.admin.explaining import explain
+
+
+def parse_flags(argv: Sequence[str] | None, settings: Settings) -> argparse.Namespace:
+    """Return what a command line says; a wrong one ends the program with exit code 2."""
+    parser = argparse.ArgumentParser(prog="nasmesh admin", allow_abbrev=False, description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    checks = commands.add_parser("check", help="read a whole journal, live or copied, and say what does not hold")
+    checks.add_argument("--store", metavar="URL", default="", help="read and verify every object there as well")
+    explains = commands.add_parser("explain", help="tell the story of a task or a trial")
+    explains.add_argument("subject", metavar="TASK", help='a task id, or "searches/{id}/trials/{n}"')
+    compacts = commands.add_parser("compact", help="with the scheduler stopped: drop events that nobody needs")
+    backups = commands.add_parser("backup", help="copy a journal, live or not, to one file")
+    backups.add_argument("file", metavar="FILE", type=Path)
+    restores = commands.add_parser("restore", help="with the scheduler stopped: put a backup in place")
+    restores.add_argument("file", metavar="FILE", type=Path)
+    restores.add_argument("--force", action="store_true", help="replace a journal that is there; it is kept aside")
+    for command in (checks, explains, compacts, backups, restores):
+        command.add_argument(
+            "--journal", default=settings.journal, metavar="URL", help="sqlite:PATH or a path [%(default)s]"
+        )
+        command.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
+    return parser.parse_args(argv)
+
+
+def journal_path(url: str) -> Path:
+    """Return the file of "sqlite:PATH" or a plain path; raises Invalid (JOURNAL_URL_INVALID)."""
+    kind, colon, path = url.partition(":")
+    if colon and kind == "sqlite" and path:
+        return Path(path).expanduser().absolute()
+    if url in ("", "memory:") or colon:
+        raise Invalid("JOURNAL_URL_INVALID", f"journal: {url[:120]!r} is no file; use sqlite:PATH", field="journal")
+    return Path(url).expanduser().absolute()
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Carry a command out and return the exit code: 0, or 1 where a check found something."""
+    journal = journal_path(flags.journal)
+    match flags.command:
+        case "check":
+            from nasmesh.store.open import open_store
+
+            report = check(journal, open_store(flags.store) if flags.store else None)
+            telling.report(report, as_json=flags.json)
+            return 1 if report.violations else 0
+        case "explain":
+            telling.story(explain(journal, flags.subject), as_json=flags.json)
+        case "compact":
+            telling.compaction(compact(journal), as_json=flags.json)
+        case "backup":
+            telling.copied(backup(journal, flags.file.expanduser().absolute()), as_json=flags.json)
+        case _:
+            source = flags.file.expanduser().absolute()
+            telling.restored(restore(source, journal, force=flags.force), as_json=flags.json)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns 0, 1 violations or unexpected, 2 wrong, 3 in use or unreadable, 4 missing, 5 exists."""
+    as_json = "--json" in (sys.argv if argv is None else argv)
+    try:
+        settings = read_settings()
+        flags = parse_flags(argv, settings)
+        configure("admin", settings=settings, stream=io.StringIO())  # what it has to say are sentences
+        return run(flags)
+    except NasmeshError as error:
+        return display.tell(error, as_json=as_json)
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
