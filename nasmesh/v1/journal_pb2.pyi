@@ -651,7 +651,7 @@ class SearchRecord(_message.Message):
 
     @_builtins.property
     def results(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Trials that have a result, in the order of ending; search phase only."""
+        """Trials that have a result, in the order of ending; search phase only. Only in rows from before ResultsRecord."""
 
     @_builtins.property
     def leaders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -871,3 +871,87 @@ class MeasuredRecord(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MeasuredRecord: _TypeAlias = MeasuredRecord  # noqa: Y015
+
+@_typing.final
+class EndedRecord(_message.Message):
+    """A trial that has ended with its tasks, in a snapshot. Written once, in the transaction of the event that ended it: it
+    counts from the snapshot on that stands at that event or later.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Sequence number of the event that ended it."""
+    outcome: _search_pb2.TrialOutcome.ValueType
+    """What became of it."""
+    trial: _builtins.bytes
+    """The bytes of its Trial."""
+    tasks: _builtins.bytes
+    """The bytes of a TaskRecords with its tasks."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        outcome: _search_pb2.TrialOutcome.ValueType = ...,
+        trial: _builtins.bytes = ...,
+        tasks: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "sequence", b"sequence", "tasks", b"tasks", "trial", b"trial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndedRecord: _TypeAlias = EndedRecord  # noqa: Y015
+
+@_typing.final
+class TaskRecords(_message.Message):
+    """Tasks in a snapshot that are kept together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskRecord]:
+        """The tasks."""
+
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[Global___TaskRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskRecords: _TypeAlias = TaskRecords  # noqa: Y015
+
+@_typing.final
+class ResultsRecord(_message.Message):
+    """Some of a search's results, in a snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def trials(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers of 1024 consecutive trials in the order of ending; fewer in the last row."""
+
+    def __init__(
+        self,
+        *,
+        trials: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["trials", b"trials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResultsRecord: _TypeAlias = ResultsRecord  # noqa: Y015
