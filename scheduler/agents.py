@@ -28,8 +28,9 @@ class Session(Protocol):
 class AgentEntry:
     """One agent.
 
-    `free` is what it last said it can take, less what it was given since; `held` and `used` are what it holds. The
-    latter follow from the state; `free` does not, so that whoever gives and takes back must keep it right.
+    `draining` is its own wish, `drained` a person's. `free` is what it last said it can take, less what it was given
+    since; `held` and `used` are what it holds. The latter follow from the state; `free` does not, so that whoever gives
+    and takes back must keep it right.
     """
 
     name: str
@@ -39,22 +40,33 @@ class AgentEntry:
     session: Session | None
     last_seen_us: int
     draining: bool = False
+    drained: bool = False
     accepts_batches: bool = False
     free: dict[TaskKind, int] = field(default_factory=dict)
     held: dict[str, TaskKind] = field(default_factory=dict)
     used: dict[TaskKind, int] = field(default_factory=dict)
+    sorts: dict[TaskKind, frozenset[str] | None] = field(default_factory=dict)
 
     def room(self, kind: TaskKind) -> int:
         """Return how many leases of a kind it can be given now: within its slots, and what it asked for."""
-        if self.session is None or self.draining:
+        if self.session is None or self.draining or self.drained:
             return 0
         return min(self.free.get(kind, 0), self.slots.get(kind, 0) - self.used.get(kind, 0))
 
+    def sort(self, kind: TaskKind) -> frozenset[str] | None:
+        """Return what it can do of a kind: names of generators or data sets; None: anything."""
+        if kind not in self.sorts:
+            names: frozenset[str] | None = frozenset(generator.name for generator in self.server.generators)
+            if kind is not TaskKind.GENERATE:
+                known = self.server.datasets
+                names = frozenset(d.name for d in known if d.available) if known else None
+            self.sorts[kind] = names
+        return self.sorts[kind]
+
     def can_do(self, kind: TaskKind, need: str) -> bool:
         """Say whether it serves what a task needs: a generator ("" for any), or a data set."""
-        if kind is TaskKind.GENERATE:
-            return not need or any(generator.name == need for generator in self.server.generators)
-        return not self.server.datasets or any(d.name == need and d.available for d in self.server.datasets)
+        names = self.sort(kind)
+        return names is None or need in names or (kind is TaskKind.GENERATE and not need)
 
 
 class Agents:

@@ -19,13 +19,15 @@ def search_message(run: SearchRun) -> search_pb2.Search:
 def _without_spec(run: SearchRun, sequence: int) -> search_pb2.Search:
     message = search_pb2.Search(
         name=run.name,
-        state=search_pb2.SearchState.ValueType(run.state),
+        state=outward_state(run),
         reason=run.reason,
         trials=_counts(run),
         best_trial=run.trial_name(run.leaders[0][1]) if run.leaders else "",
         final_trials=[run.trial_name(number) for number in run.final_trials],
         iterations=run.iterations,
         device_time_s=run.device_time_s + run.final_device_time_s,
+        owner=run.owner,
+        device_time_saved_s=run.device_time_saved_s,
         sequence=sequence,
         etag=str(sequence),
     )
@@ -33,6 +35,11 @@ def _without_spec(run: SearchRun, sequence: int) -> search_pb2.Search:
     if run.end_time_us:
         message.end_time.FromMicroseconds(run.end_time_us)
     return message
+
+
+def outward_state(run: SearchRun) -> search_pb2.SearchState.ValueType:
+    """Return the state that clients see: a held search is PAUSED, whatever it goes on with."""
+    return search_pb2.SEARCH_STATE_PAUSED if run.paused else search_pb2.SearchState.ValueType(run.state)
 
 
 def _counts(run: SearchRun) -> search_pb2.TrialCounts:
@@ -77,6 +84,11 @@ def lease_message(state: State, task: Task) -> dispatch_service_pb2.Lease:
         lease.evaluate.model.CopyFrom(trial.model)
         lease.evaluate.config.CopyFrom(trial.evaluate)
         lease.evaluate.data.CopyFrom(run.spec.data)
+    elif task.proposal is not None:
+        lease.admit.proposal.CopyFrom(task.proposal)
+        lease.admit.space.CopyFrom(run.spec.space)
+        lease.admit.data.CopyFrom(run.spec.data)
+        lease.admit.constraints.extend(run.spec.constraints)
     elif task.ask is not None and task.ask.call:
         _fill_generate(lease.generate, run, task)
     else:
@@ -180,7 +192,7 @@ def agent_message(entry: AgentEntry, state: State) -> pb.Agent:
         ],
         server=entry.server,
         connected=entry.session is not None,
-        draining=entry.draining,
+        draining=entry.draining or entry.drained,
         attempts=[
             dispatch_service_pb2.AttemptToken(task=t.id, attempt=t.current().number, epoch=t.current().epoch)
             for t in held

@@ -8,7 +8,7 @@ from nasmesh.errors import Invalid, NotFound, Stale, Unavailable
 from nasmesh.logs import get_logger
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2
-from scheduler import convert, outcomes
+from scheduler import convert, holds, outcomes
 from scheduler.agents import AgentEntry, Session
 from scheduler.domain import CheckpointReported, OutcomeReported, Task, TaskKind, TaskState
 from scheduler.engine import Engine
@@ -53,6 +53,8 @@ class Desk:
         welcome = pb.Welcome(epoch=engine.state.epoch, superseded=superseded, version=__version__, accepts_reports=True)
         welcome.lease.FromMilliseconds(round(engine.lease_s * 1000))
         engine.send(session, pb.WorkResponse(welcome=welcome))
+        holds.apply_drain(engine, entry)
+        holds.ask_back(engine, entry)
         _log.info("agent_connected", agent=entry.name, held=len(hello.held), superseded=len(superseded))
         return entry
 

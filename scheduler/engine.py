@@ -12,7 +12,7 @@ from nasmesh.errors import NasmeshError, Unavailable
 from nasmesh.logs import get_logger
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2
-from scheduler import convert
+from scheduler import convert, holds
 from scheduler.activity import Activity
 from scheduler.agents import AgentEntry, Agents, Session
 from scheduler.domain import (
@@ -29,7 +29,7 @@ from scheduler.domain import (
     Task,
     TaskState,
 )
-from scheduler.effects import Changed, Closed, Effect, Granted, IllegalTransitionError, Queued, Revoked
+from scheduler.effects import Changed, Closed, Effect, Gone, Granted, IllegalTransitionError, Queued
 from scheduler.journal import codec
 from scheduler.journal.base import Answer, Batch, Journal
 from scheduler.machine import apply
@@ -97,6 +97,8 @@ class Engine:
                 if isinstance(effect, Changed):
                     news = self._news(effect, event.time_us)
                     self.hub.restore(news.search, news.change, ended=news.ended)
+                elif isinstance(effect, Gone):
+                    self.hub.drop(effect.search)
         self._snapshot_at = at
         self.work.rebuild(self.state, self.clock.monotonic())
         self._restore_waits()
@@ -156,6 +158,7 @@ class Engine:
         for news in step.news:
             self.hub.publish(news.search, news.change, ended=news.ended)
             if news.ended:
+                self.work.forget(news.search)
                 _log.info("search_ended", search=news.search, reason=news.change.message().search.reason)
 
     def abort(self, step: Step, error: NasmeshError) -> None:
@@ -242,7 +245,7 @@ class Engine:
         elif isinstance(effect, Closed):
             self.work.closed(effect.task, effect.agent)
         else:
-            self._revoked(effect)
+            holds.follow(self, effect)
 
     def _granted(self, task: Task) -> None:
         self.activity.leased(task.id)
@@ -251,13 +254,6 @@ class Engine:
             entry.free[task.kind] = max(0, entry.free.get(task.kind, 0) - 1)
             self._step.given.append((entry, task.kind))
             self.send(entry.session, dispatch_pb.WorkResponse(lease=convert.lease_message(self.state, task)))
-
-    def _revoked(self, effect: Revoked) -> None:
-        entry = self.agents.get(effect.agent)
-        if entry is not None:
-            token = dispatch_pb.AttemptToken(task=effect.task, attempt=effect.attempt, epoch=effect.epoch)
-            cancel = dispatch_pb.CancelAttempt(token=token, reason=effect.reason)
-            self.send(entry.session, dispatch_pb.WorkResponse(cancel=cancel))
 
     def _lease(self, task: str, entry: AgentEntry) -> None:
         self.record(AttemptLeased(task, entry.name))

@@ -103,9 +103,11 @@ def _check_generate(run: SearchRun, task: Task, result: pb.GenerateResult) -> pb
         raise _invalid("generate.state", f"has {len(result.state)} bytes, at most {limits.STATE_BYTES} are kept")
     if result.next_call.after_results < 0 or result.next_call.in_flight_below < 0:
         raise _invalid("generate.next_call", "must not be negative")
-    final = task.ask is None or not task.ask.call
-    most = len(run.final_sources()) if final or task.ask is None else task.ask.count
-    if len(result.trials) > most or (final and len(result.trials) != most):
+    final = task.ask is not None and not task.ask.call
+    exact = final or task.ask is None
+    most = task.ask.count if task.ask else 1
+    most = len(run.final_sources()) if final else most
+    if len(result.trials) > most or (exact and len(result.trials) != most):
         raise _invalid("generate.trials", f"{len(result.trials)} proposals where {most} were asked for")
     checked = pb.GenerateResult()
     checked.CopyFrom(result)
@@ -113,6 +115,9 @@ def _check_generate(run: SearchRun, task: Task, result: pb.GenerateResult) -> pb
     checked.generator_version = result.generator_version[:80]
     for index, trial in enumerate(checked.trials):
         _check_proposed(run, trial, f"generate.trials[{index}]", final=final)
+    if task.proposal is not None:
+        # What a person asked for is recorded already; an agent does not change it.
+        checked.trials[0].inherit_from = task.proposal.inherit_from
     return checked
 
 

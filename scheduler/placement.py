@@ -1,15 +1,20 @@
-"""Which task goes to which agent: by priority, then first in, first out. Pure bookkeeping in memory."""
+"""Which task goes to which agent: by priority, fair between searches, first in first out within one. Pure bookkeeping.
 
-import heapq
-from collections.abc import Callable
+Nothing here looks at all searches, tasks or agents: only at the needs that tasks have (generators and data sets) and
+at the sorts of agents there are.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from scheduler.agents import AgentEntry
 from scheduler.domain import TaskKind
+from scheduler.fair_queue import FairQueue, Place
+from scheduler.waiting_line import WaitingLine
 
 # The order in which kinds are served; scoring first, since it frees results that generators wait for.
 _KINDS = (TaskKind.EVALUATE, TaskKind.GENERATE, TaskKind.TRAIN)
-Row = tuple[int, int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +22,7 @@ class Waiting:
     """A queued task. `need` is the generator or data set that its agent must serve."""
 
     task: str
+    search: str
     kind: TaskKind
     need: str
     priority: int
@@ -24,82 +30,112 @@ class Waiting:
 
 
 class Placement:
-    """Queued tasks by what they need, and agents with room by kind. Adding and taking cost no more than a heap's."""
+    """Queued tasks by what they need, running ones by search, and agents with room by kind."""
 
     def __init__(self) -> None:
         """Hold nothing."""
-        self._queues: dict[TaskKind, dict[str, list[Row]]] = {kind: {} for kind in _KINDS}
-        self._hungry: dict[TaskKind, dict[str, AgentEntry]] = {kind: {} for kind in _KINDS}
+        self._queues: dict[TaskKind, dict[str, FairQueue]] = {kind: {} for kind in _KINDS}
+        self._lines = {kind: WaitingLine(kind) for kind in _KINDS}
+        self._running: dict[TaskKind, Counter[str]] = {kind: Counter() for kind in _KINDS}
+        self._at_work: dict[str, tuple[TaskKind, str]] = {}
+        self._needs: dict[str, dict[tuple[TaskKind, str], None]] = {}
 
     def add(self, waiting: Waiting) -> None:
-        """Queue a task."""
-        queue = self._queues[waiting.kind].setdefault(waiting.need, [])
-        heapq.heappush(queue, (-waiting.priority, waiting.order, waiting.task))
+        """Queue a task; one that waits already is left as it is."""
+        queues = self._queues[waiting.kind]
+        queue = queues.get(waiting.need)
+        if queue is None:
+            queue = queues[waiting.need] = FairQueue(self._running[waiting.kind].__getitem__)
+        self._needs.setdefault(waiting.search, {})[(waiting.kind, waiting.need)] = None
+        queue.add(waiting.search, waiting.priority, waiting.order, waiting.task)
 
     def offer(self, agent: AgentEntry) -> None:
         """Note that an agent may have room now."""
-        for kind in _KINDS:
+        for kind in agent.slots:
             if agent.room(kind) > 0:
-                self._hungry[kind][agent.name] = agent
+                self._lines[kind].join(agent)
+
+    def started(self, task: str, kind: TaskKind, search: str) -> None:
+        """Count a running task towards its search's share."""
+        self._at_work[task] = (kind, search)
+        self._running[kind][search] += 1
+        self._moved(search, kind)
+
+    def ended(self, task: str) -> None:
+        """Count a task that runs no more."""
+        kind, search = self._at_work.pop(task, (None, ""))
+        if kind is not None:
+            self._running[kind][search] -= 1
+            if not self._running[kind][search]:
+                del self._running[kind][search]
+            self._moved(search, kind)
+
+    def reprioritise(self, search: str, priority: int) -> None:
+        """Give the waiting tasks of a search another priority."""
+        for queue in self._of(search):
+            queue.move(search, priority)
+
+    def forget(self, search: str) -> None:
+        """Drop the waiting tasks of a search; running ones still count."""
+        for queue in self._of(search):
+            queue.forget(search)
+        self._needs.pop(search, None)
 
     def match(
         self, is_queued: Callable[[str], bool], lease: Callable[[str, AgentEntry], None], *, most: int | None = None
     ) -> None:
         """Call `lease` for every queued task that some agent can take now; it must take up the agent's room.
 
-        `most`: for no more tasks than that.
+        `most`: for no more tasks than that. `lease` must lead to `started`.
         """
         left = most
         for kind in _KINDS:
-            queues, hungry = self._queues[kind], self._hungry[kind]
-            blocked: set[str] = set()
-            while hungry and left != 0:
-                need = self._best(queues, blocked, is_queued)
-                if need is None:
-                    break
-                agent = self._agent(hungry, kind, need)
+            line = self._lines[kind]
+            unserved: set[str] = set()
+            while line and left != 0 and (found := self._best(kind, unserved, is_queued)) is not None:
+                need, place = found
+                agent = line.first(need)
                 if agent is None:
-                    blocked.add(need)
+                    unserved.add(need)
                     continue
-                _, _, task = heapq.heappop(queues[need])
+                task = self._queues[kind][need].take(place[3])
+                # To the end of the line, so that work spreads over agents.
+                line.leave(agent.name)
                 lease(task, agent)
                 left = None if left is None else left - 1
-                # To the end of the line, so that work spreads over agents.
-                hungry.pop(agent.name)
                 if agent.room(kind) > 0:
-                    hungry[agent.name] = agent
+                    line.join(agent)
 
     def clear(self) -> None:
         """Forget all tasks and agents."""
         for kind in _KINDS:
             self._queues[kind].clear()
-            self._hungry[kind].clear()
+            self._lines[kind].clear()
+            self._running[kind].clear()
+        self._at_work.clear()
+        self._needs.clear()
 
-    @staticmethod
-    def _best(queues: dict[str, list[Row]], blocked: set[str], is_queued: Callable[[str], bool]) -> str | None:
-        """Return the need whose first task comes first; tasks that are not queued any more are dropped on the way."""
-        best: tuple[Row, str] | None = None
+    def _best(self, kind: TaskKind, unserved: set[str], is_queued: Callable[[str], bool]) -> tuple[str, Place] | None:
+        """Return the need whose first search comes first, with that search's place."""
+        best: tuple[str, Place] | None = None
+        queues = self._queues[kind]
         for need in list(queues):
-            queue = queues[need]
-            while queue and not is_queued(queue[0][2]):
-                heapq.heappop(queue)
-            if not queue:
+            if need in unserved:
+                continue
+            place = queues[need].first(is_queued)
+            if place is None:
                 del queues[need]
-            elif need not in blocked and (best is None or queue[0] < best[0]):
-                best = (queue[0], need)
-        return best[1] if best else None
+            elif best is None or place < best[1]:
+                best = (need, place)
+        return best
 
-    @staticmethod
-    def _agent(hungry: dict[str, AgentEntry], kind: TaskKind, need: str) -> AgentEntry | None:
-        """Return the first agent in line that can do it; agents without room leave the line."""
-        full = []
-        found = None
-        for name, agent in hungry.items():
-            if agent.room(kind) <= 0:
-                full.append(name)
-            elif agent.can_do(kind, need):
-                found = agent
-                break
-        for name in full:
-            del hungry[name]
-        return found
+    def _moved(self, search: str, kind: TaskKind) -> None:
+        for of_kind, need in self._needs.get(search, ()):
+            if of_kind is kind and need in self._queues[kind]:
+                self._queues[kind][need].move(search)
+
+    def _of(self, search: str) -> Iterator[FairQueue]:
+        for kind, need in self._needs.get(search, ()):
+            queue = self._queues[kind].get(need)
+            if queue is not None:
+                yield queue

@@ -27,12 +27,14 @@ class Workload:
         self._seed = seed
         self._placement = Placement()
         self._delayed = Alarms()
+        self._resting: set[str] = set()
         self._walls = Alarms()
 
     def rebuild(self, state: State, now: float) -> None:
         """Queue what the state says is queued, and give what it says is running a full lease."""
         self._placement.clear()
         self._delayed.clear()
+        self._resting.clear()
         self._walls.clear()
         self.leases.clear()
         self._agents.forget_held()
@@ -54,6 +56,7 @@ class Workload:
         """Queue a task, after a back-off where it failed before."""
         delay = backoff_s(self._seed, task.id, failures)
         if delay > 0:
+            self._resting.add(task.id)
             self._delayed.set(task.id, now + delay)
         else:
             self._enqueue(run, task)
@@ -63,11 +66,13 @@ class Workload:
         attempt = task.current()
         self.leases.arm(task.id, attempt.number, now)
         self._agents.grant(attempt.agent, task.id, task.kind)
+        self._placement.started(task.id, task.kind, task.search)
         return self._agents.get(attempt.agent)
 
     def closed(self, task: str, agent: str) -> None:
         """Disarm a lease and offer the slot again."""
         self.leases.disarm(task)
+        self._placement.ended(task)
         entry = self._agents.release(agent, task)
         if entry is not None:
             self.offer(entry)
@@ -75,6 +80,21 @@ class Workload:
     def offer(self, entry: AgentEntry) -> None:
         """Consider an agent for work."""
         self._placement.offer(entry)
+
+    def rearranged(self, state: State, run: SearchRun) -> None:
+        """Follow what a person changed: a held search waits for nobody, others stand by their priority."""
+        self.watch_wall(run)
+        if run.paused:
+            self._placement.forget(run.id)
+            return
+        self._placement.reprioritise(run.id, run.spec.priority)
+        for task_id in run.open_tasks:
+            if state.tasks[task_id].state is TaskState.QUEUED and task_id not in self._resting:
+                self._enqueue(run, state.tasks[task_id])
+
+    def forget(self, search: str) -> None:
+        """Drop what waits of a search that has ended."""
+        self._placement.forget(search)
 
     def watch_wall(self, run: SearchRun) -> None:
         """Set the alarm of a search's wall time."""
@@ -85,10 +105,12 @@ class Workload:
     def due(self, state: State, now: float, uptime_s: float) -> Due:
         """Queue tasks whose back-off ended, and return what else time brought."""
         for task_id in self._delayed.due(now):
-            task = state.tasks[task_id]
-            if task.state is TaskState.QUEUED:
+            self._resting.discard(task_id)
+            task = state.tasks.get(task_id)
+            if task is not None and task.state is TaskState.QUEUED:
                 self._enqueue(state.searches[task.search], task)
-        return Due(self.leases.expired(now), self._walls.due(uptime_s))
+        walls = [search for search in self._walls.due(uptime_s) if _is_over(state.searches.get(search), uptime_s)]
+        return Due(self.leases.expired(now), walls)
 
     def match(self, state: State, lease: Callable[[str, AgentEntry], None], *, most: int | None = None) -> None:
         """Call `lease` for every queued task that an agent can take now; `most`: for no more than that."""
@@ -100,7 +122,15 @@ class Workload:
         return min(self.leases.next_deadline(), self._delayed.next_deadline(), wall)
 
     def _enqueue(self, run: SearchRun, task: Task) -> None:
+        if run.paused:
+            return
         need = run.spec.data.dataset
         if task.kind is TaskKind.GENERATE:
             need = run.spec.generator.generator if task.ask and task.ask.call else ""
-        self._placement.add(Waiting(task.id, task.kind, need, run.spec.priority, task.order))
+        self._placement.add(Waiting(task.id, run.id, task.kind, need, run.spec.priority, task.order))
+
+
+def _is_over(run: SearchRun | None, uptime_s: float) -> bool:
+    """Say whether a search's wall time is used up; the alarm may be one of an earlier budget."""
+    most = run.spec.budget.max_wall_time_s if run is not None and run.state is SearchState.RUNNING else 0.0
+    return run is not None and most > 0 and run.start_uptime_s + most <= uptime_s

@@ -35,6 +35,7 @@ def matched(agents: Agents, placement: Placement, kind: TaskKind = TRAIN) -> lis
     def lease(task: str, entry: AgentEntry) -> None:
         leased.append((task, entry.name))
         agents.grant(entry.name, task, kind)
+        placement.started(task, kind, task)
 
     placement.match(lambda _: True, lease)
     return leased
@@ -43,7 +44,7 @@ def matched(agents: Agents, placement: Placement, kind: TaskKind = TRAIN) -> lis
 def test_placement_when_priorities_differ_then_higher_first_then_older() -> None:
     agents, placement = Agents(), Placement()
     for task, priority, order in (("old", 0, 1), ("new", 0, 2), ("urgent", 5, 3), ("later", -5, 0)):
-        placement.add(Waiting(task, TRAIN, "datasets/d", priority, order))
+        placement.add(Waiting(task, task, TRAIN, "datasets/d", priority, order))
     placement.offer(agent(agents, "a", slots=3))
     assert [task for task, _ in matched(agents, placement)] == ["urgent", "old", "new"]
 
@@ -53,7 +54,7 @@ def test_placement_when_several_agents_are_free_then_work_spreads() -> None:
     for name in ("a", "b", "c"):
         placement.offer(agent(agents, name, slots=2))
     for order in range(5):
-        placement.add(Waiting(f"t{order}", TRAIN, "datasets/d", 0, order))
+        placement.add(Waiting(f"t{order}", f"t{order}", TRAIN, "datasets/d", 0, order))
     assert [name for _, name in matched(agents, placement)] == ["a", "b", "c", "a", "b"]
 
 
@@ -61,12 +62,12 @@ def test_placement_when_only_some_have_the_data_or_generator_then_those() -> Non
     agents, placement = Agents(), Placement()
     placement.offer(agent(agents, "a", datasets=("datasets/x",)))
     placement.offer(agent(agents, "b", datasets=("datasets/y",)))
-    placement.add(Waiting("t1", TRAIN, "datasets/y", 0, 1))
-    placement.add(Waiting("t2", TRAIN, "datasets/z", 9, 2))
+    placement.add(Waiting("t1", "t1", TRAIN, "datasets/y", 0, 1))
+    placement.add(Waiting("t2", "t2", TRAIN, "datasets/z", 9, 2))
     assert matched(agents, placement) == [("t1", "b")]
-    placement.add(Waiting("g1", GENERATE, "generators/other", 0, 3))
-    placement.add(Waiting("g2", GENERATE, make.GENERATOR, 0, 4))
-    placement.add(Waiting("f", GENERATE, "", 0, 5))
+    placement.add(Waiting("g1", "g1", GENERATE, "generators/other", 0, 3))
+    placement.add(Waiting("g2", "g2", GENERATE, make.GENERATOR, 0, 4))
+    placement.add(Waiting("f", "f", GENERATE, "", 0, 5))
     assert matched(agents, placement, GENERATE) == [("g2", "a"), ("f", "b")]
 
 
@@ -77,7 +78,7 @@ def test_placement_when_agent_is_draining_or_gone_then_nothing() -> None:
     placement.offer(second)
     first.draining = True
     second.session = None
-    placement.add(Waiting("t", TRAIN, "datasets/d", 0, 1))
+    placement.add(Waiting("t", "t", TRAIN, "datasets/d", 0, 1))
     assert matched(agents, placement) == []
 
 
