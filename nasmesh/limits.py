@@ -27,6 +27,46 @@ SERVER_THREADS: Final = 32
 # How long calls in hand may take to end when a server stops.
 STOP_GRACE_S: Final = 5.0
 
+# Metadata of a call: a token and a trace context need a few hundred bytes; more is refused before it is kept.
+METADATA_BYTES: Final = 8 * KIB
+# Connections at once: 5,000 agents, clients, and room; each costs tens of kilobytes before it has said who it is.
+CONNECTIONS: Final = 10_000
+# A connection that has not finished its handshake by then was never meant to; 120 s is gRPC's own default.
+HANDSHAKE_S: Final = 10
+# A connection lives so long at most, so that renewed certificates and balancers take effect; agents then reconnect.
+CONNECTION_AGE_S: Final = 3600
+# Calls in hand may take so long to end after that, then they are cut.
+CONNECTION_AGE_GRACE_S: Final = 600
+# A connection without a call in hand is closed after this.
+CONNECTION_IDLE_S: Final = 900
+# Streams of one connection; a client has one or two, a gateway some hundreds.
+STREAMS_A_CONNECTION: Final = 1_000
+
+# --- access -----------------------------------------------------------------------------------------------------
+# Calls of one client: a person with scripts; the burst is a page of detail lookups.
+CLIENT_CALLS_PER_S: Final = 10.0
+CLIENT_BURST: Final = 40.0
+# Unary calls of one agent's credential: it may drive a server of 64 slots by address. Work streams are not counted.
+AGENT_CALLS_PER_S: Final = 500.0
+AGENT_BURST: Final = 2_000.0
+# Searches that one client watches at once.
+WATCHES: Final = 5
+# Failed sign-ins of one address; beyond it the answer comes before anything is looked up.
+REFUSALS_PER_S: Final = 10.0
+REFUSALS_BURST: Final = 100.0
+# Callers whose rates are remembered; the one that called longest ago is forgotten first.
+RATED_CALLERS: Final = 10_000
+# How often open streams are asked whether their credential is still good.
+CREDENTIAL_LOOK_S: Final = 1.0
+# No certificate, key or list of tokens needs more.
+CREDENTIAL_FILE_BYTES: Final = 4 * MIB
+TOKENS: Final = 10_000
+TOKEN_DAYS: Final = 30.0
+TOKEN_DAYS_MAX: Final = 90.0
+CERTIFICATE_DAYS: Final = 7.0
+CERTIFICATE_DAYS_MAX: Final = 90.0
+AUTHORITY_DAYS: Final = 5 * 365.0
+
 # --- leases and retries ----------------------------------------------------------------------
 # A lease survives two lost heartbeats and clocks that run at half or double rate.
 LEASE_S: Final = 30.0

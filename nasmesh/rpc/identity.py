@@ -1,10 +1,16 @@
 """Who calls: the identity that the access checks of a server found for the call in hand."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
+
+from nasmesh.errors import Invalid
+
+# The grammar of agent ids, so that an agent's identity and its name compare.
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 
 
 class Role(StrEnum):
@@ -52,3 +58,17 @@ def identified(identity: Identity) -> Iterator[None]:
         yield
     finally:
         _CURRENT.set(before)
+
+
+def enter_identity(identity: Identity) -> None:
+    """Make `identity` the caller for the rest of the current asyncio task: one task answers one call."""
+    _CURRENT.set(identity)
+
+
+def check_caller_name(name: str, *, field: str) -> str:
+    """Return the name part of an identity; raises Invalid (NAME_INVALID)."""
+    if not _NAME.fullmatch(name):
+        raise Invalid(
+            "NAME_INVALID", f"{field}: {name[:80]!r} is no name of a caller; use {_NAME.pattern}", field=field
+        )
+    return name

@@ -1,4 +1,4 @@
-"""Who may call what: full method name to rule. A method without a row is refused everywhere; a test walks all descriptors.
+"""Who may call what: full method name to rule. A method without a row is refused everywhere; a test sees to the rows.
 
 Rows about searches say who may ask at all; that clients see and change only their own is scheduler/ownership.py.
 """

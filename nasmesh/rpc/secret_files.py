@@ -1,0 +1,116 @@
+"""Secrets come from files: read only where nobody else may, written whole with mode 0600, noticed when changed."""
+
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from nasmesh.clock import new_id
+from nasmesh.errors import Invalid
+from nasmesh.limits import CREDENTIAL_FILE_BYTES
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+class Stamp(NamedTuple):
+    """What tells one version of a file from the next without reading it; all zero: there is none."""
+
+    inode: int
+    size: int
+    changed_ns: int
+
+
+def stamp(path: Path) -> Stamp:
+    """Return the stamp of a file: one system call."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return Stamp(0, 0, 0)
+    return Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def read_secret(path: Path, *, field: str) -> bytes:
+    """Return the bytes of a file that holds a secret.
+
+    Raises Invalid: FILE_UNREADABLE, FILE_TOO_LARGE, and SECRET_EXPOSED where group or others may read it.
+    """
+    return _read(path, field, secret=True)
+
+
+def read_public(path: Path, *, field: str) -> bytes:
+    """Return the bytes of a file that anybody may read, a certificate; raises FILE_UNREADABLE, FILE_TOO_LARGE."""
+    return _read(path, field, secret=False)
+
+
+def write_secret(path: Path, content: bytes, *, field: str, replace: bool) -> None:
+    """Write a file with mode 0600, durably, whole or not at all; raises Invalid (FILE_EXISTS, FILE_UNWRITABLE)."""
+    _write(path, content, field, mode=0o600, replace=replace)
+
+
+def write_public(path: Path, content: bytes, *, field: str, replace: bool) -> None:
+    """As write_secret, with mode 0644."""
+    _write(path, content, field, mode=0o644, replace=replace)
+
+
+def make_private_directory(path: Path, *, field: str) -> None:
+    """Make a directory that only its owner may enter, unless it exists; raises Invalid (FILE_UNWRITABLE)."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise _unwritable(path, error, field) from None
+
+
+def _read(path: Path, field: str, *, secret: bool) -> bytes:
+    try:
+        # Without waiting: a named pipe would hold the program for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not a path"
+        raise Invalid("FILE_UNREADABLE", f"{field}: {path} cannot be read: {why}", field=field) from None
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise Invalid("FILE_UNREADABLE", f"{field}: {path} is not a file", field=field)
+        if secret and found.st_mode & _OTHERS:
+            raise Invalid(
+                "SECRET_EXPOSED",
+                f"{field}: {path} holds a secret and has mode {found.st_mode & 0o777:04o}; chmod 600 {path}",
+                field=field,
+            )
+        content = file.read(CREDENTIAL_FILE_BYTES + 1)
+    if len(content) > CREDENTIAL_FILE_BYTES:
+        raise Invalid("FILE_TOO_LARGE", f"{field}: {path} is over {CREDENTIAL_FILE_BYTES:,} bytes", field=field)
+    return content
+
+
+def _write(path: Path, content: bytes, field: str, *, mode: int, replace: bool) -> None:
+    part = path.with_name(f".{path.name}.{new_id()[:12]}.part")
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(descriptor, mode)  # whatever the umask says
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+            if replace:
+                os.replace(part, path)
+            else:
+                os.link(part, path)  # unlike a rename, fails where the name is taken
+        finally:
+            part.unlink(missing_ok=True)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except FileExistsError:
+        raise Invalid(
+            "FILE_EXISTS", f"{field}: {path} exists and is left as it is; name another", field=field
+        ) from None
+    except OSError as error:
+        raise _unwritable(path, error, field) from None
+
+
+def _unwritable(path: Path, error: OSError, field: str) -> Invalid:
+    return Invalid("FILE_UNWRITABLE", f"{field}: {path} cannot be written: {error.strerror}", field=field)
