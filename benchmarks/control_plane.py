@@ -1,8 +1,8 @@
 """How many tasks a second the control plane carries, beside the smallest durable scheduler and other services.
 
-`python -m benchmarks.control_plane [--quick]`. A task is: recorded, leased, sent, its outcome received and recorded; all
-durable (SQLite, synchronous=FULL). The scheduler is `python -m scheduler`; 64 agents in a process of their own do work
-that is nothing: 32 train and 32 evaluate what a generator agent proposes, each with a connection of its own.
+`python -m benchmarks.control_plane [--quick]`. A task is: recorded, leased, sent, its outcome received and recorded,
+all durable (SQLite, synchronous=FULL). The scheduler is `python -m scheduler`; 64 agents in a process of their own do
+work that is nothing: 32 train and 32 evaluate what a generator agent proposes, each with a connection of its own.
 """
 
 import argparse
@@ -45,7 +45,8 @@ class Ours:
         self._load = stack.enter_context(python_worker("benchmarks.load", directory))
         kinds = [[noop.GENERATE], *([noop.TRAIN], [noop.EVALUATE]) * (AGENTS // 2)]
         agents = [[f"a{number}", kind] for number, kind in enumerate(kinds)]
-        self._load.ask(do="connect", address=self.scheduler.address, agents=agents, in_flight_below=IN_FLIGHT)
+        self._load.ask(do="behave", in_flight_below=IN_FLIGHT)
+        self._load.ask(do="connect", address=self.scheduler.address, agents=agents)
         self._stub = rpc.SchedulerServiceStub(stack.enter_context(grpc.insecure_channel(self.scheduler.address)))
         spec = noop.spec(max_trials=MOST_TRIALS, parallelism=PARALLELISM)
         self._stub.CreateSearch(api.CreateSearchRequest(spec=spec, search_id="s"))

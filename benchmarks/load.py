@@ -1,152 +1,136 @@
-"""A process full of agents for benchmarks: real Work streams over gRPC, one message in and one out for each task.
-
-It obeys `benchmarks.processes.Worker`: {"do": "connect", ...} opens streams, {"do": "run", "seconds": s} lets them take
-work for a while, and answers what was done. Work does nothing and takes no time.
-"""
+"""A process full of agents for benchmarks; it obeys orders on its standard input: `benchmarks.processes.Worker`."""
 
 import asyncio
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import grpc.aio
-
 from benchmarks import noop
-from nasmesh.rpc import options
-from nasmesh.v1 import dispatch_service_pb2 as pb
-from nasmesh.v1 import dispatch_service_pb2_grpc as rpc
+from benchmarks.load_agent import LoadAgent, Manner
+from nasmesh.rpc.open_files import raise_open_files
 
 SETTLE_S = 20.0
-
-
-def channel(address: str, *, own_connection: bool = True) -> grpc.aio.Channel:
-    """Return a channel; with its own connection, as agents on different hosts have, or one that this process shares."""
-    more = [("grpc.use_local_subchannel_pool", 1)] if own_connection else []
-    return grpc.aio.insecure_channel(address, options=[*options.channel_options(address), *more])
-
-
-class LoadAgent:
-    """One agent in a closed loop: a lease, its outcome together with the wish for the next."""
-
-    def __init__(self, name: str, kinds: Sequence[noop.Kind], outcomes: noop.Outcomes) -> None:
-        """Take one lease at a time of each kind."""
-        self._hello = noop.hello(name, kinds)
-        self._kinds = kinds
-        self._outcomes = outcomes
-        self._open = 0
-        self.done = 0
-        self.flowing = False
-
-    @property
-    def busy(self) -> bool:
-        """Whether an outcome has not been acknowledged."""
-        return self._open > 0
-
-    async def connect(self, over: grpc.aio.Channel) -> None:
-        """Open the stream and wait for the welcome."""
-        self._call = rpc.DispatchServiceStub(over).Work()
-        await self._call.write(pb.WorkRequest(hello=self._hello))
-        first = await self._call.read()
-        if first is grpc.aio.EOF or not first.HasField("welcome"):
-            raise RuntimeError(f"no welcome but {first}")
-
-    async def offer(self) -> None:
-        """Say that every slot is free."""
-        report = pb.AgentReport(ready=[pb.AgentReady(kind=kind, free=1) for kind in self._kinds])
-        await self._call.write(pb.WorkRequest(report=report))
-
-    async def work(self) -> None:
-        """Work until the stream ends."""
-        while (message := await self._call.read()) is not grpc.aio.EOF:
-            kind = message.WhichOneof("kind")
-            if kind == "batch":
-                self._acknowledged(len(message.batch.outcome_replies))
-                if message.batch.leases:
-                    await self._finish(message.batch.leases)
-            elif kind == "lease":
-                await self._finish([message.lease])
-            elif kind == "outcome_reply":
-                self._acknowledged(1)
-
-    def _acknowledged(self, count: int) -> None:
-        self._open -= count
-        self.done += count
-
-    async def _finish(self, leases: Sequence[pb.Lease]) -> None:
-        request = pb.WorkRequest()
-        for lease in leases:
-            outcome = self._outcomes.of(lease)
-            request.report.outcomes.append(outcome)
-            if self.flowing:
-                request.report.ready.add(kind=_kind_of(lease), free=1)
-        self._open += len(leases)
-        await self._call.write(request)
-
-
-def _kind_of(lease: pb.Lease) -> noop.Kind:
-    work = lease.WhichOneof("work")
-    return noop.TRAIN if work == "train" else noop.EVALUATE if work == "evaluate" else noop.GENERATE
+# Agents that connect at the same time.
+AT_ONCE = 64
 
 
 class Load:
-    """The agents of this process."""
+    """The agents of this process. Each method is an order: the names of its arguments are those of the JSON object."""
 
     def __init__(self) -> None:
         """Have none."""
+        self._manner = Manner(noop.Outcomes(in_flight_below=0))
         self._agents: list[LoadAgent] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._lives: list[asyncio.Task[None]] = []
 
-    async def connect(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Open the streams of {"agents": [[name, [kind, ...]], ...]} to {"address"}."""
-        outcomes = noop.Outcomes(in_flight_below=order.get("in_flight_below", 0))
-        for name, kinds in order["agents"]:
-            agent = LoadAgent(name, kinds, outcomes)
-            await agent.connect(channel(order["address"], own_connection=order.get("own_connections", True)))
-            self._agents.append(agent)
-            self._tasks.append(asyncio.create_task(agent.work()))
+    async def behave(self, *, in_flight_below: int = 0, **manner: Any) -> dict[str, Any]:
+        """Set how agents work from now on; before they connect, except for what is read anew each time."""
+        self._manner.outcomes = noop.Outcomes(in_flight_below=in_flight_below)
+        for name, value in manner.items():
+            setattr(self._manner, name, value)
+        return {}
+
+    async def connect(self, *, address: str, agents: list[tuple[str, list[noop.Kind]]]) -> dict[str, Any]:
+        """Open the streams of agents with a name and kinds of work each."""
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def begin(name: str, kinds: list[noop.Kind]) -> None:
+            async with gate:
+                agent = LoadAgent(name, kinds, self._manner)
+                self._agents.append(agent)
+                self._lives.append(asyncio.create_task(agent.live(address)))
+                await agent.connected.wait()
+
+        await asyncio.gather(*(begin(name, kinds) for name, kinds in agents))
         return {"agents": len(self._agents)}
 
-    async def run(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Work for some seconds after a second of warm-up; returns outcomes acknowledged within them."""
-        self._check()
+    async def flow(self, *, on: bool) -> dict[str, Any]:
+        """Take work from now on, or finish what is in hand and take no more."""
+        self._manner.flowing = on
+        if on:
+            for agent in self._agents:
+                await agent.offer()
+        else:
+            await self._settle()
+        return {}
+
+    async def run(self, *, seconds: float, warm_up_s: float = 0.5) -> dict[str, Any]:
+        """Work for some seconds after a warm-up; returns what was acknowledged and worked within them."""
+        await self.flow(on=True)
+        await asyncio.sleep(warm_up_s)
+        result = await self.watch(seconds=seconds)
+        await self.flow(on=False)
+        return result
+
+    async def watch(self, *, seconds: float) -> dict[str, Any]:
+        """Return what is done in some seconds."""
+        start, spent, before = time.monotonic(), time.process_time(), self._totals(time.monotonic())
+        await asyncio.sleep(seconds)
+        end = time.monotonic()
+        after = self._totals(end)
+        done, busy_s, asked_s, streams = (late - early for early, late in zip(before, after, strict=True))
+        return {
+            "tasks": done,
+            "seconds": end - start,
+            "busy_s": busy_s,
+            "asked_s": asked_s,
+            "streams": streams,
+            "processor_s": time.process_time() - spent,
+        }
+
+    async def take_trace(self) -> dict[str, Any]:
+        """Return and forget when outcomes were sent and leases came."""
+        sent, came = self._manner.sent, self._manner.came
+        self._manner.sent, self._manner.came = {}, {}
+        return {"sent": sent, "came": came}
+
+    async def connected(self, *, since: float, timeout_s: float) -> dict[str, Any]:
+        """Wait until every agent has a stream; returns refusals since a moment on the monotonic clock, by cause."""
+
+        async def all_of_them() -> None:
+            for agent in self._agents:
+                await agent.connected.wait()
+
+        try:
+            await asyncio.wait_for(all_of_them(), timeout_s)
+        except TimeoutError:
+            away = sum(not agent.connected.is_set() for agent in self._agents)
+        else:
+            away = 0
+        refusals: dict[str, int] = {}
         for agent in self._agents:
-            agent.flowing = True
-            await agent.offer()
-        await asyncio.sleep(order.get("warm_up_s", 0.5))
-        start, before = time.perf_counter(), sum(agent.done for agent in self._agents)
-        spent = time.process_time()
-        await asyncio.sleep(order["seconds"])
-        seconds, done = time.perf_counter() - start, sum(agent.done for agent in self._agents) - before
-        spent = time.process_time() - spent
-        for agent in self._agents:
-            agent.flowing = False
-        until = time.perf_counter() + SETTLE_S
-        while any(agent.busy for agent in self._agents) and time.perf_counter() < until:
-            self._check()
+            for at, why in agent.tally.refusals:
+                if at >= since:
+                    refusals[why] = refusals.get(why, 0) + 1
+        return {"at": time.monotonic(), "away": away, "refusals": refusals}
+
+    def _totals(self, now: float) -> tuple[float, ...]:
+        tallies = [agent.tally for agent in self._agents]
+        busy_s = sum(agent.busy_s(now) for agent in self._agents)
+        return (
+            sum(tally.done for tally in tallies),
+            busy_s,
+            sum(tally.asked_s for tally in tallies),
+            sum(tally.streams for tally in tallies),
+        )
+
+    async def _settle(self) -> None:
+        until = time.monotonic() + SETTLE_S
+        while any(agent.is_busy for agent in self._agents) and time.monotonic() < until:
             await asyncio.sleep(0.01)
-        return {"tasks": done, "seconds": seconds, "processor_s": spent}
-
-    def _check(self) -> None:
-        for task in self._tasks:
-            if task.done():
-                task.result()
-                raise RuntimeError("a stream has ended")
 
 
-async def obey(load: Any) -> None:
+async def obey(load: object) -> None:
     """Carry out the orders on standard input until it ends; the method is named by "do"."""
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         order = json.loads(line)
-        print(json.dumps(await getattr(load, order.pop("do"))(order)), flush=True)
-
-
-async def main() -> None:
-    """Obey."""
-    await obey(Load())
+        method: Callable[..., Awaitable[dict[str, Any]]] = getattr(load, order.pop("do"))
+        print(json.dumps(await method(**order)), flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    raise_open_files()
+    asyncio.run(obey(Load()))

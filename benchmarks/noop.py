@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from nasmesh.v1 import dataset_pb2, measurement_pb2, object_pb2, search_pb2
 from nasmesh.v1 import dispatch_service_pb2 as pb
@@ -11,7 +12,7 @@ DATASET = "datasets/digits"
 GENERATE = search_pb2.TASK_KIND_GENERATE
 TRAIN = search_pb2.TASK_KIND_TRAIN
 EVALUATE = search_pb2.TASK_KIND_EVALUATE
-Kind = search_pb2.TaskKind.ValueType
+Kind: TypeAlias = search_pb2.TaskKind.ValueType
 
 
 def spec(*, max_trials: int, parallelism: int) -> search_pb2.SearchSpec:

@@ -46,6 +46,10 @@ class Smallest(rpc.DispatchServiceServicer):
         finally:
             reader.cancel()
 
+    async def GetAttempt(self, request: pb.GetAttemptRequest, context: Any) -> pb.GetAttemptResponse:
+        """Know nothing."""
+        return pb.GetAttemptResponse()
+
     async def _read(self, requests: AsyncIterator[pb.WorkRequest], replies: "asyncio.Queue[pb.WorkResponse]") -> None:
         async for request in requests:
             if request.HasField("hello"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nasmesh.errors import Invalid, NasmeshError, Unavailable
 from nasmesh.logs import configure, get_logger
+from nasmesh.rpc.open_files import raise_open_files
 from nasmesh.settings import DEFAULT_SCHEDULER, Settings, read_settings
 from nasmesh.unpickling import forbid_unpickling
 from scheduler.program import Options, run
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = read_settings()
         options = parse_flags(argv, settings)
         configure("scheduler", settings=settings)
+        raise_open_files()
         asyncio.run(run(options))
     except NasmeshError as error:
         sys.stderr.write(f"scheduler: {error.message} [{error.reason}]\n")

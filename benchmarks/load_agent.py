@@ -1,0 +1,179 @@
+"""One agent of a benchmark's load: a real Work stream over gRPC, one message in and one out for each task."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import TypeAlias
+
+import grpc.aio
+
+from benchmarks import noop
+from nasmesh.agent.backoff import Backoff
+from nasmesh.rpc import options
+from nasmesh.v1 import dispatch_service_pb2 as pb
+from nasmesh.v1 import dispatch_service_pb2_grpc as rpc
+
+Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.WorkRequest, pb.WorkResponse]"
+
+
+def channel(address: str, *, own_connection: bool = True) -> grpc.aio.Channel:
+    """Return a channel; with its own connection, as agents on different hosts have, or one that this process shares."""
+    more = [("grpc.use_local_subchannel_pool", 1)] if own_connection else []
+    return grpc.aio.insecure_channel(address, options=[*options.channel_options(address), *more])
+
+
+@dataclass(slots=True)
+class Manner:
+    """How the agents of a process work. `mean_s` 0: work takes no time; else log-normal, really slept.
+
+    `ahead` leases wait at the agent while it works on one. `tracing` notes when outcomes were sent and leases came, on
+    the machine's monotonic clock, by kind of work and trial.
+    """
+
+    outcomes: noop.Outcomes
+    mean_s: float = 0.0
+    sigma: float = 0.0
+    ahead: int = 0
+    own_connection: bool = True
+    flowing: bool = False
+    tracing: bool = False
+    sent: dict[str, float] = field(default_factory=dict)
+    came: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What an agent has done and what befell it; times in seconds, `asked_s` what its work should have slept."""
+
+    done: int = 0
+    busy_s: float = 0.0
+    asked_s: float = 0.0
+    streams: int = 0
+    refusals: list[tuple[float, str]] = field(default_factory=list)
+
+
+class LoadAgent:
+    """Leases, works, says the outcome together with the wish for the next lease; comes back when its stream breaks."""
+
+    def __init__(self, name: str, kinds: Sequence[noop.Kind], manner: Manner) -> None:
+        """Work on these kinds, one at a time of each."""
+        self._hello = noop.hello(name, kinds, slots=1 + manner.ahead)
+        self._kinds = kinds
+        self._manner = manner
+        self._random = Random(name)
+        self._backoff = Backoff(seed=self._random.getrandbits(32))
+        self._waiting: deque[pb.Lease] = deque()
+        self._began = 0.0
+        self._open = 0
+        self._call: Call | None = None
+        self.connected = asyncio.Event()
+        self.tally = Tally()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is in hand or not acknowledged."""
+        return self._open > 0 or bool(self._waiting) or self._began > 0
+
+    def busy_s(self, now: float) -> float:
+        """Return how long it has worked until now."""
+        return self.tally.busy_s + (now - self._began if self._began else 0.0)
+
+    async def live(self, address: str) -> None:
+        """Converse until cancelled, each time over a new channel, as agents do."""
+        while True:
+            over = channel(address, own_connection=self._manner.own_connection)
+            try:
+                await self._converse(over)
+            except grpc.aio.AioRpcError as error:
+                if not self.connected.is_set():
+                    self.tally.refusals.append((time.monotonic(), f"{error.code().name}: {error.details()}"))
+            self.connected.clear()
+            await over.close()
+            self._open = 0
+            await asyncio.sleep(self._backoff.next_s())
+
+    async def offer(self) -> None:
+        """Say that every slot is free."""
+        free = 1 + self._manner.ahead
+        report = pb.AgentReport(ready=[pb.AgentReady(kind=kind, free=free) for kind in self._kinds])
+        await self._say(pb.WorkRequest(report=report))
+
+    async def _converse(self, over: grpc.aio.Channel) -> None:
+        call: Call = rpc.DispatchServiceStub(over).Work()
+        await call.write(pb.WorkRequest(hello=self._hello))
+        welcome = await call.read()
+        if welcome is grpc.aio.EOF:
+            return
+        self._call = call
+        self._backoff.reset()
+        self.tally.streams += 1
+        self.connected.set()
+        if self._manner.flowing:
+            await self.offer()
+        while isinstance(message := await call.read(), pb.WorkResponse):
+            kind = message.WhichOneof("kind")
+            if kind == "batch":
+                self._acknowledged(len(message.batch.outcome_replies))
+                if message.batch.leases:
+                    await self._take(message.batch.leases)
+            elif kind == "lease":
+                await self._take([message.lease])
+            elif kind == "outcome_reply":
+                self._acknowledged(1)
+
+    def _acknowledged(self, count: int) -> None:
+        self._open -= count
+        self.tally.done += count
+
+    async def _take(self, leases: Sequence[pb.Lease]) -> None:
+        if self._manner.tracing:
+            now = time.monotonic()
+            self._manner.came.update((f"{lease.WhichOneof('work')} {lease.trial}", now) for lease in leases)
+        if not self._manner.mean_s or leases[0].HasField("generate"):
+            await self._finish(leases)
+            return
+        self._waiting.extend(leases)
+        if not self._began:
+            self._began = time.monotonic()
+            self._work = asyncio.create_task(self._toil())
+
+    async def _toil(self) -> None:
+        """Sleep for each lease that waits."""
+        mean, sigma = self._manner.mean_s, self._manner.sigma
+        while self._waiting:
+            lease = self._waiting.popleft()
+            asked = mean * self._random.lognormvariate(-sigma * sigma / 2, sigma)
+            self._began = time.monotonic()
+            await asyncio.sleep(asked)
+            self.tally.busy_s += time.monotonic() - self._began
+            self.tally.asked_s += asked
+            self._began = time.monotonic() if self._waiting else 0.0
+            await self._finish([lease])
+        self._began = 0.0
+
+    async def _finish(self, leases: Sequence[pb.Lease]) -> None:
+        request = pb.WorkRequest()
+        for lease in leases:
+            request.report.outcomes.append(self._manner.outcomes.of(lease))
+            if self._manner.flowing:
+                free = 1 + self._manner.ahead - len(self._waiting)
+                request.report.ready.add(kind=_kind_of(lease), free=free)
+        if self._manner.tracing:
+            now = time.monotonic()
+            for lease in leases:
+                call = lease.generate.request.call if lease.HasField("generate") else 0
+                self._manner.sent[f"{lease.WhichOneof('work')} {lease.trial or call}"] = now
+        self._open += len(leases)
+        await self._say(request)
+
+    async def _say(self, request: pb.WorkRequest) -> None:
+        if self._call is not None and self.connected.is_set():
+            await self._call.write(request)
+
+
+def _kind_of(lease: pb.Lease) -> noop.Kind:
+    work = lease.WhichOneof("work")
+    return noop.TRAIN if work == "train" else noop.EVALUATE if work == "evaluate" else noop.GENERATE
