@@ -1,0 +1,360 @@
+"""`nasmesh admin` on real journals: what it finds, what it tells, and that it never harms what it reads."""
+
+import json
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from nasmesh.clock import ManualClock
+from nasmesh.errors import Conflict, Invalid, NotFound, Stale, Unavailable
+from nasmesh.store.keys import ObjectKind
+from nasmesh.store.memory import MemoryStore
+from nasmesh.v1 import dispatch_service_pb2 as pb
+from nasmesh.v1 import journal_pb2
+from scheduler.admin.__main__ import main
+from scheduler.admin.checking import check
+from scheduler.admin.compacting import compact
+from scheduler.admin.copying import EPOCH_STEP, backup, restore
+from scheduler.admin.explaining import explain
+from scheduler.engine import Engine
+from scheduler.journal.base import Batch
+from scheduler.journal.sqlite import SqliteJournal
+from tests.builders import journals
+from tests.builders import scheduling as make
+from tests.builders.journals import Past
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run the program as `nasmesh admin` does."""
+    monkeypatch.setenv("NASMESH_HOME", str(tmp_path / "home"))
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return call
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+def recovered(path: Path) -> Engine:
+    engine = Engine(SqliteJournal(path), ManualClock(), seed=1)
+    engine.recover()
+    return engine
+
+
+# --- check ----------------------------------------------------------------------------------------------------------
+
+
+def test_check_when_a_scheduler_is_at_work_then_sound_and_nothing_touched(path: Path, run: Run) -> None:
+    past = Past(path)
+    past.create("s", max_trials=6)
+    past.work("s", until=5)
+    before = past.engine.state.epoch, path.read_bytes()
+    code, out, _ = run("check", "--journal", f"sqlite:{path}", "--json")
+    found = json.loads(out)
+    assert (code, found["violations"]) == (0, [])
+    assert (found["epoch"], found["last_event"]) == (1, past.engine.state.sequence)
+    assert found["searches"] == {"RUNNING": 1}
+    assert before == (past.engine.state.epoch, path.read_bytes())
+    past.work("s")  # the lock and the epoch are still the scheduler's
+    past.close()
+    code, out, _ = run("check", "--journal", path)
+    assert code == 0
+    assert "violations: none" in out
+    assert not path.with_name("journal.db-wal").exists(), "a file at rest is read without leaving a log beside it"
+
+
+def test_check_when_snapshot_and_events_disagree_then_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.engine.SNAPSHOT_EVENTS", 10)
+    journals.ended(path)
+    assert check(path).violations == []
+    with sqlite3.connect(path) as db:
+        body = db.execute("SELECT body FROM snapshot WHERE key = 'search/s'").fetchone()[0]
+    record = journal_pb2.SearchRecord.FromString(body)
+    record.device_time_s += 1.0
+    journals.edit_row(path, "search/s", record.SerializeToString())
+    found = check(path).violations
+    assert [violation.invariant for violation in found] == ["I11"]
+    assert "state.searches[s].device_time_s is" in found[0].what
+
+
+def test_check_when_a_task_breaks_a_promise_then_its_story_is_told(path: Path, run: Run) -> None:
+    past = Past(path)
+    past.create("s", max_trials=2)
+    past.work("s")
+    past.close()
+    for sequence, body in journals.events_of(path).items():
+        event = journal_pb2.JournalEvent.FromString(body)
+        if event.outcome_reported.outcome.HasField("train"):
+            event.outcome_reported.digest = b""  # succeeded without a recorded outcome
+            journals.edit_event(path, sequence, event.SerializeToString())
+    code, out, _ = run("check", "--journal", path)
+    assert code == 1
+    assert "VIOLATION I2: succeeded without its last attempt's outcome: task s-t1-train (TRAIN) is SUCCEEDED" in out
+    assert "violations: 2" in out
+
+
+def test_check_when_an_event_is_flipped_then_file_damage(path: Path) -> None:
+    journals.ended(path)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE event SET body = zeroblob(length(body)) WHERE sequence = 4")
+    report = check(path)
+    assert [violation.invariant for violation in report.violations] == ["FILE"]
+    assert "event 4 does not have its checksum" in report.violations[0].what
+
+
+def test_check_when_a_store_is_given_then_every_object_is_read(path: Path) -> None:
+    store = MemoryStore()
+    kinds = {"networks": ObjectKind.NETWORK, "checkpoints": ObjectKind.CHECKPOINT}
+
+    def stored(lease: pb.Lease) -> pb.AttemptOutcome:
+        outcome = make.make_outcome(lease)
+        for trial in outcome.generate.trials:
+            trial.network.object.CopyFrom(store.put(kinds["networks"], trial.network.name.encode()))
+        if outcome.HasField("train"):
+            for part in (outcome.train.checkpoint, outcome.train.model):
+                part.CopyFrom(store.put(kinds["checkpoints"], part.key.encode()))
+        return outcome
+
+    past = Past(path)
+    past.create("s", max_trials=3)
+    past.work("s", stored)
+    trial = past.engine.state.searches["s"].trials[1]
+    past.close()
+    report = check(path, store)
+    assert (report.violations, report.objects) == ([], 9)
+    store._objects[trial.checkpoint.key] = b"something else"
+    del store._objects[trial.model.key]
+    found = check(path, store).violations
+    assert [violation.invariant for violation in found] == ["I9", "I9"]
+    assert all("searches/s/trials/2" in violation.what for violation in found)
+
+
+def test_check_when_there_is_no_journal_then_not_found(path: Path, run: Run) -> None:
+    code, out, err = run("check", "--journal", path, "--json")
+    assert (code, json.loads(out)["error"]["reason"]) == (4, "JOURNAL_MISSING")
+    assert err.startswith("error: journal: there is no file")
+    assert run("check", "--journal", "memory:")[0] == 2
+
+
+# --- explain --------------------------------------------------------------------------------------------------------
+
+
+def test_explain_when_a_trial_had_a_hard_life_then_all_of_it_is_told(path: Path, run: Run) -> None:
+    past = Past(path)
+    past.create("s", max_trials=1, parallelism=1)
+    past.work("s", until=1)
+    (lease,) = past.leases()
+    beat = pb.AgentHeartbeat()
+    beat.attempts.add(token=lease.token, checkpoint=make.make_ref("kept", "checkpoints"))
+    past.do(partial(past.desk.heartbeat, past.entry, beat))
+    past.report(make.make_failure(lease))
+    past.clock.advance(10.0)
+    past.do()
+    assert past.leases()
+    past.clock.advance(100.0)  # the lease runs out
+    past.do()
+    past.clock.advance(100.0)
+    past.work("s")
+    past.close()
+    story = explain(path, "s-t1-train")
+    told = [line.what for line in story.lines]
+    assert told == ["created", "leased", "checkpoint stored", "failed", "leased", "lost", "leased", "trained"]
+    assert story.lines[0].details["proposal_id"] == "1-0"
+    assert story.lines[0].details["by"] == "the outcome of s-g1, attempt 1"
+    assert story.lines[3].details["reason"] == "CHILD_CRASHED"
+    assert story.lines[3].followed == ("queued s-t1-train after 1 failures",)
+    assert story.lines[5].details["reason"] == "LEASE_EXPIRED"
+    assert story.lines[7].followed == ("queued s-t1-evaluate",)
+    whole = explain(path, "searches/s/trials/1")
+    assert [line.what for line in whole.lines][-2:] == ["leased", "scored"]
+    assert "trial 1 is SUCCEEDED" in whole.lines[-1].followed
+    code, out, _ = run("explain", "searches/s/trials/1", "--journal", path)
+    assert code == 0
+    assert "leased: agent agents/past, attempt 3, epoch 1" in out
+    assert json.loads(run("explain", "s-t1-train", "--journal", path, "--json")[1])["lines"][1]["what"] == "leased"
+
+
+def test_explain_when_nobody_knows_it_then_not_found(path: Path, run: Run) -> None:
+    journals.ended(path)
+    for subject in ("s-t99-train", "searches/s/trials/99", "searches/none/trials/1"):
+        with pytest.raises(NotFound):
+            explain(path, subject)
+    assert run("explain", "../etc", "--journal", path)[0] == 2
+
+
+# --- compact --------------------------------------------------------------------------------------------------------
+
+
+def test_compact_when_a_search_is_open_then_its_events_stay_and_the_state_is_the_same(path: Path) -> None:
+    past = Past(path)
+    past.create("old", max_trials=40)
+    past.work("old")
+    past.create("open", max_trials=4)
+    past.work("open", until=3)
+    past.close()
+    before = recovered(path)
+    before.journal.close()
+    done = compact(path)
+    assert done.open_searches == ("searches/open",)
+    kept = sorted(journals.events_of(path))
+    assert (len(kept), kept[-1]) == (done.kept, before.state.sequence)
+    report = check(path)
+    assert (report.violations, report.origin, report.snapshot_at) == ([], done.dropped, before.state.sequence)
+    assert compact(path).dropped == 0, "a second time finds nothing to do"
+    past = Past(path)
+    past.work("open")
+    assert past.engine.state.searches["open"].state.name == "SUCCEEDED"
+    assert past.engine.state.searches["old"] == before.state.searches["old"]
+    past.close()
+    assert check(path).violations == []
+    assert explain(path, "open-t1-train").lines[0].what == "created"
+
+
+def test_compact_when_all_have_ended_then_no_event_is_left_and_what_needs_them_says_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.engine.SNAPSHOT_EVENTS", 10)
+    journals.ended(path, max_trials=60)
+    before = recovered(path)
+    before.journal.close()
+    done = compact(path)
+    assert (done.kept, done.open_searches) == (0, ())
+    assert done.bytes_after < done.bytes_before
+    assert journals.events_of(path) == {}
+    story = explain(path, "s-t1-train")
+    assert (story.lines, story.compacted) == ([], before.state.sequence)
+    assert "succeeded" in story.stands[0].lower()
+    after = recovered(path)
+    assert after.state.searches == before.state.searches
+    after.journal.close()
+
+
+def test_compact_when_a_scheduler_is_at_work_then_refused(path: Path, run: Run) -> None:
+    past = Past(path)
+    code, _, err = run("compact", "--journal", path)
+    assert code == 3
+    assert "stop that one" in err
+    past.close()
+
+
+# --- backup, restore ------------------------------------------------------------------------------------------------
+
+
+def test_backup_when_a_scheduler_never_rests_then_whole_and_of_one_moment(path: Path, tmp_path: Path) -> None:
+    journals.ended(path)
+    journal = SqliteJournal(path)
+    journal.open()
+    first = last = max(journals.events_of(path)) + 1
+    stop = threading.Event()
+
+    def write() -> None:
+        nonlocal last
+        while not stop.is_set():
+            drained = journal_pb2.JournalAgentDrained(agent=f"agents/a{last % 7}", draining=bool(last % 2))
+            event = journal_pb2.JournalEvent(uptime_s=1e6, agent_drained=drained)
+            journal.append(Batch(last, (event.SerializeToString(),)))
+            last += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        copies = [backup(path, tmp_path / f"copy-{number}.db") for number in range(5)]
+    finally:
+        stop.set()
+        writer.join()
+        journal.close()
+    assert last > first
+    for copied in copies:
+        assert sorted(journals.events_of(Path(copied.path))) == list(range(1, copied.last_event + 1))
+        assert check(Path(copied.path)).violations == [], copied
+        assert list(tmp_path.glob(f"{Path(copied.path).name}*")) == [Path(copied.path)], "one file"
+    with pytest.raises(Conflict):
+        backup(path, Path(copies[0].path))
+
+
+def test_backup_when_the_journal_is_damaged_then_no_file_appears(path: Path, tmp_path: Path) -> None:
+    journals.ended(path)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE event SET body = x'00' WHERE sequence = 7")
+    with pytest.raises(Invalid, match="event 7"):
+        backup(path, tmp_path / "copy.db")
+    assert list(tmp_path.glob("copy*")) == []
+
+
+def test_restore_when_done_then_the_past_goes_on_under_a_higher_epoch(path: Path, tmp_path: Path, run: Run) -> None:
+    past = Past(path)
+    past.create("s", max_trials=3)
+    past.work("s", until=2)
+    saved = backup(path, tmp_path / "saved.db")
+    held = past.leases()
+    assert restore_refused(tmp_path / "saved.db", path) == "JOURNAL_LOCKED"
+    past.close()
+    for _ in range(5):
+        recovered(path).journal.close()
+    assert restore_refused(tmp_path / "saved.db", path) == "JOURNAL_EXISTS"
+    code, out, _ = run("restore", tmp_path / "saved.db", "--journal", path, "--force")
+    assert code == 0
+    assert "goes on: searches/s" in out
+    assert "may run again" in out
+    assert path.with_name("journal.db.before-1").exists()
+    assert max(journals.events_of(path)) == saved.last_event
+    past = Past(path)
+    assert past.engine.state.epoch == 6 + EPOCH_STEP + 1
+    late = make.make_outcome(held[0])
+    past.session.sent.clear()
+    past.report(late)
+    assert past.session.sent[-1].outcome_reply.disposition == pb.OUTCOME_DISPOSITION_SUPERSEDED
+    hello = make.make_hello("ahead")
+    hello.epoch = 6
+    assert past.engine.execute([partial(past.desk.hello, make.Recorder(), hello)])[0].name == "agents/ahead"
+    hello.epoch = past.engine.state.epoch + 1
+    assert isinstance(past.engine.execute([partial(past.desk.hello, make.Recorder(), hello)])[0], Stale)
+    past.work("s")
+    assert past.engine.state.searches["s"].state.name == "SUCCEEDED"
+    past.close()
+    assert check(path).violations == []
+
+
+def restore_refused(source: Path, journal: Path) -> str:
+    with pytest.raises((Conflict, Unavailable)) as caught:
+        restore(source, journal)
+    return caught.value.reason
+
+
+def test_restore_when_the_backup_is_no_journal_then_refused_and_nothing_moved(path: Path, tmp_path: Path) -> None:
+    journals.ended(path)
+    before = path.read_bytes()
+    (tmp_path / "junk.db").write_bytes(b"junk" * 5000)
+    with pytest.raises(Invalid):
+        restore(tmp_path / "junk.db", path, force=True)
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["journal.db", "journal.db.lock", "junk.db"]
+
+
+def test_restore_when_the_log_of_a_killed_scheduler_is_lost_then_what_is_left_goes_on(path: Path) -> None:
+    past = Past(path)
+    past.create("s", max_trials=3)
+    past.work("s", until=2)
+    alone = shutil.copy(path, path.with_name("alone.db"))  # as a copy without the -wal file would be
+    past.close()
+    with pytest.raises(Invalid, match=r"alone.db-wal .* put it back") as caught:
+        SqliteJournal(Path(alone)).open()
+    assert caught.value.reason == "JOURNAL_INCOMPLETE"
+    assert "nasmesh admin restore" in caught.value.message
+    done = restore(Path(alone), Path(alone), force=True)
+    assert done.epoch > EPOCH_STEP
+    recovered(Path(alone)).journal.close()
