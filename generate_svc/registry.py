@@ -1,5 +1,7 @@
 """The algorithms served here, by id; finds the one a request names."""
 
+from collections.abc import Mapping
+
 from generate_svc.algorithm import Algorithm, check_request
 from generate_svc.fixed import FixedGenerator
 from generate_svc.nac import NacGenerator
@@ -15,27 +17,28 @@ GENERATORS: dict[str, Algorithm] = {
 }
 
 
-def find(name: str, *, field: str) -> Algorithm:
+def find(name: str, *, field: str, served: Mapping[str, Algorithm] = GENERATORS) -> Algorithm:
     """Return the algorithm "generators/{id}"; raises NotFound (GENERATOR_UNKNOWN) naming those that are served."""
-    served = {ids.format_name("generators", identifier): identifier for identifier in sorted(GENERATORS)}
-    if name not in served:
-        message = f"{field}: {name[:80]!r} is not served here; known: {', '.join(served)}"
+    names = {ids.format_name("generators", identifier): identifier for identifier in sorted(served)}
+    if name not in names:
+        message = f"{field}: {name[:80]!r} is not served here; known: {', '.join(names)}"
         raise NotFound("GENERATOR_UNKNOWN", message, field=field)
-    return GENERATORS[served[name]]
+    return served[names[name]]
 
 
-def list_served() -> pb.ListServedGeneratorsResponse:
+def list_served(served: Mapping[str, Algorithm] = GENERATORS) -> pb.ListServedGeneratorsResponse:
     """Return the descriptions of all algorithms, by name."""
-    return pb.ListServedGeneratorsResponse(generators=[GENERATORS[key].describe() for key in sorted(GENERATORS)])
+    return pb.ListServedGeneratorsResponse(generators=[served[key].describe() for key in sorted(served)])
 
 
-def describe(request: pb.GetGeneratorRequest) -> pb.GetGeneratorResponse:
-    """Return the description of one algorithm."""
-    return pb.GetGeneratorResponse(generator=find(request.name, field="name").describe())
+def describe(request: pb.GetGeneratorRequest, served: Mapping[str, Algorithm] = GENERATORS) -> pb.GetGeneratorResponse:
+    """Return the description of one algorithm; where one is served, it need not be named."""
+    name = request.name or (ids.format_name("generators", next(iter(served))) if len(served) == 1 else "")
+    return pb.GetGeneratorResponse(generator=find(name, field="name", served=served).describe())
 
 
-def propose(request: pb.ProposeRequest) -> pb.ProposeResponse:
+def propose(request: pb.ProposeRequest, served: Mapping[str, Algorithm] = GENERATORS) -> pb.ProposeResponse:
     """Check the request and pass it to the algorithm that it names."""
-    algorithm = find(request.generator, field="generator")
+    algorithm = find(request.generator, field="generator", served=served)
     check_request(algorithm.describe(), request)
     return algorithm.propose(request)

@@ -3,7 +3,7 @@
 import argparse
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +33,17 @@ class ServerSettings:
     labels: dict[str, str]
     insecure: bool
     environment: Settings
+    own: argparse.Namespace
+    """What the program's own flags say."""
 
 
-def parse_server_flags(program: str, *, listen: str, slots: int, argv: Sequence[str] | None) -> ServerSettings:
-    """Return the settings of a server program.
+AddFlags = Callable[[argparse.ArgumentParser], None]
+
+
+def parse_server_flags(
+    program: str, *, listen: str, slots: int, argv: Sequence[str] | None, add_own: AddFlags | None = None
+) -> ServerSettings:
+    """Return the settings of a server program; `add_own` adds the flags that only it has.
 
     Exits with 2 on bad usage, as argparse does; raises Invalid for values that are wrong.
     """
@@ -45,6 +52,8 @@ def parse_server_flags(program: str, *, listen: str, slots: int, argv: Sequence[
     parser.add_argument("--port-file", type=Path, metavar="PATH", help="write the address here once serving")
     parser.add_argument("--scheduler", default="", metavar="HOST:PORT", help="work for this scheduler [none]")
     _add_agent_flags(parser, slots=slots)
+    if add_own is not None:
+        add_own(parser)
     flags = parser.parse_args(argv)
     settings = read_settings()
     parse_address(flags.listen, field="listen")
@@ -62,6 +71,7 @@ def parse_server_flags(program: str, *, listen: str, slots: int, argv: Sequence[
         labels=_labels(flags.label),
         insecure=flags.insecure,
         environment=settings,
+        own=flags,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nasmesh.agent.drivers.driver import Driver
-from nasmesh.agent.flags import ServerSettings, default_name, parse_server_flags
+from nasmesh.agent.flags import AddFlags, ServerSettings, default_name, parse_server_flags
 from nasmesh.agent.lifetime import Lifetime, guarded, locked_directory, write_address
 from nasmesh.agent.loop import DRAIN_S, Agent
 from nasmesh.jobs.table import JobTable
@@ -38,6 +38,8 @@ class Program:
     listen: str
     build: Callable[[ServerSettings], Served]
     slots: int = 1
+    add_flags: AddFlags | None = None
+    """Adds flags that only this program has; `build` finds them in ServerSettings.own."""
 
 
 def run_server_program(program: Program, argv: Sequence[str] | None = None) -> int:
@@ -45,7 +47,9 @@ def run_server_program(program: Program, argv: Sequence[str] | None = None) -> i
 
     def main() -> int:
         forbid_unpickling()
-        settings = parse_server_flags(program.name, listen=program.listen, slots=program.slots, argv=argv)
+        settings = parse_server_flags(
+            program.name, listen=program.listen, slots=program.slots, argv=argv, add_own=program.add_flags
+        )
         configure(program.name, settings=settings.environment)
         lifetime = Lifetime()
         with locked_directory(settings.work_dir):
