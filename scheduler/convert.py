@@ -53,11 +53,6 @@ def _counts(run: SearchRun) -> search_pb2.TrialCounts:
     )
 
 
-def trial_change(run: SearchRun, trial: int, sequence: int, time_us: int) -> Change:
-    """Return a change of a trial, as it stands now."""
-    return Change(sequence, time_us, trial, run.trials[trial - 1].SerializeToString())
-
-
 def search_change(run: SearchRun, sequence: int, time_us: int, spec: bytes) -> Change:
     """Return a change of a search, as it stands now; `spec`: what spec_bytes returns."""
     return Change(sequence, time_us, 0, _without_spec(run, sequence).SerializeToString(), spec)

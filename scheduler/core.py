@@ -9,8 +9,9 @@ from functools import partial
 from typing import TypeVar, cast
 
 from nasmesh.errors import NasmeshError, Unavailable
-from scheduler.engine import Command, Engine, Step
+from scheduler.engine import Engine
 from scheduler.failpoints import Failpoints
+from scheduler.step import Command, Step
 
 # Commands in one step: bounds how long a reply waits for its neighbours.
 STEP_COMMANDS = 512

@@ -10,6 +10,7 @@ from itertools import islice
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import generate_service_pb2, object_pb2
 from nasmesh.v1 import search_pb2 as pb
+from scheduler.cold import Networks, Tasks, Trials
 from scheduler.wishes import AgentDrained, SearchDeleted, SearchPaused, SearchResumed, SearchUpdated, TrialEnqueued
 
 
@@ -47,6 +48,8 @@ OPEN_SEARCHES = frozenset({SearchState.RUNNING, SearchState.FINALIZING})
 # Digests of measured trials: trials in one row of a snapshot, and bytes of one digest.
 MEASURED_CHUNK = 1024
 MEASURED_BYTES = 16
+# Results of a search in one row of a snapshot.
+RESULTS_CHUNK = 1024
 
 
 @dataclass(slots=True)
@@ -130,7 +133,7 @@ class SearchRun:
     end_time_us: int = 0
     stop_reason: str = ""
     sequence: int = 0
-    trials: list[pb.Trial] = field(default_factory=list)
+    trials: Trials = field(default_factory=Trials)
     outcomes: dict[int, int] = field(default_factory=dict)
     active: int = 0
     results: list[int] = field(default_factory=list)
@@ -189,8 +192,8 @@ class State:
     uptime_s: float = 0.0
     tasks_created: int = 0
     searches: dict[str, SearchRun] = field(default_factory=dict)
-    tasks: dict[str, Task] = field(default_factory=dict)
-    networks: dict[str, pb.Network] = field(default_factory=dict)
+    tasks: Tasks = field(default_factory=Tasks)
+    networks: Networks = field(default_factory=Networks)
     network_names: list[str] = field(default_factory=list)
     drained: dict[str, bool] = field(default_factory=dict)
     deleted: dict[str, None] = field(default_factory=dict)

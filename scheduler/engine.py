@@ -35,7 +35,9 @@ from scheduler.journal.base import Answer, Batch, Journal
 from scheduler.machine import apply
 from scheduler.outage import Outage
 from scheduler.replaying import replay_event
+from scheduler.snapshots import Snapshots
 from scheduler.step import Command, News, Step
+from scheduler.watch import Change as Seen
 from scheduler.watch import WatchHub
 from scheduler.workload import Workload
 
@@ -65,7 +67,7 @@ class Engine:
         self.start_time_us = self.time_us()
         self._step = Step(1)
         self._specs: dict[str, tuple[search_pb2.SearchSpec, bytes]] = {}
-        self._snapshot_at = 0
+        self._snapshots = Snapshots()
         self._uptime_offset_s = 0.0
         self._refused: tuple[Unavailable, float] | None = None
 
@@ -85,21 +87,21 @@ class Engine:
         _log.info("recovered", epoch=epoch, events=self.state.sequence, searches=len(self.state.searches))
 
     def _load(self) -> None:
-        at, rows = self.journal.snapshot()
-        self.state = codec.decode_rows(rows)
+        self._snapshots = Snapshots()
+        at, self.state = self._snapshots.load(self.journal)
         self.hub.forget()
         self._specs.clear()
-        if self.state.sequence != at:
-            raise codec.unreadable(f"the snapshot, which says {self.state.sequence} and {at},")
         for sequence, body in self.journal.events(at):
             event, effects = replay_event(self.state, sequence, body)
             for effect in effects:
                 if isinstance(effect, Changed):
-                    news = self._news(effect, event.time_us)
+                    news = self._changed(effect, event.time_us)
                     self.hub.restore(news.search, news.change, ended=news.ended)
+                elif isinstance(effect, Closed):
+                    self._snapshots.closed(self.state, effect.task)
                 elif isinstance(effect, Gone):
                     self.hub.drop(effect.search)
-        self._snapshot_at = at
+        self._snapshots.loaded()
         self.work.rebuild(self.state, self.clock.monotonic())
         self._restore_waits()
 
@@ -150,9 +152,6 @@ class Engine:
         """Tell everybody, now that the step is durable."""
         if step.batch is not None:
             self._refused = None
-            if step.batch.snapshot_sequence:
-                self._snapshot_at = step.batch.snapshot_sequence
-                self.state.dirty.clear()
         for session, message in step.outbox:
             session.send(message)
         for news in step.news:
@@ -234,7 +233,7 @@ class Engine:
 
     def _follow(self, effect: Effect, time_us: int) -> None:
         if isinstance(effect, Changed):
-            self._step.tell(self._news(effect, time_us))
+            self._step.tell(self._changed(effect, time_us))
         elif isinstance(effect, Queued):
             task = self.state.tasks[effect.task]
             now = self.clock.monotonic()
@@ -244,6 +243,7 @@ class Engine:
             self._granted(self.state.tasks[effect.task])
         elif isinstance(effect, Closed):
             self.work.closed(effect.task, effect.agent)
+            self._snapshots.closed(self.state, effect.task)
         else:
             holds.follow(self, effect)
 
@@ -274,11 +274,15 @@ class Engine:
             if self.state.searches[search].state is SearchState.RUNNING:
                 self.record(SearchExpired(search))
 
-    def _news(self, effect: Changed, time_us: int) -> News:
-        search, trial, sequence = effect.search, effect.trial, effect.sequence
+    def _changed(self, effect: Changed, time_us: int) -> News:
+        search, number, sequence = effect.search, effect.trial, effect.sequence
         run = self.state.searches[search]
-        if trial:
-            return News(search, convert.trial_change(run, trial, sequence, time_us), ended=False)
+        if number:
+            trial = run.trials[number - 1]
+            body = trial.SerializeToString()
+            if trial.outcome:
+                self._snapshots.end_trial(self.state, run, number, body)
+            return News(search, Seen(sequence, time_us, number, body), ended=False)
         spec = self._specs.get(search)
         if spec is None or spec[0] is not run.spec:
             spec = self._specs[search] = run.spec, convert.spec_bytes(run)
@@ -300,10 +304,5 @@ class Engine:
         """Return what is written: events, answers, and from time to time the rows that changed since the snapshot."""
         if self.state.sequence != step.first_sequence - 1 + len(step.events):
             raise IllegalTransitionError(f"state at {self.state.sequence}, step from {step.first_sequence}")
-        rows: dict[str, bytes] = {}
-        at = 0
-        if self.state.sequence - self._snapshot_at >= SNAPSHOT_EVENTS:
-            at = self.state.sequence
-            rows = {key: codec.encode_row(self.state, key) for key in self.state.dirty}
-            rows["state"] = codec.encode_row(self.state, "state")
+        rows, at = self._snapshots.rows(self.state, SNAPSHOT_EVENTS)
         return Batch(step.first_sequence, tuple(step.events), step.answers, rows, at)

@@ -19,7 +19,7 @@ class Batch:
     """What one transaction writes: events with consecutive sequence numbers, answers, and rows of a snapshot.
 
     `rows` maps snapshot keys to bodies, empty for rows that are gone; when `snapshot_sequence` is set they bring the
-    snapshot up to that event.
+    snapshot up to that event. Rows that say by themselves from which event on they count may come without it.
     """
 
     first_sequence: int

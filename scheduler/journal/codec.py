@@ -7,8 +7,8 @@ from google.protobuf.message import DecodeError
 
 from nasmesh.errors import Invalid
 from nasmesh.v1 import journal_pb2 as pb
-from nasmesh.v1 import search_pb2
 from scheduler.domain import (
+    RESULTS_CHUNK,
     AttemptLeased,
     AttemptLost,
     Booted,
@@ -19,14 +19,11 @@ from scheduler.domain import (
     SearchCancelled,
     SearchCreated,
     SearchExpired,
-    SearchRun,
     State,
-    Task,
-    TaskState,
 )
 from scheduler.journal import wishes
-from scheduler.journal.records import search_of, search_record, task_of, task_record
-from scheduler.machine import reuse
+from scheduler.journal.assembly import Rows
+from scheduler.journal.records import search_record, task_record
 
 _ENCODE: dict[type, Callable[[Any], dict[str, Any]]] = {
     Booted: lambda c: {"booted": pb.JournalBooted(epoch=c.epoch)},
@@ -80,7 +77,7 @@ def decode_event(sequence: int, body: bytes) -> Event:
 def encode_row(state: State, key: str) -> bytes:
     """Return the body of a snapshot row; nothing for one that is gone.
 
-    Keys: "state", "search/ID", "trial/ID/NUMBER", "task/ID", "network/INDEX", "measured/ID/CHUNK".
+    Keys: "state", "search/ID", "trial/ID/NUMBER", "task/ID", "network/INDEX", "measured/ID/CHUNK", "results/ID/CHUNK".
     """
     kind, _, rest = key.partition("/")
     search, _, number = rest.partition("/")
@@ -89,7 +86,7 @@ def encode_row(state: State, key: str) -> bytes:
     if kind == "network":
         index = int(rest)
         name = state.network_names[index] if index < len(state.network_names) else ""
-        return state.networks[name].SerializeToString() if name else b""
+        return state.networks.body(name) if name else b""
     if kind == "task":
         return task_record(state.tasks[rest]).SerializeToString() if rest in state.tasks else b""
     if search not in state.searches:
@@ -99,45 +96,26 @@ def encode_row(state: State, key: str) -> bytes:
         return search_record(run).SerializeToString()
     if kind == "measured":
         return pb.MeasuredRecord(digests=bytes(run.measured[int(number)])).SerializeToString()
+    if kind == "results":
+        begin = int(number) * RESULTS_CHUNK
+        return pb.ResultsRecord(trials=run.results[begin : begin + RESULTS_CHUNK]).SerializeToString()
     return run.trials[int(number) - 1].SerializeToString()
 
 
 def decode_rows(rows: Iterable[tuple[str, bytes]]) -> State:
     """Return the state that snapshot rows describe, in any order; raises Invalid (JOURNAL_CORRUPT)."""
-    state = State()
-    trials: list[tuple[str, search_pb2.Trial]] = []
-    tasks: list[Task] = []
-    runs: list[SearchRun] = []
-    networks: list[tuple[str, search_pb2.Network]] = []
-    measured: list[tuple[str, pb.MeasuredRecord]] = []
+    found = Rows()
     key = ""
     try:
         for key, body in rows:
             kind, _, rest = key.partition("/")
-            if kind == "state":
-                _put_state(state, pb.StateRecord.FromString(body))
-            elif kind == "search":
-                runs.append(search_of(pb.SearchRecord.FromString(body)))
-            elif kind == "trial":
-                trials.append((rest.partition("/")[0], search_pb2.Trial.FromString(body)))
-            elif kind == "task":
-                tasks.append(task_of(pb.TaskRecord.FromString(body)))
-            elif kind == "measured":
-                measured.append((rest, pb.MeasuredRecord.FromString(body)))
-            else:
-                networks.append((rest, search_pb2.Network.FromString(body)))
-    except (DecodeError, ValueError) as error:
+            found.read(kind, rest, body)
+    except (DecodeError, ValueError, LookupError) as error:
         raise unreadable(f"snapshot row {key[:80]}") from error
     try:
-        _assemble(state, runs, trials, tasks)
-        _put_measured(state, measured)
+        return found.state()
     except LookupError as error:
         raise unreadable(f"the snapshot lacks {error} and") from error
-    for index, network in sorted(networks, key=lambda pair: pair[0]):
-        state.network_names.extend([""] * (int(index) - len(state.network_names)))
-        state.network_names.append(network.name)
-        state.networks[network.name] = network
-    return state
 
 
 def _state_record(state: State) -> pb.StateRecord:
@@ -150,42 +128,6 @@ def _state_record(state: State) -> pb.StateRecord:
         releasing_agents=[agent for agent, release in state.drained.items() if release],
         deleted_searches=state.deleted,
     )
-
-
-def _put_state(state: State, record: pb.StateRecord) -> None:
-    state.epoch, state.sequence = record.epoch, record.sequence
-    state.uptime_s, state.tasks_created = record.uptime_s, record.tasks_created
-    state.drained = {agent: agent in record.releasing_agents for agent in record.drained_agents}
-    state.deleted = dict.fromkeys(record.deleted_searches)
-
-
-def _put_measured(state: State, rows: list[tuple[str, pb.MeasuredRecord]]) -> None:
-    """Put the index of measured trials together; the order of its rows does not matter, since no digest is twice."""
-    for key, record in rows:
-        search, _, chunk = key.partition("/")
-        state.searches[search].measured[int(chunk)] = bytearray(record.digests)
-    for run in state.searches.values():
-        state.measured.update(reuse.index(run))
-
-
-def _assemble(
-    state: State, runs: list[SearchRun], trials: list[tuple[str, search_pb2.Trial]], tasks: list[Task]
-) -> None:
-    """Put rows together: searches in the order of creation, which their first task tells."""
-    tasks.sort(key=lambda task: task.order)
-    by_id = {run.id: run for run in runs}
-    state.searches = {task.search: by_id[task.search] for task in tasks}
-    for search, trial in sorted(trials, key=lambda pair: pair[1].number):
-        run = by_id[search]
-        run.trials.append(trial)
-        if trial.outcome:
-            run.outcomes[trial.outcome] = run.outcomes.get(trial.outcome, 0) + 1
-        else:
-            run.active += 1
-    for task in tasks:
-        state.tasks[task.id] = task
-        if task.state in (TaskState.QUEUED, TaskState.RUNNING):
-            by_id[task.search].open_tasks[task.id] = None
 
 
 def unreadable(what: str) -> Invalid:

@@ -17,7 +17,6 @@ def search_record(run: SearchRun) -> pb.SearchRecord:
         end_time_us=run.end_time_us,
         stop_reason=run.stop_reason,
         sequence=run.sequence,
-        results=run.results,
         cursor=run.cursor,
         calls=run.calls,
         iterations=run.iterations,

@@ -92,11 +92,12 @@ class SqliteJournal:
                 if batch.answers:
                     rows = [(key, a.body_digest, a.reply, a.time_s) for key, a in batch.answers.items()]
                     db.executemany("INSERT INTO answer VALUES (?, ?, ?, ?)", rows)
-                if batch.snapshot_sequence:
+                if batch.rows:
                     keyed = [(key, body, row_crc(key, body)) for key, body in batch.rows.items() if body]
                     db.executemany("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?)", keyed)
                     gone = [(key,) for key, body in batch.rows.items() if not body]
                     db.executemany("DELETE FROM snapshot WHERE key = ?", gone)
+                if batch.snapshot_sequence:
                     db.execute("UPDATE snapshot_at SET sequence = ?", (batch.snapshot_sequence,))
         except sqlite3.Error as error:
             raise self._explain(error) from error

@@ -1,11 +1,8 @@
 """What people decide about what exists: hold, let go on, change or delete a search, add a network, drain. Pure."""
 
-from collections.abc import Iterator
-from itertools import takewhile
-
 from nasmesh.v1 import generate_service_pb2
 from nasmesh.v1 import search_pb2 as pb
-from scheduler.domain import OPEN_SEARCHES, SearchRun, SearchState, State, TaskKind, TaskState
+from scheduler.domain import OPEN_SEARCHES, RESULTS_CHUNK, SearchRun, SearchState, State, TaskKind, TaskState
 from scheduler.effects import Drained, Gone, IllegalTransitionError, Rearranged, Recalled, Work
 from scheduler.machine import searching, tasks, trials
 from scheduler.wishes import AgentDrained
@@ -73,10 +70,8 @@ def delete(work: Work, run: SearchRun) -> None:
     state = work.state
     if run.state in OPEN_SEARCHES or any(run.id in other.reused for other in state.searches.values()):
         raise IllegalTransitionError(f"search {run.id} is {run.state.name}, or others took measurements over from it")
-    for task_id in _task_ids(state, run):
-        if task_id in state.tasks:
-            del state.tasks[task_id]
-            state.dirty[f"task/{task_id}"] = None
+    for task_id in state.tasks.drop(run.id):
+        state.dirty[f"task/{task_id}"] = None
     _forget_networks(state, run)
     for digest, source in list(state.measured.items()):
         if source[0] == run.id:
@@ -85,21 +80,12 @@ def delete(work: Work, run: SearchRun) -> None:
         state.dirty[f"measured/{run.id}/{chunk}"] = None
     for number in range(1, len(run.trials) + 1):
         state.dirty[f"trial/{run.id}/{number}"] = None
+    for chunk in range(-(-len(run.results) // RESULTS_CHUNK)):
+        state.dirty[f"results/{run.id}/{chunk}"] = None
     state.dirty[f"search/{run.id}"] = None
     del state.searches[run.id]
     state.deleted[run.id] = None
     work.effects.append(Gone(run.id))
-
-
-def _task_ids(state: State, run: SearchRun) -> Iterator[str]:
-    """Yield the ids that tasks of a search can have."""
-    yield f"{run.id}-final"
-    for call in range(1, run.calls + 2):
-        name = f"{run.id}-g{call}"
-        yield name
-        yield from list(takewhile(state.tasks.__contains__, tasks.renames(name)))
-    for number in range(1, len(run.trials) + 1):
-        yield from (f"{run.id}-t{number}-{what}" for what in ("admit", "train", "evaluate"))
 
 
 def _forget_networks(state: State, run: SearchRun) -> None:

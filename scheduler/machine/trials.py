@@ -10,7 +10,7 @@ from nasmesh.v1 import generate_service_pb2 as generate_pb
 from nasmesh.v1 import search_pb2 as pb
 from nasmesh.v1 import train_service_pb2 as train_pb
 from nasmesh.v1 import training_pb2
-from scheduler.domain import SearchRun, State, TaskKind
+from scheduler.domain import RESULTS_CHUNK, SearchRun, State, TaskKind
 from scheduler.effects import Work
 from scheduler.machine import reuse, tasks
 
@@ -136,6 +136,7 @@ def end(work: Work, run: SearchRun, trial: pb.Trial, outcome: pb.TrialOutcome.Va
     run.active -= 1
     run.outcomes[outcome] = run.outcomes.get(outcome, 0) + 1
     if not trial.final:
+        work.state.dirty[f"results/{run.id}/{len(run.results) // RESULTS_CHUNK}"] = None
         run.results.append(trial.number)
     mark(work, run, trial.number)
     mark(work, run)

@@ -93,7 +93,8 @@ def test_same_seed_when_lived_twice_then_the_same_journal(seed: int) -> None:
 
 
 def test_snapshots_when_taken_often_then_recovery_gives_the_same_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scheduler.engine.SNAPSHOT_EVENTS", 7)
+    monkeypatch.setattr("scheduler.engine.SNAPSHOT_EVENTS", 3)
+    monkeypatch.setattr("scheduler.snapshots.RECENT", 1)
     for seed in range(40):
         world = live(seed)
         assert world.disk.snapshot_sequence > 0

@@ -1,0 +1,246 @@
+"""What has ended is kept as bytes and made into values when somebody reads it: containers that look like a list and two
+dictionaries.
+
+A search of 100,000 trials has some hundred in work. Values that come from bytes are copies: changing them changes
+nothing.
+"""
+
+import re
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import TYPE_CHECKING, overload
+
+from nasmesh.v1 import search_pb2 as pb
+
+if TYPE_CHECKING:
+    from scheduler.domain import Task
+
+# Ids of the tasks of a trial; scheduler.machine.tasks makes them.
+_TRIAL_TASK = re.compile(r"(.+)-t([0-9]+)-[a-z]+")
+
+
+class Trials:
+    """The trials of a search by position; reads like a list."""
+
+    __hash__ = None  # type: ignore[assignment]
+    __slots__ = ("_items",)
+
+    def __init__(self, items: "list[pb.Trial | bytes] | None" = None) -> None:
+        """Hold these, each as it is or as bytes."""
+        self._items: list[pb.Trial | bytes] = items if items is not None else []
+
+    @overload
+    def __getitem__(self, index: int) -> pb.Trial: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[pb.Trial]: ...
+    def __getitem__(self, index: int | slice) -> pb.Trial | list[pb.Trial]:
+        """Return one trial or several."""
+        if isinstance(index, slice):
+            return [_trial(item) for item in self._items[index]]
+        item = self._items[index]
+        return pb.Trial.FromString(item) if isinstance(item, bytes) else item
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[pb.Trial]:
+        """Yield them by number."""
+        return map(_trial, self._items)
+
+    def __reversed__(self) -> Iterator[pb.Trial]:
+        """Yield them, the last first."""
+        return map(_trial, reversed(self._items))
+
+    def __eq__(self, other: object) -> bool:
+        """Say whether both hold equal trials, in whatever form."""
+        if not isinstance(other, Trials):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    def append(self, trial: pb.Trial) -> None:
+        """Add a trial."""
+        self._items.append(trial)
+
+    def values_by_number(self) -> list[tuple[int, pb.Trial]]:
+        """Return the trials that are not frozen, with their numbers."""
+        return [(index + 1, item) for index, item in enumerate(self._items) if not isinstance(item, bytes)]
+
+    def is_frozen(self, number: int) -> bool:
+        """Say whether a trial is kept as bytes."""
+        return isinstance(self._items[number - 1], bytes)
+
+    def freeze(self, number: int, body: bytes) -> None:
+        """Keep a trial that has ended as these bytes of its."""
+        self._items[number - 1] = body
+
+
+class Networks(MutableMapping[str, pb.Network]):
+    """Networks by name, all as bytes."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        """Hold none."""
+        self._bodies: dict[str, bytes] = {}
+
+    def __getitem__(self, name: str) -> pb.Network:
+        """Return a network."""
+        return pb.Network.FromString(self._bodies[name])
+
+    def __setitem__(self, name: str, network: pb.Network) -> None:
+        """Keep a network as it is now."""
+        self._bodies[name] = network.SerializeToString()
+
+    def __delitem__(self, name: str) -> None:
+        """Forget a network."""
+        del self._bodies[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether a network is known."""
+        return name in self._bodies
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield names."""
+        return iter(self._bodies)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._bodies)
+
+    def body(self, name: str) -> bytes:
+        """Return a network's bytes."""
+        return self._bodies[name]
+
+    def put(self, name: str, body: bytes) -> None:
+        """Keep a network's bytes."""
+        self._bodies[name] = body
+
+
+class Tasks(MutableMapping[str, "Task"]):
+    """Tasks by id: open ones as they are, ended ones as bytes, those of one trial together."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        """Hold none."""
+        self._hot: dict[str, Task] = {}
+        self._trials: dict[str, dict[int, bytes]] = {}
+        self._others: dict[str, dict[str, bytes]] = {}
+        self._decode: Callable[[bytes], list[Task]] = _undecodable
+
+    def __getitem__(self, task_id: str) -> "Task":
+        """Return a task."""
+        task = self._hot.get(task_id)
+        return task if task is not None else self._thaw(task_id)
+
+    def __setitem__(self, task_id: str, task: "Task") -> None:
+        """Add a task."""
+        self._hot[task_id] = task
+
+    def __delitem__(self, task_id: str) -> None:
+        """Forget an open task, or one that was not frozen; `drop` forgets a search's."""
+        del self._hot[task_id]
+
+    def __contains__(self, task_id: object) -> bool:
+        """Say whether a task is known."""
+        if task_id in self._hot:
+            return True
+        try:
+            return isinstance(task_id, str) and self._thaw(task_id) is not None
+        except KeyError:
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield ids."""
+        return (task.id for task in self._all())
+
+    def __len__(self) -> int:
+        """Return how many there are; those of ended trials are counted one by one."""
+        return sum(1 for _ in self._all())
+
+    def __eq__(self, other: object) -> bool:
+        """Say whether both hold equal tasks, in whatever form."""
+        if not isinstance(other, Tasks):
+            return NotImplemented
+        mine = {task.id: task for task in self._all()}
+        return mine == {task.id: task for task in other._all()}
+
+    def holds(self, task_id: str) -> bool:
+        """Say whether a task is known and not frozen."""
+        return task_id in self._hot
+
+    @staticmethod
+    def is_of_trial(task_id: str) -> bool:
+        """Say whether an id is that of a trial's task."""
+        return _TRIAL_TASK.fullmatch(task_id) is not None
+
+    def freeze(self, search: str, trial: int, ids: tuple[str, ...], body: bytes) -> None:
+        """Keep the tasks of an ended trial as these bytes."""
+        self._trials.setdefault(search, {})[trial] = body
+        for task_id in ids:
+            self._hot.pop(task_id, None)
+
+    def freeze_alone(self, search: str, task_id: str, body: bytes) -> None:
+        """Keep an ended task of no trial as these bytes."""
+        self._others.setdefault(search, {})[task_id] = body
+        self._hot.pop(task_id, None)
+
+    def read_by(self, decode: "Callable[[bytes], list[Task]]") -> None:
+        """Say how bytes are made into tasks."""
+        self._decode = decode
+
+    def drop(self, search: str) -> list[str]:
+        """Forget a search's tasks; returns the ids of those that are not of frozen trials."""
+        gone = [task.id for task in self._hot.values() if task.search == search]
+        for task_id in gone:
+            del self._hot[task_id]
+        self._trials.pop(search, None)
+        return [*gone, *self._others.pop(search, ())]
+
+    def _thaw(self, task_id: str) -> "Task":
+        for bodies in self._bodies_of(task_id):
+            for task in self._decode(bodies):
+                if task.id == task_id:
+                    return task
+        raise KeyError(task_id)
+
+    def _bodies_of(self, task_id: str) -> Iterator[bytes]:
+        match = _TRIAL_TASK.fullmatch(task_id)
+        if match is not None:
+            body = self._trials.get(match[1], {}).get(int(match[2]))
+            if body is not None:
+                yield body
+        else:
+            for name in _searches_of(task_id):
+                body = self._others.get(name, {}).get(task_id)
+                if body is not None:
+                    yield body
+
+    def _all(self) -> "Iterator[Task]":
+        yield from self._hot.values()
+        for bundles in self._trials.values():
+            for body in bundles.values():
+                yield from self._decode(body)
+        for singles in self._others.values():
+            for body in singles.values():
+                yield from self._decode(body)
+
+    def values(self) -> "Iterator[Task]":  # type: ignore[override]
+        """Yield all tasks."""
+        return self._all()
+
+
+def _searches_of(task_id: str) -> Iterator[str]:
+    """Yield the searches that a generate task's id may belong to: ids of searches may hold hyphens."""
+    name = task_id
+    for _ in range(2):  # "s-g7", and "s-g7-2" where a call was withdrawn
+        name = name.rpartition("-")[0]
+        yield name
+
+
+def _trial(item: pb.Trial | bytes) -> pb.Trial:
+    return pb.Trial.FromString(item) if isinstance(item, bytes) else item
+
+
+def _undecodable(body: bytes) -> "list[Task]":
+    raise ValueError(f"nobody said how {len(body)} bytes become tasks")

@@ -1,0 +1,158 @@
+"""What the journal holds besides events, so that a start need not replay them all: written in small pieces.
+
+A trial that ends is written with its tasks in the transaction of the event that ended it, once. What is open is written
+every some thousand events, as it stood that many events before: a start then replays at least so many, and watchers
+find the changes of those as they were before the restart.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from scheduler.domain import OPEN_TASKS, SearchRun, State
+from scheduler.journal import codec, ended
+from scheduler.journal.base import Journal
+
+# A scheduler that is restarted again and again before a snapshot's time comes writes one after so many times as much.
+LATE = 4
+# Trials that ended last and are kept as values: their results go to the generator and their tasks are asked for again.
+RECENT = 256
+
+
+class _Ended(NamedTuple):
+    """Something that ended a while ago, and the bytes that it is kept as from now on."""
+
+    search: str
+    trial: int
+    tasks: tuple[str, ...]
+    trial_body: bytes
+    tasks_body: bytes
+
+
+class Snapshots:
+    """The rows of one state that wait to be written, and the values that wait to become bytes."""
+
+    def __init__(self) -> None:
+        """Hold nothing; use load, once."""
+        self._at = 0
+        self._taken: tuple[int, dict[str, bytes]] | None = None
+        self._fresh: dict[str, bytes] = {}
+        self._gone: dict[str, None] = {}
+        self._stored: set[str] = set()
+        self._written: set[str] = set()
+        self._recent: deque[_Ended] = deque()
+
+    def load(self, journal: Journal) -> tuple[int, State]:
+        """Return the sequence number and the state that a journal's snapshot stands at; `loaded` follows the replay.
+
+        Raises Invalid (JOURNAL_CORRUPT), Unavailable (JOURNAL_IO).
+        """
+        self._at, rows = journal.snapshot()
+        state = codec.decode_rows(self._noting(rows))
+        if state.sequence != self._at:
+            raise codec.unreadable(f"the snapshot, which says {state.sequence} and {self._at},")
+        for run in state.searches.values():
+            for number, trial in run.trials.values_by_number():
+                if trial.outcome:  # from when each row was for itself: it becomes what it would be today
+                    self.end_trial(state, run, number, trial.SerializeToString())
+        for key in [key for key in self._stored if not _is_open(state, key)]:
+            self._stored.remove(key)
+            self._gone[key] = None
+        return self._at, state
+
+    def _noting(self, rows: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+        for key, body in rows:
+            if key.startswith("ended/"):
+                self._written.add(key)
+            elif key.startswith(("trial/", "task/")):
+                self._stored.add(key)
+            yield key, body
+
+    def loaded(self) -> None:
+        """Note that the events after the snapshot are replayed: what ends from now on is in no row yet."""
+        self._written.clear()
+
+    # --- as events come ------------------------------------------------------------------------------------------
+
+    def end_trial(self, state: State, run: SearchRun, number: int, body: bytes) -> None:
+        """Take note of a trial that has ended: a row for the journal now, bytes for the memory later."""
+        tasks = [state.tasks[name] for name in ended.task_ids(run.id, number) if state.tasks.holds(name)]
+        tasks_body = ended.encode_tasks(tasks)
+        key = ended.row_key(run.id, number)
+        if key not in self._written:
+            self._fresh[key] = ended.encode(state.sequence, run.trials[number - 1].outcome, body, tasks_body)
+        names = tuple(task.id for task in tasks)
+        for key in (f"trial/{run.id}/{number}", *(f"task/{name}" for name in names)):
+            state.dirty.pop(key, None)
+            if key in self._stored:
+                self._stored.remove(key)
+                self._gone[key] = None
+        self._keep(state, _Ended(run.id, number, names, body, tasks_body))
+
+    def closed(self, state: State, task_id: str) -> None:
+        """Take note of an attempt's end: an ended task of no trial goes its own way."""
+        task = state.tasks[task_id]
+        if not task.trial and task.state not in OPEN_TASKS:
+            self._keep(state, _Ended(task.search, 0, (task_id,), b"", b""))
+
+    def _keep(self, state: State, what: _Ended) -> None:
+        self._recent.append(what)
+        if len(self._recent) > RECENT:
+            _freeze(state, self._recent.popleft())
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def rows(self, state: State, every: int) -> tuple[dict[str, bytes], int]:
+        """Return the rows that the next transaction writes, and where the snapshot stands with them (0: where it did).
+
+        `every`: events between two snapshots.
+        """
+        rows, self._fresh = self._fresh, {}
+        if self._taken is None and state.sequence - self._at >= every:
+            self._taken = state.sequence, self._take(state)
+        if self._taken is None:
+            return rows, 0
+        at, taken = self._taken
+        if state.sequence - at < every and state.sequence - self._at < LATE * every:
+            return rows, 0
+        self._at, self._taken = at, None
+        return {**taken, **rows}, at
+
+    def _take(self, state: State) -> dict[str, bytes]:
+        rows = dict.fromkeys(self._gone, b"")
+        self._gone.clear()
+        for key in state.dirty:
+            body = codec.encode_row(state, key)
+            rows[key] = body
+            if key.startswith(("trial/", "task/")):
+                if body:
+                    self._stored.add(key)
+                else:
+                    self._stored.discard(key)
+            if not body and key.startswith("trial/"):
+                search, _, number = key.removeprefix("trial/").partition("/")
+                rows[ended.row_key(search, int(number))] = b""
+        state.dirty.clear()
+        rows["state"] = codec.encode_row(state, "state")
+        return rows
+
+
+def _is_open(state: State, key: str) -> bool:
+    kind, _, rest = key.partition("/")
+    if kind == "task":
+        return state.tasks.holds(rest) or not state.tasks.is_of_trial(rest)
+    search, _, number = rest.rpartition("/")
+    return not state.searches[search].trials.is_frozen(int(number))
+
+
+def _freeze(state: State, what: _Ended) -> None:
+    run = state.searches.get(what.search)
+    if run is None:  # deleted
+        return
+    if what.trial:
+        run.trials.freeze(what.trial, what.trial_body)
+        state.tasks.freeze(what.search, what.trial, what.tasks, what.tasks_body)
+        return
+    for name in what.tasks:
+        if state.tasks.holds(name) and state.tasks[name].state not in OPEN_TASKS:
+            state.tasks.freeze_alone(what.search, name, ended.encode_tasks([state.tasks[name]]))
