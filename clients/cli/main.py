@@ -12,7 +12,7 @@ with quiet_interrupts():
     import typer
 
     from clients.cli import failures
-    from clients.cli.commands import admin, mesh, network, search, serve, things
+    from clients.cli.commands import admin, mesh, network, replay, search, serve, things
     from nasmesh.errors import Invalid, NasmeshError
     from nasmesh.settings import read_settings
 
@@ -42,6 +42,7 @@ app.add_typer(search.app, name="search")
 app.add_typer(network.app, name="network")
 app.add_typer(admin.app, name="admin")
 things.register(app)
+replay.register(app)
 
 
 def _as_invalid(error: Exception) -> Invalid:

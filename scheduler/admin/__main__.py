@@ -14,6 +14,8 @@ from scheduler.admin.checking import check
 from scheduler.admin.compacting import compact
 from scheduler.admin.copying import backup, restore
 from scheduler.admin.explaining import explain
+from scheduler.admin.rederiving import replay
+from scheduler.piped import PipedGenerator
 
 
 def parse_flags(argv: Sequence[str] | None, settings: Settings) -> argparse.Namespace:
@@ -30,7 +32,12 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> argparse.Name
     restores = commands.add_parser("restore", help="with the scheduler stopped: put a backup in place")
     restores.add_argument("file", metavar="FILE", type=Path)
     restores.add_argument("--force", action="store_true", help="replace a journal that is there; it is kept aside")
-    for command in (checks, explains, compacts, backups, restores):
+    replays = commands.add_parser("replay", prog="nasmesh replay", help="derive every decision of a search again")
+    replays.add_argument("search", metavar="SEARCH", help='id of the search, or "searches/{id}"')
+    replays.add_argument("--target", default="", metavar="HOST:PORT", help="generate server [one of this version]")
+    replays.add_argument("--store", default="", metavar="URL", help="objects that no proposal made [none]")
+    replays.add_argument("--insecure", action="store_true", help="dial a target beyond this machine without TLS")
+    for command in (checks, explains, compacts, backups, restores, replays):
         command.add_argument(
             "--journal", default=settings.journal, metavar="URL", help="sqlite:PATH or a path [%(default)s]"
         )
@@ -60,6 +67,11 @@ def run(flags: argparse.Namespace) -> int:
             return 1 if report.violations else 0
         case "explain":
             telling.story(explain(journal, flags.subject), as_json=flags.json)
+        case "replay":
+            with PipedGenerator(target=flags.target, store=flags.store, insecure=flags.insecure) as generator:
+                done = replay(journal, flags.search, generator)
+            telling.replayed(done, as_json=flags.json)
+            return 1 if done.differences else 0
         case "compact":
             telling.compaction(compact(journal), as_json=flags.json)
         case "backup":
@@ -71,7 +83,7 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns 0, 1 violations or unexpected, 2 wrong, 3 in use or unreadable, 4 missing, 5 exists."""
+    """Run one command; returns 0, 1 violations or differences, 2 wrong, 3 in use or unreadable, 4 missing, 5 exists."""
     as_json = "--json" in (sys.argv if argv is None else argv)
     try:
         settings = read_settings()

@@ -1,6 +1,5 @@
 """`admin check`: reads a whole journal, live or copied, and says everything that does not hold."""
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +11,12 @@ from nasmesh.store.base import ObjectStore
 from nasmesh.v1 import object_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler import invariants
+from scheduler.admin.differing import differences
 from scheduler.admin.display import progress
 from scheduler.domain import OPEN_TASKS, State
 from scheduler.journal import codec
 from scheduler.journal.reading import JournalReader
 from scheduler.replaying import replay_event
-
-_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,34 +103,9 @@ def _check_states(reader: JournalReader, report: Report) -> State:
     report.origin, origin = reader.origin()
     if report.origin < report.snapshot_at:
         whole = replayed(reader, report.origin, origin, "from the beginning")
-        for found in differences(stored, whole):
+        for found in differences(stored, whole, "state"):
             report.add("I11", f"I11: snapshot and replay from event {report.origin} differ: {found}")
     return stored
-
-
-def differences(one: object, other: object, where: str = "state") -> list[str]:
-    """Return where two states differ, the first few places, each with both sides."""
-    return list(_differences(one, other, where))[:_NAMED]
-
-
-def _differences(one: object, other: object, where: str) -> Iterator[str]:
-    if one == other:
-        return
-    if dataclasses.is_dataclass(one) and type(one) is type(other):
-        for known in dataclasses.fields(one):
-            if known.compare:
-                yield from _differences(getattr(one, known.name), getattr(other, known.name), f"{where}.{known.name}")
-    elif isinstance(one, dict) and isinstance(other, dict):
-        for key in [*one, *(key for key in other if key not in one)]:
-            yield from _differences(one.get(key), other.get(key), f"{where}[{key}]")
-        if list(one) != list(other) and not [key for key in one if one.get(key) != other.get(key)]:
-            yield f"{where} is in another order"
-    else:
-        yield f"{where} is {_short(one)} and {_short(other)}"
-
-
-def _short(value: object) -> str:
-    return " ".join(str(value).split())[:300] or "empty"
 
 
 def _count(report: Report, state: State) -> None:

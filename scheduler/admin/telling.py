@@ -7,6 +7,7 @@ from scheduler.admin.compacting import Compaction
 from scheduler.admin.copying import Copied, Restored
 from scheduler.admin.display import say, say_json, size, wall
 from scheduler.admin.explaining import Line, Story
+from scheduler.admin.rederiving import Replay
 
 _NAMED = 10
 
@@ -60,6 +61,24 @@ def _value(value: object) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value))
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def replayed(done: Replay, *, as_json: bool) -> None:
+    """Print what a replay compared, and the first difference."""
+    if as_json:
+        told = [{"where": d.where, "recorded": d.one, "replayed": d.other} for d in done.differences]
+        say_json(dataclasses.asdict(done) | {"differences": told})
+        return
+    say(f"{done.search} ({done.state}), {done.generator}: {done.trials} trials, {done.boots} restarts of the scheduler")
+    say(f"asked again: {done.calls} calls, {done.proposals} proposals; told again: {done.completions} completions")
+    if done.stored_at:
+        say(f"compared with what was stored at event {done.stored_at}: {done.stored_trials} trials and their tasks")
+    if not done.differences:
+        say("difference: none")
+        return
+    say(f"difference: event {done.event}")
+    for found in done.differences[:_NAMED]:
+        say(f"  {found.where}\n    recorded: {found.one}\n    replayed: {found.other}")
 
 
 def compaction(done: Compaction, *, as_json: bool) -> None:

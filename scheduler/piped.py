@@ -1,0 +1,82 @@
+"""A real generator for replay and rehearsal: leases go down a pipe to a generate agent, outcomes come back."""
+
+import subprocess
+import sys
+from types import TracebackType
+
+from nasmesh.errors import NasmeshError, Unavailable
+from nasmesh.jobs.frames import read_frame, write_frame
+from nasmesh.v1 import dispatch_service_pb2 as pb
+from nasmesh.v1 import job_pb2
+
+AGENT = "nasmesh.agent.piped"
+STOP_S = 15.0
+
+
+class PipedGenerator:
+    """The agent as a process; a context manager that always ends it. Answers one lease at a time."""
+
+    def __init__(self, *, target: str = "", store: str = "", insecure: bool = False) -> None:
+        """Name the generate server, else one is started, and the store for objects that no proposal here made."""
+        given = (("--target", target), ("--store", store))
+        flags = [part for name, value in given if value for part in (name, value)]
+        self._command = [sys.executable, "-m", AGENT, *flags, *(["--insecure"] if insecure else [])]
+        self._process: subprocess.Popen[bytes] | None = None
+        self.server = job_pb2.Server()
+
+    def __enter__(self) -> "PipedGenerator":
+        """Start the agent; raises Unavailable (GENERATOR_ABSENT)."""
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            self.server = job_pb2.Server.FromString(self._read())
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the agent."""
+        self.close()
+
+    def ask(self, lease: pb.Lease) -> pb.AttemptOutcome:
+        """Return what an agent makes of a generate lease; raises Unavailable (GENERATOR_ABSENT) where it has ended."""
+        process = self._running()
+        if process.stdin is None:
+            raise _absent()
+        try:
+            write_frame(process.stdin.fileno(), lease.SerializeToString())
+        except OSError as error:
+            raise _absent() from error
+        return pb.AttemptOutcome.FromString(self._read())
+
+    def close(self) -> None:
+        """End the agent: it stops at the end of its input."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _read(self) -> bytes:
+        process = self._running()
+        content = read_frame(process.stdout.fileno()) if process.stdout is not None else None
+        if content is None:
+            raise _absent()
+        return content
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise _absent()
+        return self._process
+
+
+def _absent() -> NasmeshError:
+    return Unavailable("GENERATOR_ABSENT", "the generate agent has ended; what it said last is above")
