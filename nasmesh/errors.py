@@ -10,6 +10,7 @@ them to and from gRPC. The tree:
     ├── NotFound           there is no such thing
     ├── Conflict           the id is taken by something else
     ├── Stale              superseded, or not in a state for this: stop, do not retry
+    ├── Raced              somebody else was first: read again, then decide
     ├── Compacted          the history asked for is gone: list, then watch from there
     ├── Busy               no capacity now: wait retry_after_s
     ├── Unavailable        try again with back-off
@@ -72,6 +73,10 @@ class Conflict(NasmeshError):
 
 class Stale(NasmeshError):
     """A newer attempt, epoch or state exists; stop working and do not retry."""
+
+
+class Raced(NasmeshError):
+    """Somebody else was first; read again, then decide."""
 
 
 class Compacted(NasmeshError):

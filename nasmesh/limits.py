@@ -86,6 +86,8 @@ REQUEST_KEEP_S: Final = 7 * 24 * 3600.0
 ORPHAN_S: Final = 600.0
 # An orphan is in nobody's way: it has time for a checkpoint of any size.
 ORPHAN_GRACE_S: Final = 60.0
+# A training that is wanted again later (its search is paused, its agent drained) has this long to store a checkpoint.
+RELEASE_GRACE_S: Final = 60.0
 # A cancelled job has this long to end by itself before its child process is killed.
 CANCEL_GRACE_S: Final = 2.0
 
@@ -96,6 +98,9 @@ NETWORK_BYTES: Final = 64 * MIB
 CHECKPOINT_BYTES: Final = 1_900_000_000
 # A generator's opaque state travels in messages and in the journal with every call.
 STATE_BYTES: Final = 1 * MIB
+# An object that nothing names may be about to be named: by an agent's outcome that waits in a spool (24 h), say.
+SWEEP_AGE_S: Final = 48 * 3600.0
+SWEEP_AGE_MIN_S: Final = 3600.0
 # A temporary file in an object directory that nobody has written to for this long was left by a crash.
 LEFTOVER_S: Final = 3600.0
 
@@ -126,7 +131,10 @@ ADMISSION_MACS: Final = 10_000_000_000_000
 # --- lists, queues, logs ----------------------------------------------------------------------------------------
 PAGE_SIZE: Final = 100
 PAGE_SIZE_MAX: Final = 1000
+# Networks of one owner that wait or are in work: bounds the queues and what a restart has to arm.
 QUEUED_NETWORKS: Final = 10_000
+# Open searches of one client; a team that needs more runs them one after another, or asks the operator.
+OPEN_SEARCHES: Final = 20
 # A line must fit one write to a pipe (PIPE_BUF), so that lines of several processes never mix.
 LOG_LINE_BYTES: Final = 4 * KIB
 

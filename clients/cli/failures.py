@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 
 from nasmesh.clock import new_id
-from nasmesh.errors import Busy, Conflict, Denied, Invalid, NasmeshError, NotFound, Unauthenticated, Unavailable
+from nasmesh.errors import Busy, Conflict, Denied, Invalid, NasmeshError, NotFound, Raced, Unauthenticated, Unavailable
 from nasmesh.settings import home
 
 OK, FAILED, USAGE, UNAVAILABLE, NOT_FOUND, CONFLICT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
@@ -23,6 +23,7 @@ _CODES: tuple[tuple[type[NasmeshError], int], ...] = (
     (Invalid, USAGE),
     (NotFound, NOT_FOUND),
     (Conflict, CONFLICT),
+    (Raced, CONFLICT),
     (Unavailable, UNAVAILABLE),
     (Busy, UNAVAILABLE),
     (Denied, FAILED),

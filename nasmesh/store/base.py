@@ -1,6 +1,7 @@
 """The seam between the mesh and whatever keeps its objects."""
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 from nasmesh import limits
 from nasmesh.errors import Invalid
@@ -10,10 +11,19 @@ from nasmesh.v1 import object_pb2 as pb
 _MOST_BYTES = {ObjectKind.NETWORK: limits.NETWORK_BYTES}
 
 
+class Stored(NamedTuple):
+    """An object that a store holds; `age_s` counts from the last time that somebody put it."""
+
+    key: str
+    size_bytes: int
+    age_s: float
+
+
 class ObjectStore(Protocol):
     """Keeps immutable objects named by content. Safe to use from several threads and processes at once.
 
-    The same bytes put twice are one object. An object that was put is there after a power cut once `put` returned.
+    The same bytes put twice are one object, which is as young then as if it were new. An object that was put is there
+    after a power cut once `put` returned.
     """
 
     @property
@@ -35,6 +45,20 @@ class ObjectStore(Protocol):
 
     def exists(self, ref: pb.ObjectRef) -> bool:
         """Say whether an object of that key and size is there, without reading it; raises as get does for bad refs."""
+        ...
+
+    def objects(self) -> Iterator[Stored]:
+        """Yield every object, in no order; what is put or deleted meanwhile may or may not come.
+
+        Raises Unavailable (STORE_DOWN).
+        """
+        ...
+
+    def delete(self, key: str, *, min_age_s: float) -> bool:
+        """Delete an object unless it is younger, or put again meanwhile; returns whether it is gone by this call.
+
+        Raises Invalid (OBJECT_REF_INVALID), Unavailable (STORE_DOWN).
+        """
         ...
 
     def location(self, ref: pb.ObjectRef) -> str:

@@ -8,14 +8,14 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nasmesh import limits
 from nasmesh.clock import Clock, SystemClock, new_id
 from nasmesh.errors import Invalid, NotFound, Unavailable
-from nasmesh.store.base import check_size
-from nasmesh.store.keys import ObjectKind, check_content, check_ref, object_ref
+from nasmesh.store.base import Stored, check_size
+from nasmesh.store.keys import ObjectKind, check_content, check_key, check_ref, is_key, object_ref
 from nasmesh.v1 import object_pb2 as pb
 
 _INCOMING = ".incoming"
@@ -103,6 +103,63 @@ class DirectoryStore:
         check_ref(ref, field="object")
         return str(self._path / ref.key)
 
+    def objects(self) -> Iterator[Stored]:
+        """Yield every object; see ObjectStore.objects. Files that are no objects are left out."""
+        with self._faults("list"):
+            now = self._now()
+            for kind in ObjectKind:
+                for head in self._names((kind.value, "sha256")):
+                    folders = (kind.value, "sha256", head)
+                    for name, found in self._files(folders):
+                        key = "/".join((*folders, name))
+                        if stat.S_ISREG(found.st_mode) and is_key(key):
+                            yield Stored(key, found.st_size, now - found.st_mtime)
+
+    def delete(self, key: str, *, min_age_s: float) -> bool:
+        """Delete an object; see ObjectStore.delete.
+
+        It is moved aside first and its age read then: whoever puts the same bytes at this moment either makes it young,
+        and it is moved back, or finds it gone, and writes it.
+        """
+        check_key(key, field="key")
+        *folders, name = key.split("/")
+        with self._faults("delete"), self._directory((_INCOMING,), create=True) as incoming:
+            now = self._now()
+            try:
+                with self._directory(tuple(folders)) as folder:
+                    return _delete_old(folder, name, incoming, now - min_age_s)
+            except FileNotFoundError:
+                return False
+
+    def _now(self) -> float:
+        """Return the time by the clock that dates the files, which may be another host's."""
+        with self._directory((_INCOMING,), create=True) as incoming:
+            name = new_id()
+            descriptor = os.open(name, _OPEN_NEW, 0o644, dir_fd=incoming)
+            try:
+                return os.fstat(descriptor).st_mtime
+            finally:
+                os.close(descriptor)
+                _remove(incoming, name)
+
+    def _names(self, folders: tuple[str, ...]) -> list[str]:
+        """Return what is in a folder; nothing where it is not there, or no folder."""
+        try:
+            with self._directory(folders) as folder:
+                return sorted(os.listdir(folder))
+        except OSError as error:
+            if error.errno != errno.ENOENT and error.errno not in _LINK_IN_THE_WAY:
+                raise
+            return []
+
+    def _files(self, folders: tuple[str, ...]) -> list[tuple[str, os.stat_result]]:
+        """Return what is in a folder with what is known of it, less what vanishes meanwhile."""
+        found = []
+        for name in self._names(folders):
+            with suppress(FileNotFoundError), self._directory(folders) as folder:
+                found.append((name, os.stat(name, dir_fd=folder, follow_symlinks=False)))
+        return found
+
     @contextmanager
     def _directory(self, folders: tuple[str, ...], *, create: bool = False) -> Iterator[int]:
         """Open a folder below the root, segment by segment, for the length of the block."""
@@ -146,8 +203,9 @@ def _make_folder(parent: int, name: str) -> None:
 
 
 def _holds(folder: int, name: str, ref: pb.ObjectRef) -> bool:
-    """Say whether the folder already has this object, undamaged."""
+    """Say whether the folder already has this object, undamaged; it is young then, and safe from being swept."""
     try:
+        os.utime(name, dir_fd=folder, follow_symlinks=False)
         check_content(ref, _read(folder, name, ref))
     except (OSError, Invalid):
         return False
@@ -191,6 +249,20 @@ def _read(folder: int, name: str, ref: pb.ObjectRef) -> bytes:
 
 def _corrupt(ref: pb.ObjectRef, why: str) -> Invalid:
     return Invalid("OBJECT_CORRUPT", f"object {ref.key}: {why}", field="object")
+
+
+def _delete_old(folder: int, name: str, incoming: int, before: float) -> bool:
+    """Delete a file last put before a time; raises FileNotFoundError."""
+    if os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime > before:
+        return False
+    aside = new_id()
+    os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=incoming)
+    if os.stat(aside, dir_fd=incoming, follow_symlinks=False).st_mtime > before:
+        os.rename(aside, name, src_dir_fd=incoming, dst_dir_fd=folder)
+        return False
+    os.unlink(aside, dir_fd=incoming)
+    os.fsync(folder)
+    return True
 
 
 def _clear_leftovers(incoming: int, before_wall: float) -> None:

@@ -12,6 +12,9 @@ _KEY = re.compile(
     r"(?P<extension>\.[a-z0-9]{1,8})?"
 )
 
+# Extensions are cut off where they touch other text: a key stands for all that begin with it.
+_KEYS = re.compile(rb"(?:networks|checkpoints|datasets|reports|states)/sha256/[0-9a-f]{2}/[0-9a-f]{64}")
+
 
 class ObjectKind(Enum):
     """What an object is; the first part of its key."""
@@ -30,6 +33,31 @@ def object_ref(kind: ObjectKind, content: bytes, *, extension: str = "onnx") -> 
     key = f"{kind.value}/sha256/{digest[:2]}/{digest}{suffix}"
     check_ref(pb.ObjectRef(key=key, sha256=digest, size_bytes=len(content)), field="object")
     return pb.ObjectRef(key=key, sha256=digest, size_bytes=len(content))
+
+
+def is_key(text: str) -> bool:
+    """Say whether text is an object key."""
+    match = _KEY.fullmatch(text)
+    return match is not None and match["digest"][:2] == match["head"]
+
+
+def check_key(key: str, *, field: str) -> None:
+    """Raise Invalid (OBJECT_REF_INVALID) for text that is no object key."""
+    if not is_key(key):
+        raise Invalid("OBJECT_REF_INVALID", f"{field}: {key[:120]!r} is not an object key", field=field)
+
+
+def bare(key: str) -> str:
+    """Return a key without its extension, as `keys_within` finds it."""
+    return key.partition(".")[0]
+
+
+def keys_within(content: bytes) -> set[str]:
+    """Return every object key that occurs in serialised messages, states included whose form nobody here knows.
+
+    More may be found than is meant: whoever asks wants to know what must stay.
+    """
+    return {match[0].decode() for match in _KEYS.finditer(content)}
 
 
 def check_ref(ref: pb.ObjectRef, *, field: str) -> ObjectKind:

@@ -1,0 +1,126 @@
+"""What every object store promises about listing and deleting: old objects go, young and freshly put ones stay."""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from nasmesh.clock import ManualClock
+from nasmesh.errors import Invalid, NotFound
+from nasmesh.store.base import ObjectStore
+from nasmesh.store.directory import DirectoryStore
+from nasmesh.store.keys import ObjectKind, bare, keys_within
+from nasmesh.store.memory import MemoryStore
+
+HOUR = 3600.0
+
+
+class Aged:
+    """A store whose objects can be made old."""
+
+    def __init__(self, store: ObjectStore, age: Callable[[str, float], None]) -> None:
+        self.store = store
+        self.age = age
+
+
+@pytest.fixture(params=["directory", "memory"])
+def aged(request: pytest.FixtureRequest, tmp_path: Path) -> Aged:
+    if request.param == "memory":
+        clock = ManualClock()
+        memory = MemoryStore(clock=clock)
+
+        def grow(key: str, seconds: float) -> None:
+            memory._put_at[key] -= seconds
+
+        return Aged(memory, grow)
+
+    def backdate(key: str, seconds: float) -> None:
+        found = os.stat(tmp_path / key)
+        os.utime(tmp_path / key, (found.st_atime, found.st_mtime - seconds))
+
+    return Aged(DirectoryStore(tmp_path), backdate)
+
+
+def test_objects_when_listed_then_each_once_with_size_and_age(aged: Aged) -> None:
+    refs = [aged.store.put(kind, f"{kind} {n}".encode()) for kind in ObjectKind for n in range(3)]
+    aged.age(refs[0].key, 100 * HOUR)
+    found = {item.key: item for item in aged.store.objects()}
+    assert {key: item.size_bytes for key, item in found.items()} == {ref.key: ref.size_bytes for ref in refs}
+    assert 100 * HOUR <= found[refs[0].key].age_s < 100 * HOUR + 60
+    assert 0 <= found[refs[1].key].age_s < 60
+
+
+def test_delete_when_old_then_gone_and_only_once(aged: Aged) -> None:
+    ref = aged.store.put(ObjectKind.CHECKPOINT, b"old")
+    aged.age(ref.key, 49 * HOUR)
+    assert aged.store.delete(ref.key, min_age_s=48 * HOUR)
+    assert not aged.store.exists(ref)
+    with pytest.raises(NotFound):
+        aged.store.get(ref)
+    assert not aged.store.delete(ref.key, min_age_s=48 * HOUR)
+    assert aged.store.put(ObjectKind.CHECKPOINT, b"old") == ref
+    assert aged.store.get(ref) == b"old"
+
+
+def test_delete_when_young_then_it_stays(aged: Aged) -> None:
+    ref = aged.store.put(ObjectKind.NETWORK, b"young")
+    aged.age(ref.key, 47 * HOUR)
+    assert not aged.store.delete(ref.key, min_age_s=48 * HOUR)
+    assert aged.store.get(ref) == b"young"
+
+
+def test_put_when_the_object_is_old_already_then_it_is_young_again(aged: Aged) -> None:
+    ref = aged.store.put(ObjectKind.NETWORK, b"again")
+    aged.age(ref.key, 100 * HOUR)
+    aged.store.put(ObjectKind.NETWORK, b"again")
+    assert not aged.store.delete(ref.key, min_age_s=HOUR)
+    assert [item.age_s < 60 for item in aged.store.objects()] == [True]
+
+
+@pytest.mark.parametrize("key", ["", "../x", "networks/sha256/00/zz", "networks/sha256/ab/" + "cd" * 32, "/etc/passwd"])
+def test_delete_when_the_key_is_none_then_refused(aged: Aged, key: str) -> None:
+    with pytest.raises(Invalid, match="not an object key"):
+        aged.store.delete(key, min_age_s=HOUR)
+
+
+def test_put_and_delete_when_racing_then_what_was_put_last_is_never_lost(aged: Aged) -> None:
+    rounds, lost = 200, 0
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(rounds):
+            content = b"%d" % number
+            ref = aged.store.put(ObjectKind.NETWORK, content)
+            aged.age(ref.key, 100 * HOUR)
+            gate = threading.Barrier(2)
+
+            def sweep(key: str = ref.key, gate: threading.Barrier = gate) -> bool:
+                gate.wait()
+                return aged.store.delete(key, min_age_s=HOUR)
+
+            sweeping = pool.submit(sweep)
+            gate.wait()
+            aged.store.put(ObjectKind.NETWORK, content)
+            sweeping.result()
+            lost += not aged.store.exists(ref)
+    assert lost == 0, f"{lost} of {rounds}"
+
+
+def test_directory_when_it_holds_other_files_then_they_are_no_objects(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    ref = store.put(ObjectKind.NETWORK, b"x")
+    folder = (tmp_path / ref.key).parent
+    (folder / "notes.txt").write_text("mine")
+    (folder / ("0" * 64)).symlink_to("/etc/hostname")
+    (tmp_path / "checkpoints").symlink_to("/etc")
+    assert [item.key for item in store.objects()] == [ref.key]
+    assert list((tmp_path / ".incoming").iterdir()) == []
+
+
+def test_keys_within_when_messages_hold_references_then_all_are_found() -> None:
+    store = MemoryStore()
+    ref = store.put(ObjectKind.CHECKPOINT, b"a")
+    state = store.put(ObjectKind.STATE, b"b", extension="")
+    found = keys_within(ref.SerializeToString() + b'\x00{"object": "' + state.key.encode() + b'"}tail')
+    assert found == {bare(ref.key), bare(state.key)}
