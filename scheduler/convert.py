@@ -54,31 +54,33 @@ def _counts(run: SearchRun) -> search_pb2.TrialCounts:
 
 
 def search_change(run: SearchRun, sequence: int, time_us: int, spec: bytes) -> Change:
-    """Return a change of a search, as it stands now; `spec`: what spec_bytes returns."""
+    """Return a change of a search, as it stands now; `spec`: the bytes of a search with nothing but that."""
     return Change(sequence, time_us, 0, _without_spec(run, sequence).SerializeToString(), spec)
-
-
-def spec_bytes(run: SearchRun) -> bytes:
-    """Return the bytes of a search with nothing but its specification."""
-    return search_pb2.Search(spec=run.spec).SerializeToString()
 
 
 def lease_message(state: State, task: Task) -> dispatch_service_pb2.Lease:
     """Return what an agent needs for the task's current attempt."""
+    lease = dispatch_service_pb2.Lease()
+    fill_lease(lease, state, task)
+    return lease
+
+
+def fill_lease(lease: dispatch_service_pb2.Lease, state: State, task: Task) -> None:
+    """Fill in what an agent needs for the task's current attempt."""
     run = state.searches[task.search]
-    attempt = task.current()
-    lease = dispatch_service_pb2.Lease(
-        token=dispatch_service_pb2.AttemptToken(task=task.id, attempt=attempt.number, epoch=attempt.epoch),
-        search=run.name,
-        trial=run.trial_name(task.trial) if task.trial else "",
-    )
+    attempt = task.attempts[-1]
+    token = lease.token
+    token.task, token.attempt, token.epoch = task.id, attempt.number, attempt.epoch
+    lease.search = run.name
+    if task.trial:
+        lease.trial = run.trial_name(task.trial)
     if task.kind is TaskKind.TRAIN:
         _fill_train(lease.train, run, task)
     elif task.kind is TaskKind.EVALUATE:
-        trial = run.trials[task.trial - 1]
-        lease.evaluate.model.CopyFrom(trial.model)
-        lease.evaluate.config.CopyFrom(trial.evaluate)
-        lease.evaluate.data.CopyFrom(run.spec.data)
+        trial, work = run.trials[task.trial - 1], lease.evaluate
+        work.model.CopyFrom(trial.model)
+        work.config.CopyFrom(trial.evaluate)
+        work.data.CopyFrom(run.spec.data)
     elif task.proposal is not None:
         lease.admit.proposal.CopyFrom(task.proposal)
         lease.admit.space.CopyFrom(run.spec.space)
@@ -88,7 +90,6 @@ def lease_message(state: State, task: Task) -> dispatch_service_pb2.Lease:
         _fill_generate(lease.generate, run, task)
     else:
         _fill_finalize(lease.finalize, run)
-    return lease
 
 
 def _fill_train(work: dispatch_service_pb2.TrainWork, run: SearchRun, task: Task) -> None:
@@ -96,7 +97,8 @@ def _fill_train(work: dispatch_service_pb2.TrainWork, run: SearchRun, task: Task
     work.network.CopyFrom(trial.network.object)
     work.config.CopyFrom(trial.train)
     work.data.CopyFrom(run.spec.data)
-    work.instrumentation.CopyFrom(trial.instrumentation)
+    if trial.HasField("instrumentation"):
+        work.instrumentation.CopyFrom(trial.instrumentation)
     if trial.HasField("initial_weights"):
         work.initial_weights.CopyFrom(trial.initial_weights)
     if task.checkpoint is not None:

@@ -1,27 +1,25 @@
 """What follows from a fact, for the engine to carry out; and the workbench on which one fact is worked off."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from scheduler.domain import State
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(NamedTuple):
     """A task waits for an agent, after a back-off that grows with `failures` (0: at once)."""
 
     task: str
     failures: int
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(NamedTuple):
     """A task is leased: arm the lease and tell the agent."""
 
     task: str
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(NamedTuple):
     """An attempt ended: disarm its lease and free its slot."""
 
     task: str
@@ -29,8 +27,7 @@ class Closed:
     agent: str
 
 
-@dataclass(frozen=True, slots=True)
-class Revoked:
+class Revoked(NamedTuple):
     """An attempt in work is not wanted any more: tell the agent to stop it."""
 
     task: str
@@ -40,8 +37,7 @@ class Revoked:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Recalled:
+class Recalled(NamedTuple):
     """An attempt in work is wanted later: have the agent store a checkpoint and give it back. It stays in work."""
 
     task: str
@@ -51,29 +47,25 @@ class Recalled:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Rearranged:
+class Rearranged(NamedTuple):
     """What may be leased of a search changed (held, let go on, another priority, another budget)."""
 
     search: str
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
+class Gone(NamedTuple):
     """A search was deleted: forget what is kept beside the state."""
 
     search: str
 
 
-@dataclass(frozen=True, slots=True)
-class Drained:
+class Drained(NamedTuple):
     """An agent is drained, or not any more."""
 
     agent: str
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(NamedTuple):
     """A search (trial 0) or one of its trials changed; `sequence` numbers the changes of a search."""
 
     search: str

@@ -12,11 +12,10 @@ from nasmesh.errors import NasmeshError, Unavailable
 from nasmesh.logs import get_logger
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2
-from scheduler import convert, holds
 from scheduler.activity import Activity
 from scheduler.agents import AgentEntry, Agents, Session
+from scheduler.consequences import FOLLOW, news_of, note_closed
 from scheduler.domain import (
-    OPEN_SEARCHES,
     AttemptLeased,
     AttemptLost,
     Booted,
@@ -29,15 +28,15 @@ from scheduler.domain import (
     Task,
     TaskState,
 )
-from scheduler.effects import Changed, Closed, Effect, Gone, Granted, IllegalTransitionError, Queued
+from scheduler.effects import Changed, Closed, Gone, IllegalTransitionError
 from scheduler.journal import codec
 from scheduler.journal.base import Answer, Batch, Journal
 from scheduler.machine import apply
 from scheduler.outage import Outage
 from scheduler.replaying import replay_event
 from scheduler.snapshots import Snapshots
-from scheduler.step import Command, News, Step
-from scheduler.watch import Change as Seen
+from scheduler.specs import Specs
+from scheduler.step import Command, Step
 from scheduler.watch import WatchHub
 from scheduler.workload import Workload
 
@@ -64,10 +63,11 @@ class Engine:
         self.activity = Activity()
         self.outage = Outage()
         self.work = Workload(self.agents, seed=seed, lease_s=lease_s)
-        self.start_time_us = self.time_us()
-        self._step = Step(1)
-        self._specs: dict[str, tuple[search_pb2.SearchSpec, bytes]] = {}
-        self._snapshots = Snapshots()
+        self.specs = Specs()
+        self.snapshots = Snapshots()
+        self.step = Step(1)
+        self._read_clock()
+        self.start_time_us = self._time_us
         self._uptime_offset_s = 0.0
         self._refused: tuple[Unavailable, float] | None = None
 
@@ -79,7 +79,7 @@ class Engine:
         if epoch <= self.state.epoch:
             raise codec.unreadable(f"epoch {epoch}, which comes after {self.state.epoch},")
         self._uptime_offset_s = self.state.uptime_s - self.clock.monotonic()
-        step = self._step = Step(self.state.sequence + 1)
+        step = self.step = Step(self.state.sequence + 1)
         self.record(Booted(epoch))
         step.batch = self._seal(step)
         self.journal.append(step.batch)
@@ -87,21 +87,21 @@ class Engine:
         _log.info("recovered", epoch=epoch, events=self.state.sequence, searches=len(self.state.searches))
 
     def _load(self) -> None:
-        self._snapshots = Snapshots()
-        at, self.state = self._snapshots.load(self.journal)
+        self.snapshots = Snapshots()
+        at, self.state = self.snapshots.load(self.journal)
         self.hub.forget()
-        self._specs.clear()
+        self.specs.clear()
         for sequence, body in self.journal.events(at):
             event, effects = replay_event(self.state, sequence, body)
             for effect in effects:
                 if isinstance(effect, Changed):
-                    news = self._changed(effect, event.time_us)
+                    news = news_of(self, effect, event.time_us)
                     self.hub.restore(news.search, news.change, ended=news.ended)
                 elif isinstance(effect, Closed):
-                    self._snapshots.closed(self.state, effect.task)
+                    note_closed(self, effect)
                 elif isinstance(effect, Gone):
                     self.hub.drop(effect.search)
-        self._snapshots.loaded()
+        self.snapshots.loaded()
         self.work.rebuild(self.state, self.clock.monotonic())
         self._restore_waits()
 
@@ -128,7 +128,8 @@ class Engine:
 
     def prepare(self, commands: Sequence[Command]) -> Step:
         """Run commands and what time brings; returns the step with the batch to write, if there is one."""
-        step = self._step = Step(self.state.sequence + 1)
+        self._read_clock()
+        step = self.step = Step(self.state.sequence + 1)
         for command in commands:
             recorded = len(step.events)
             try:
@@ -182,30 +183,31 @@ class Engine:
         """Apply a fact and add it to the step; raises Unavailable while the journal cannot be written."""
         if self._refused is not None and self._is_refusing():
             raise self._refused[0]
-        event = Event(self.time_us(), self.uptime_s(), change)
+        time_us = self.time_us()
+        event = Event(time_us, self.uptime_s(), change)
         effects = apply(self.state, event)
-        self._step.events.append(codec.encode_event(event))
+        self.step.events.append(codec.encode_event(event))
         for effect in effects:
-            self._follow(effect, event.time_us)
+            FOLLOW[type(effect)](self, effect, time_us)
         if isinstance(change, SearchCreated):
             self.work.watch_wall(self.state.searches[change.search])
 
     def send(self, session: Session | None, message: dispatch_pb.WorkResponse) -> None:
         """Send a message once the step is durable."""
         if session is not None:
-            self._step.outbox.append((session, message))
+            self.step.outbox.append((session, message))
 
     def answered(self, request_id: str) -> Answer | None:
         """Return what was answered to a request id, in this step or before."""
-        return self._step.answers.get(request_id) or self.journal.answer(request_id)
+        return self.step.answers.get(request_id) or self.journal.answer(request_id)
 
     def keep_answer(self, request_id: str, answer: Answer) -> None:
         """Keep an answer together with this step's facts."""
-        self._step.answers[request_id] = answer
+        self.step.answers[request_id] = answer
 
     def published_sequence(self, search: str) -> int:
         """Return the number of the newest change of a search that watchers were told of."""
-        return self.state.searches[search].sequence - self._step.unheard.get(search, 0)
+        return self.state.searches[search].sequence - self.step.unheard.get(search, 0)
 
     def lose(self, task: Task, reason: str, message: str) -> None:
         """Give up a running attempt; not counted where this scheduler's restart may have lost it."""
@@ -222,72 +224,37 @@ class Engine:
         self.activity.lost(failure.reason)
 
     def time_us(self) -> int:
-        """Return the wall time in microseconds; for people."""
-        return round(self.clock.wall() * 1e6)
+        """Return the wall time of this step in microseconds; for people."""
+        return self._time_us
 
     def uptime_s(self) -> float:
-        """Return how long schedulers on this journal have been up."""
-        return max(self.state.uptime_s, self._uptime_offset_s + self.clock.monotonic())
+        """Return how long schedulers on this journal had been up when this step began."""
+        return max(self.state.uptime_s, self._uptime_offset_s + self.now)
+
+    def _read_clock(self) -> None:
+        """Note the time: what happens within a step happens at once."""
+        self.now = self.clock.monotonic()
+        self._time_us = round(self.clock.wall() * 1e6)
 
     # --- what follows ----------------------------------------------------------------------------------------
-
-    def _follow(self, effect: Effect, time_us: int) -> None:
-        if isinstance(effect, Changed):
-            self._step.tell(self._changed(effect, time_us))
-        elif isinstance(effect, Queued):
-            task = self.state.tasks[effect.task]
-            now = self.clock.monotonic()
-            self.work.queued(self.state.searches[task.search], task, effect.failures, now)
-            self.activity.queued(task.id, now)
-        elif isinstance(effect, Granted):
-            self._granted(self.state.tasks[effect.task])
-        elif isinstance(effect, Closed):
-            self.work.closed(effect.task, effect.agent)
-            self._snapshots.closed(self.state, effect.task)
-        else:
-            holds.follow(self, effect)
-
-    def _granted(self, task: Task) -> None:
-        self.activity.leased(task.id)
-        entry = self.work.granted(task, self.clock.monotonic())
-        if entry is not None:
-            entry.free[task.kind] = max(0, entry.free.get(task.kind, 0) - 1)
-            self._step.given.append((entry, task.kind))
-            self.send(entry.session, dispatch_pb.WorkResponse(lease=convert.lease_message(self.state, task)))
 
     def _lease(self, task: str, entry: AgentEntry) -> None:
         self.record(AttemptLeased(task, entry.name))
 
     def _match(self) -> None:
         """Lease what can be leased; while the object store is down, one task now and then."""
-        now = self.clock.monotonic()
-        if self.outage.may_lease(now):
+        if self.outage.may_lease(self.now):
             self.work.match(self.state, self._lease, most=1 if self.outage.holds else None)
-            self.outage.probed(now)
+            self.outage.probed(self.now)
 
     def _tick(self) -> None:
         """Do what time brings: lost leases, ended back-offs, used-up wall time."""
-        due = self.work.due(self.state, self.clock.monotonic(), self.uptime_s())
+        due = self.work.due(self.state, self.now, self.uptime_s())
         for task_id in due.expired:
             self.lose(self.state.tasks[task_id], "LEASE_EXPIRED", f"nothing heard for {self.lease_s:g} s")
         for search in due.walls:
             if self.state.searches[search].state is SearchState.RUNNING:
                 self.record(SearchExpired(search))
-
-    def _changed(self, effect: Changed, time_us: int) -> News:
-        search, number, sequence = effect.search, effect.trial, effect.sequence
-        run = self.state.searches[search]
-        if number:
-            trial = run.trials[number - 1]
-            body = trial.SerializeToString()
-            if trial.outcome:
-                self._snapshots.end_trial(self.state, run, number, body)
-            return News(search, Seen(sequence, time_us, number, body), ended=False)
-        spec = self._specs.get(search)
-        if spec is None or spec[0] is not run.spec:
-            spec = self._specs[search] = run.spec, convert.spec_bytes(run)
-        change = convert.search_change(run, sequence, time_us, spec[1])
-        return News(search, change, ended=run.state not in OPEN_SEARCHES)
 
     # --- writing ---------------------------------------------------------------------------------------------
 
@@ -304,5 +271,5 @@ class Engine:
         """Return what is written: events, answers, and from time to time the rows that changed since the snapshot."""
         if self.state.sequence != step.first_sequence - 1 + len(step.events):
             raise IllegalTransitionError(f"state at {self.state.sequence}, step from {step.first_sequence}")
-        rows, at = self._snapshots.rows(self.state, SNAPSHOT_EVENTS)
+        rows, at = self.snapshots.rows(self.state, SNAPSHOT_EVENTS)
         return Batch(step.first_sequence, tuple(step.events), step.answers, rows, at)

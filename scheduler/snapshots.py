@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from scheduler.domain import OPEN_TASKS, SearchRun, State
+from nasmesh.v1 import search_pb2
+from scheduler.domain import OPEN_TASKS, SearchRun, State, Task
 from scheduler.journal import codec, ended
 from scheduler.journal.base import Journal
 
@@ -54,7 +55,7 @@ class Snapshots:
         for run in state.searches.values():
             for number, trial in run.trials.values_by_number():
                 if trial.outcome:  # from when each row was for itself: it becomes what it would be today
-                    self.end_trial(state, run, number, trial.SerializeToString())
+                    self.end_trial(state, run, number, trial, trial.SerializeToString())
         for key in [key for key in self._stored if not _is_open(state, key)]:
             self._stored.remove(key)
             self._gone[key] = None
@@ -74,13 +75,13 @@ class Snapshots:
 
     # --- as events come ------------------------------------------------------------------------------------------
 
-    def end_trial(self, state: State, run: SearchRun, number: int, body: bytes) -> None:
+    def end_trial(self, state: State, run: SearchRun, number: int, trial: search_pb2.Trial, body: bytes) -> None:
         """Take note of a trial that has ended: a row for the journal now, bytes for the memory later."""
         tasks = [state.tasks[name] for name in ended.task_ids(run.id, number) if state.tasks.holds(name)]
         tasks_body = ended.encode_tasks(tasks)
         key = ended.row_key(run.id, number)
         if key not in self._written:
-            self._fresh[key] = ended.encode(state.sequence, run.trials[number - 1].outcome, body, tasks_body)
+            self._fresh[key] = ended.encode(state.sequence, trial.outcome, body, tasks_body)
         names = tuple(task.id for task in tasks)
         for key in (f"trial/{run.id}/{number}", *(f"task/{name}" for name in names)):
             state.dirty.pop(key, None)
@@ -89,11 +90,9 @@ class Snapshots:
                 self._gone[key] = None
         self._keep(state, _Ended(run.id, number, names, body, tasks_body))
 
-    def closed(self, state: State, task_id: str) -> None:
-        """Take note of an attempt's end: an ended task of no trial goes its own way."""
-        task = state.tasks[task_id]
-        if not task.trial and task.state not in OPEN_TASKS:
-            self._keep(state, _Ended(task.search, 0, (task_id,), b"", b""))
+    def end_task(self, state: State, task: Task) -> None:
+        """Take note of a task of no trial that has ended."""
+        self._keep(state, _Ended(task.search, 0, (task.id,), b"", b""))
 
     def _keep(self, state: State, what: _Ended) -> None:
         self._recent.append(what)

@@ -38,13 +38,21 @@ def apply(state: State, event: Event) -> list[Effect]:
     state.sequence += 1
     state.uptime_s = event.uptime_s
     work = Work(state, event.time_us)
-    _RULES[type(event.change)](work, event.change)
-    for search, trial in sorted(work.touched, key=lambda row: (row[0], row[1] == 0, row[1])):
+    change = event.change
+    _RULES[type(change)](work, change)
+    touched = sorted(work.touched, key=_place) if len(work.touched) > 1 else work.touched
+    for search, trial in touched:
         run = state.searches[search]
         run.sequence += 1
-        state.dirty[f"search/{search}"] = None
+        state.dirty["search/" + search] = None
         work.effects.append(Changed(search, trial, run.sequence))
     return work.effects
+
+
+def _place(touched: tuple[str, int]) -> tuple[str, bool, int]:
+    """Return where a change comes: the trials of a search first, since its counts follow from them."""
+    search, trial = touched
+    return search, not trial, trial
 
 
 def _booted(work: Work, change: Booted) -> None:

@@ -1,7 +1,7 @@
 """The table of a task's transitions, and the moves that tasks make. Pure."""
 
 from collections.abc import Iterator
-from enum import Enum
+from enum import StrEnum
 from itertools import count
 
 from nasmesh import limits
@@ -13,11 +13,12 @@ from scheduler.effects import Closed, Granted, IllegalTransitionError, Queued, R
 # Losses that are nobody's fault are not counted, but a task that only ever gets lost must end some day: with back-off
 # at its cap this is most of an hour of trying.
 LOSSES = 60
+_WORK = {TaskKind.GENERATE: "admit", TaskKind.TRAIN: "train", TaskKind.EVALUATE: "evaluate"}
 # The reason of failures while the object store was taken for down: those are no losses either, however long it lasts.
 STORE_OUTAGE = "STORE_OUTAGE"
 
 
-class Trigger(Enum):
+class Trigger(StrEnum):
     """What moves a task."""
 
     LEASE = "lease"
@@ -66,7 +67,7 @@ def create(
     """Create a queued task; its id says what it is and is never used twice."""
     state = work.state
     state.tasks_created += 1
-    name = f"{run.id}-t{trial}-admit" if proposal is not None else _name(state, run, kind, trial, ask)
+    name = _name_question(state, run, ask) if ask is not None else name_of(run.id, trial, kind)
     task = Task(name, kind, run.id, trial, state.tasks_created, ask=ask, proposal=proposal)
     if task.id in state.tasks:
         raise IllegalTransitionError(f"cannot create twice: {state.tasks[task.id].story()}")
@@ -79,10 +80,13 @@ def create(
     return task
 
 
-def _name(state: State, run: SearchRun, kind: TaskKind, trial: int, ask: Ask | None) -> str:
-    """Return the id of a new task; a call of the generator that was withdrawn leaves its id behind."""
-    if ask is None:
-        return f"{run.id}-t{trial}-{kind.name.lower()}"
+def name_of(search: str, trial: int, kind: TaskKind) -> str:
+    """Return the id of a trial's task; one of kind GENERATE admits its network."""
+    return f"{search}-t{trial}-{_WORK[kind]}"
+
+
+def _name_question(state: State, run: SearchRun, ask: Ask) -> str:
+    """Return the id of a new question; a call of the generator that was withdrawn leaves its id behind."""
     if not ask.call:
         return f"{run.id}-final"
     name = f"{run.id}-g{ask.call}"
