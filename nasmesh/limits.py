@@ -31,8 +31,8 @@ STOP_GRACE_S: Final = 5.0
 METADATA_BYTES: Final = 8 * KIB
 # Connections at once: 5,000 agents, clients, and room; each costs tens of kilobytes before it has said who it is.
 CONNECTIONS: Final = 10_000
-# A connection that has not finished its handshake by then was never meant to; 120 s is gRPC's own default.
-HANDSHAKE_S: Final = 10
+# A connection that has not finished its handshake by then was never meant to (gRPC: 120 s); thousands may come at once.
+HANDSHAKE_S: Final = 20
 # A connection lives so long at most, so that renewed certificates and balancers take effect; agents then reconnect.
 CONNECTION_AGE_S: Final = 3600
 # Calls in hand may take so long to end after that, then they are cut.

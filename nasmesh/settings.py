@@ -16,6 +16,14 @@ KNOWN = {
     "NASMESH_DATA": "directory with data sets that are not bundled [{home}/data]",
     "NASMESH_LOG_LEVEL": "debug, info, warning or error [info]",
     "NASMESH_LOG_FORMAT": "json, console, or auto: console on a terminal, else json [auto]",
+    "NASMESH_TLS_CERT": "certificate that servers show [none: plain text]",
+    "NASMESH_TLS_KEY": "its key",
+    "NASMESH_TLS_CA": "authority whose certificates servers ask callers for [none]",
+    "NASMESH_TOKENS": "file with the tokens that servers ask callers for [none]",
+    "NASMESH_CA_FILE": "authority of the servers that clients and agents call [none: plain text]",
+    "NASMESH_CERT_FILE": "certificate that clients and agents show [none]",
+    "NASMESH_KEY_FILE": "its key",
+    "NASMESH_TOKEN_FILE": "file with the token that clients and agents show [none]",
     "NASMESH_FAILPOINT": "tests only: where a program kills itself, as NAME:kill [none]",
 }
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -35,6 +43,14 @@ class Settings:
     log_level: str
     log_format: str
     failpoint: str
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    tokens: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    token_file: Path | None = None
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -53,6 +69,14 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         log_level=_one_of(env, "NASMESH_LOG_LEVEL", LOG_LEVELS, "info"),
         log_format=_one_of(env, "NASMESH_LOG_FORMAT", LOG_FORMATS, "auto"),
         failpoint=env.get("NASMESH_FAILPOINT", ""),
+        tls_cert=_file(env, "NASMESH_TLS_CERT"),
+        tls_key=_file(env, "NASMESH_TLS_KEY"),
+        tls_ca=_file(env, "NASMESH_TLS_CA"),
+        tokens=_file(env, "NASMESH_TOKENS"),
+        ca_file=_file(env, "NASMESH_CA_FILE"),
+        cert_file=_file(env, "NASMESH_CERT_FILE"),
+        key_file=_file(env, "NASMESH_KEY_FILE"),
+        token_file=_file(env, "NASMESH_TOKEN_FILE"),
     )
 
 
@@ -86,6 +110,11 @@ def _refuse_unknown(env: Mapping[str, str]) -> None:
         if name.startswith("NASMESH_") and name not in KNOWN:
             near = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.0)
             raise Invalid("SETTING_UNKNOWN", f"{name}: no such setting; did you mean {near[0]}?", field=name)
+
+
+def _file(env: Mapping[str, str], name: str) -> Path | None:
+    """Return the path in a variable; None where it is not set."""
+    return Path(env[name]).expanduser().absolute() if env.get(name) else None
 
 
 def _one_of(env: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str) -> str:

@@ -8,26 +8,46 @@ import grpc
 import grpc.aio
 
 from nasmesh.rpc import options
+from nasmesh.rpc.access import NO_CLIENT_ACCESS, ClientAccess
 from nasmesh.rpc.deadlines import deadline_s
 from nasmesh.rpc.status import from_rpc_error
 
 Item = TypeVar("Item")
 
 
-def open_channel(address: str, *, insecure: bool = False) -> grpc.Channel:
+def open_channel(address: str, *, insecure: bool = False, access: ClientAccess = NO_CLIENT_ACCESS) -> grpc.Channel:
     """Return a channel to HOST:PORT; it connects when first used. Every call gets its deadline unless given one.
 
-    Raises Invalid (ADDRESS_INVALID, DIAL_PLAINTEXT).
+    Raises Invalid (ADDRESS_INVALID, DIAL_PLAINTEXT, and what is wrong with a file of `access`).
     """
-    target = options.plaintext_address(address, insecure=insecure, reason="DIAL_PLAINTEXT", field="address")
-    channel = grpc.insecure_channel(target, options=options.channel_options(target))
+    target, credentials = _destination(address, insecure, access)
+    told = options.channel_options(target)
+    if credentials is None:
+        channel = grpc.insecure_channel(target, options=told)
+    else:
+        channel = grpc.secure_channel(target, credentials, options=told)
     return grpc.intercept_channel(channel, _Deadlines())
 
 
-def open_aio_channel(address: str, *, insecure: bool = False) -> grpc.aio.Channel:
+def open_aio_channel(
+    address: str, *, insecure: bool = False, access: ClientAccess = NO_CLIENT_ACCESS
+) -> grpc.aio.Channel:
     """Return an asyncio channel to HOST:PORT; as open_channel, but streams have no deadline of themselves."""
-    target = options.plaintext_address(address, insecure=insecure, reason="DIAL_PLAINTEXT", field="address")
-    return grpc.aio.insecure_channel(target, options=options.channel_options(target), interceptors=[_AioDeadlines()])
+    target, credentials = _destination(address, insecure, access)
+    told = options.channel_options(target)
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=told, interceptors=[_AioDeadlines()])
+    return grpc.aio.secure_channel(target, credentials, options=told, interceptors=[_AioDeadlines()])
+
+
+def _destination(address: str, insecure: bool, access: ClientAccess) -> tuple[str, grpc.ChannelCredentials | None]:
+    """Return what to dial, and how to be known there; None: in plain text."""
+    if not access.has_tls:
+        return options.plaintext_address(address, insecure=insecure, reason="DIAL_PLAINTEXT", field="address"), None
+    # Here, not above: a program without TLS need not load the library for certificates.
+    from nasmesh.rpc.credentials import channel_credentials
+
+    return options.tls_address(address, field="address"), channel_credentials(access)
 
 
 @contextmanager

@@ -1,20 +1,26 @@
-"""Server interceptors: what a servicer raises becomes a status of ours, in the first message or in mid-stream.
+"""Server interceptors: who calls and whether it may, then the call, then what it raises as a status of ours.
 
-They touch only the services they are told of; health and reflection answer in their own way.
+Requests are parsed only once their caller is admitted. Health and reflection pass the gate and answer in their own way.
 """
 
+import asyncio
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 import grpc.aio
 from grpc_status import rpc_status
 
+from nasmesh.errors import Invalid
 from nasmesh.rpc.call import entered
+from nasmesh.rpc.gate import Cut, Gate
+from nasmesh.rpc.identity import enter_identity, identified
 from nasmesh.rpc.status import DETAILS_KEY, to_rpc_status
 
 _NOT_SERVED = "this server does not serve this call"
 Handler = Any  # grpc.RpcMethodHandler is generic over messages that an interceptor cannot know
+Parse = Callable[[Any], Any]
 
 _MAKERS = {
     ("unary", "unary"): grpc.unary_unary_rpc_method_handler,
@@ -24,80 +30,170 @@ _MAKERS = {
 }
 
 
-def _covers(services: frozenset[str], method: str) -> bool:
-    return method.rpartition("/")[0].lstrip("/") in services
+class _Served(NamedTuple):
+    """One method as it is served."""
+
+    method: str
+    behavior: Callable[..., Any]
+    parse: Parse
+    gate: Gate
 
 
-class ErrorInterceptor(grpc.ServerInterceptor):
-    """Maps errors of servicers on a threaded server."""
+class _Wrapped:
+    """Handlers by method, each wrapped once."""
 
-    def __init__(self, services: frozenset[str]) -> None:
-        """Cover the services with these full names."""
-        self._services = services
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._made: dict[str, tuple[Handler, Handler]] = {}
+
+    def get(self, handler: Handler, method: str, wrap: Callable[[Handler], Callable[[_Served], Any]]) -> Handler:
+        """Return a handler in its wrapping; None for None: the call is not served."""
+        if handler is None:
+            return None
+        known = self._made.get(method)
+        if known is not None and known[0] is handler:
+            return known[1]
+        made = _replace(handler, method, self._gate, wrap(handler))
+        self._made[method] = (handler, made)
+        return made
+
+
+class CallInterceptor(grpc.ServerInterceptor):
+    """Guards the calls of a threaded server and maps the errors of its servicers."""
+
+    def __init__(self, gate: Gate) -> None:
+        """Guard with a gate."""
+        self._wrapped = _Wrapped(gate)
 
     def intercept_service(self, continuation: Callable[[Any], Handler | None], details: Any) -> Handler | None:
-        """Return the method's handler with its errors mapped."""
-        handler = continuation(details)
-        if handler is None or not _covers(self._services, details.method):
-            return handler
-        return _replace(handler, _stream if handler.response_streaming else _single)
+        """Return the method's handler, guarded."""
+        return self._wrapped.get(
+            continuation(details), details.method, lambda handler: _stream if handler.response_streaming else _single
+        )
 
 
-class AioErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Maps errors of servicers on an asyncio server, where streams are async generators."""
+class AioCallInterceptor(grpc.aio.ServerInterceptor):
+    """Guards the calls of an asyncio server, where streams are async generators, and maps errors."""
 
-    def __init__(self, services: frozenset[str]) -> None:
-        """Cover the services with these full names."""
-        self._services = services
+    def __init__(self, gate: Gate) -> None:
+        """Guard with a gate."""
+        self._wrapped = _Wrapped(gate)
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Handler | None]], details: Any
     ) -> Handler | None:
-        """Return the method's handler with its errors mapped."""
-        handler = await continuation(details)
-        if handler is None or not _covers(self._services, details.method):
-            return handler
-        return _replace(handler, _aio_stream if handler.response_streaming else _aio_single)
+        """Return the method's handler, guarded."""
+        return self._wrapped.get(await continuation(details), details.method, _aio_wrap)
 
 
-def _replace(handler: Handler, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Handler:
+def _replace(handler: Handler, method: str, gate: Gate, wrap: Callable[[_Served], Any]) -> Handler:
     """Return the handler with its behaviour wrapped in one of the same shape."""
     asks = "stream" if handler.request_streaming else "unary"
     answers = "stream" if handler.response_streaming else "unary"
     make: Callable[..., Any] = _MAKERS[asks, answers]
+    parse = _typed(handler.request_deserializer)
+    # The one message of a unary request is parsed by the wrapper; those of a stream when the servicer asks for them.
+    unary = asks == "unary"
+    served = _Served(method, getattr(handler, f"{asks}_{answers}"), parse if unary else _as_it_is, gate)
     return make(
-        wrap(getattr(handler, f"{asks}_{answers}")),
-        request_deserializer=handler.request_deserializer,
+        wrap(served),
+        request_deserializer=None if unary else parse,
         response_serializer=handler.response_serializer,
     )
 
 
-def _single(behavior: Callable[..., Any]) -> Callable[..., Any]:
-    def call(request: Any, context: grpc.ServicerContext) -> Any:
+def _as_it_is(request: Any) -> Any:
+    return request
+
+
+def _typed(deserializer: Parse | None) -> Parse:
+    """Return a parser whose failures are the caller's fault, not the server's."""
+    if deserializer is None:
+        return _as_it_is
+
+    def parse(content: Any) -> Any:
         try:
-            with entered(context):
-                return behavior(request, context)
+            return deserializer(content)
+        except Exception as error:
+            if isinstance(error, Invalid):
+                raise
+            raise Invalid("MESSAGE_MALFORMED", "the bytes are not a message of this method's type") from None
+
+    return parse
+
+
+# --- threads --------------------------------------------------------------------------------------------------------
+
+
+class _Standing:
+    """A call that is over when its caller hangs up or its credential ends."""
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+        self.cut: Cut | None = None
+
+    def is_active(self) -> bool:
+        """Say whether the caller still waits, and may."""
+        return (self.cut is None or self.cut.error is None) and self._context.is_active()
+
+
+def _single(served: _Served) -> Callable[..., Any]:
+    method, behavior, parse, gate = served
+
+    def call(request: Any, context: Any) -> Any:
+        try:
+            caller = gate.admit(method, context)
+            with entered(context), identified(caller.identity):
+                return behavior(parse(request), context)
         except Exception as error:  # noqa: BLE001  (the edge: nothing may pass with its text)
             _abort(context, error)
 
     return call
 
 
-def _stream(behavior: Callable[..., Any]) -> Callable[..., Any]:
-    def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+def _stream(served: _Served) -> Callable[..., Any]:
+    method, behavior, parse, gate = served
+
+    def call(request: Any, context: Any) -> Iterator[Any]:
         try:
-            with entered(context):
-                yield from behavior(request, context)
+            caller = gate.admit(method, context)
+            standing = _Standing(context)
+            with gate.opened(method, caller, _nothing) as cut, entered(standing), identified(caller.identity):
+                standing.cut = cut
+                for response in behavior(parse(request), context):
+                    if cut.error is not None:
+                        break
+                    yield response
+                if cut.error is not None:
+                    raise cut.error
         except Exception as error:  # noqa: BLE001  (the edge: nothing may pass with its text)
             _abort(context, error)
 
     return call
 
 
-def _aio_single(behavior: Callable[..., Any]) -> Callable[..., Any]:
+def _nothing() -> None:
+    """The stream looks for itself, between messages and in caller_waits."""
+
+
+# --- asyncio --------------------------------------------------------------------------------------------------------
+
+
+def _aio_wrap(handler: Handler) -> Callable[[_Served], Any]:
+    if not handler.response_streaming:
+        return _aio_single
+    behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
+    return _aio_stream if inspect.isasyncgenfunction(behavior) else _aio_written
+
+
+def _aio_single(served: _Served) -> Callable[..., Any]:
+    method, behavior, parse, gate = served
+
     async def call(request: Any, context: Any) -> Any:
         try:
-            return await behavior(request, context)
+            caller = gate.admit(method, context)
+            enter_identity(caller.identity)
+            return await behavior(parse(request), context)
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # noqa: BLE001  (the edge: nothing may pass with its text)
@@ -106,31 +202,81 @@ def _aio_single(behavior: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _aio_stream(behavior: Callable[..., Any]) -> Callable[..., Any]:
+def _aio_stream(served: _Served) -> Callable[..., Any]:
+    method, behavior, parse, gate = served
+
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        cut: Cut | None = None
         try:
-            async for response in behavior(request, context):
-                yield response
+            caller = gate.admit(method, context)
+            enter_identity(caller.identity)
+            with gate.opened(method, caller, _canceller()) as cut:
+                async for response in behavior(parse(request), context):
+                    yield response
         except grpc.aio.AbortError:
+            raise
+        except asyncio.CancelledError:
+            await _aio_cut(context, cut)
             raise
         except Exception as error:  # noqa: BLE001  (the edge: nothing may pass with its text)
             await _aio_abort(context, error)
 
     return call
+
+
+def _aio_written(served: _Served) -> Callable[..., Any]:
+    """Wrap a streaming method that writes its answers instead of yielding them, as health's Watch does."""
+    method, behavior, parse, gate = served
+
+    async def call(request: Any, context: Any) -> None:
+        cut: Cut | None = None
+        try:
+            caller = gate.admit(method, context)
+            enter_identity(caller.identity)
+            with gate.opened(method, caller, _canceller()) as cut:
+                await behavior(parse(request), context)
+        except grpc.aio.AbortError:
+            raise
+        except asyncio.CancelledError:
+            await _aio_cut(context, cut)
+            raise
+        except Exception as error:  # noqa: BLE001  (the edge: nothing may pass with its text)
+            await _aio_abort(context, error)
+
+    return call
+
+
+def _canceller() -> Callable[[], object]:
+    """Return what ends the current call from another thread: its task is cancelled."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    return lambda: loop.call_soon_threadsafe(task.cancel) if task is not None else None
+
+
+async def _aio_cut(context: Any, cut: Cut | None) -> None:
+    """Tell a caller whose stream was ended by the gate why; returns where somebody else cancelled the call."""
+    if cut is not None and cut.error is not None:
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+        await _aio_abort(context, cut.error)
 
 
 def _abort(context: Any, error: Exception) -> NoReturn:
     """End a call with an error's status."""
-    if context.code() is grpc.StatusCode.UNIMPLEMENTED:  # the generated base class set it
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, _NOT_SERVED)
+    if context.code() is not None:  # it has its status already: the generated base class, or the servicer's own abort
+        context.abort(context.code(), _NOT_SERVED if _unserved(context) else context.details() or b"")
     context.abort_with_status(rpc_status.to_status(to_rpc_status(error)))
     raise AssertionError("unreachable: abort raises")
 
 
 async def _aio_abort(context: Any, error: Exception) -> NoReturn:
     """End an asyncio call with an error's status."""
-    if context.code() is grpc.StatusCode.UNIMPLEMENTED:  # the generated base class set it
+    if _unserved(context):  # the generated base class set it
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, _NOT_SERVED)
     status = rpc_status.to_status(to_rpc_status(error))
     await context.abort(status.code, status.details, ((DETAILS_KEY, status.trailing_metadata[0][1]),))
     raise AssertionError("unreachable: abort raises")
+
+
+def _unserved(context: Any) -> bool:
+    return context.code() is grpc.StatusCode.UNIMPLEMENTED

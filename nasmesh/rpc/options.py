@@ -1,6 +1,7 @@
 """What both servers and channels tell gRPC, and where plaintext is allowed."""
 
 import ipaddress
+from dataclasses import dataclass
 
 from nasmesh import limits
 from nasmesh.errors import Invalid
@@ -25,8 +26,12 @@ CHANNEL: Options = [
     ("grpc.enable_retries", 0),
 ]
 
-SERVER: Options = [
+_SERVER: Options = [
     *_MESSAGES,
+    # Between the two gRPC refuses at random, the more often the larger; one number is easier to understand.
+    ("grpc.max_metadata_size", limits.METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", limits.METADATA_BYTES),
+    ("grpc.max_concurrent_streams", limits.STREAMS_A_CONNECTION),
     # Linux lets two servers share a port unless told otherwise; the second would steal half of the first's calls.
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", limits.KEEPALIVE_S * 1000),
@@ -39,6 +44,35 @@ SERVER: Options = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """How many connections a server keeps, and how long. Times are in seconds."""
+
+    most: int = limits.CONNECTIONS
+    handshake_s: float = limits.HANDSHAKE_S
+    idle_s: float = limits.CONNECTION_IDLE_S
+    age_s: float = limits.CONNECTION_AGE_S
+    age_grace_s: float = limits.CONNECTION_AGE_GRACE_S
+
+
+def server_options(connections: Connections) -> Options:
+    """Return the options of a server."""
+    return [
+        *_SERVER,
+        ("grpc.max_allowed_incoming_connections", connections.most),
+        ("grpc.server_handshake_timeout_ms", round(connections.handshake_s * 1000)),
+        ("grpc.max_connection_idle_ms", round(connections.idle_s * 1000)),
+        ("grpc.max_connection_age_ms", round(connections.age_s * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(connections.age_grace_s * 1000)),
+    ]
+
+
+def tls_address(address: str, *, field: str) -> str:
+    """Return the address to bind or dial with TLS; "localhost" becomes 127.0.0.1, as in plaintext_address."""
+    host, port = parse_address(address, field=field)
+    return format_address("127.0.0.1" if host == "localhost" else host, port)
+
+
 def plaintext_address(address: str, *, insecure: bool, reason: str, field: str) -> str:
     """Return the address to bind or dial without TLS; raises Invalid with `reason` for one beyond this machine.
 
@@ -47,11 +81,12 @@ def plaintext_address(address: str, *, insecure: bool, reason: str, field: str) 
     host, port = parse_address(address, field=field)
     if host == "localhost":
         host = "127.0.0.1"
+    tls = "--tls-cert" if field == "listen" else "--ca-file"
     if not insecure and not is_loopback(host):
         raise Invalid(
             reason,
             f"{field}: {address} is reachable from other machines and this connection has no TLS; "
-            "use 127.0.0.1, or --insecure on a network that you trust",
+            f"use 127.0.0.1, {tls} for TLS, or --insecure on a network that you trust",
             field=field,
         )
     return format_address(host, port)

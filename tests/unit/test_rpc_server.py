@@ -195,7 +195,7 @@ def test_garbage_bytes_do_not_reach_the_servicer(server: RunningServer | AioThre
         call = channel.unary_unary(f"/{NAME}/GetTraining")
         with pytest.raises(NasmeshError) as caught, errors_from_rpc():
             call(b"\xff\xff\xff\xff", timeout=10)
-    assert caught.value.reason == "SERVER_FAILED"
+    assert caught.value.reason == "MESSAGE_MALFORMED"
 
 
 def test_reflection_lists_the_services(server: RunningServer | AioThread) -> None:

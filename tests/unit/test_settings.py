@@ -23,6 +23,12 @@ def test_empty_environment_gives_defaults_below_the_current_directory(
     assert settings.failpoint == ""
 
 
+ACCESS = {
+    f"NASMESH_{name}": f"/access/{name.lower()}"
+    for name in ("TLS_CERT", "TLS_KEY", "TLS_CA", "TOKENS", "CA_FILE", "CERT_FILE", "KEY_FILE", "TOKEN_FILE")
+}
+
+
 def test_every_known_variable_is_read() -> None:
     given_values = {
         "NASMESH_HOME": "/h",
@@ -33,6 +39,7 @@ def test_every_known_variable_is_read() -> None:
         "NASMESH_LOG_LEVEL": "DEBUG",
         "NASMESH_LOG_FORMAT": "json",
         "NASMESH_FAILPOINT": "after_commit:kill",
+        **ACCESS,
     }
     assert set(given_values) == set(KNOWN)
     settings = read_settings(given_values)
@@ -40,6 +47,8 @@ def test_every_known_variable_is_read() -> None:
     assert (settings.scheduler, settings.journal) == ("10.0.0.1:7400", "memory:")
     assert (settings.log_level, settings.log_format) == ("debug", "json")
     assert settings.failpoint == "after_commit:kill"
+    for name, path in ACCESS.items():
+        assert getattr(settings, name.removeprefix("NASMESH_").lower()) == Path(path)
 
 
 def test_empty_variables_count_as_unset() -> None:
