@@ -1,12 +1,15 @@
 """`admin compact`: brings the snapshot up to date and drops the events that nobody needs any more."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nasmesh.clock import SystemClock
 from nasmesh.errors import NotFound
 from scheduler.admin.display import progress
 from scheduler.domain import OPEN_SEARCHES, SearchCreated, State
-from scheduler.journal import codec
+from scheduler.engine import Engine
+from scheduler.journal import codec, ended
 from scheduler.journal.base import Batch
 from scheduler.journal.reading import JournalReader
 from scheduler.journal.sqlite import SqliteJournal
@@ -28,54 +31,74 @@ def compact(path: Path) -> Compaction:
     """Compact a journal that no scheduler uses.
 
     Events from the creation of the oldest open search on are kept, with the state before them, so that those searches
-    can still be replayed. Raises NotFound (JOURNAL_MISSING), Unavailable (JOURNAL_LOCKED, JOURNAL_FULL, JOURNAL_IO),
-    Invalid (JOURNAL_CORRUPT, JOURNAL_INCOMPLETE, JOURNAL_TOO_NEW). Nothing is lost where it fails.
+    and later ones can be replayed. Raises NotFound (JOURNAL_MISSING), Unavailable (JOURNAL_LOCKED, JOURNAL_FULL,
+    JOURNAL_IO), Invalid (JOURNAL_CORRUPT, JOURNAL_INCOMPLETE, JOURNAL_TOO_NEW). Nothing is lost where it fails.
     """
     if not path.is_file():
         raise NotFound("JOURNAL_MISSING", f"journal: there is no file {path}", field="journal")
     before = _bytes(path)
     journal = SqliteJournal(path)
+    engine = Engine(journal, SystemClock())
     try:
-        journal.open()
-        at, rows = journal.snapshot()
-        state = codec.decode_rows(rows)
-        for sequence, body in journal.events(at):
-            replay_event(state, sequence, body)
-        journal.append(Batch(state.sequence + 1, (), {}, _rows(state), state.sequence))
+        engine.recover()
+        state = engine.state
+        rows, at = engine.snapshots.rows(state, 0)
+        journal.append(Batch(state.sequence + 1, (), {}, rows, at))
         opened = tuple(run.name for run in state.searches.values() if run.state in OPEN_SEARCHES)
-        through, base, first = _cut(path, {name.partition("/")[2] for name in opened}, state.sequence)
+        through, base, first = _cut(path, {name.partition("/")[2] for name in opened})
         journal.compact(through, base)
     finally:
         journal.close()
     return Compaction(max(0, through - first + 1), state.sequence - through, before, _bytes(path), opened)
 
 
-def _cut(path: Path, opened: set[str], last: int) -> tuple[int, dict[str, bytes], int]:
+def _cut(path: Path, opened: set[str]) -> tuple[int, dict[str, bytes], int]:
     """Return the last event that goes, the rows of the state there, and the first event that is there now."""
     reader = JournalReader(path)
     reader.open()
     try:
         first = reader.oldest()
-        if not opened:
-            return last, {}, first
         at, origin = reader.origin()
         kept = dict(origin)
         state = codec.decode_rows(kept.items())
-        with progress("events", last) as advance:
+        state.dirty.clear()
+        with progress("events", reader.last()) as advance:
             for sequence, body in reader.events(at):
-                event = codec.decode_event(sequence, body)
-                if isinstance(event.change, SearchCreated) and event.change.search in opened:
-                    rows = kept | _rows(state)
-                    return sequence - 1, {key: body for key, body in rows.items() if body}, first
+                change = codec.decode_event(sequence, body).change
+                if state.searches.keys() & opened or (isinstance(change, SearchCreated) and change.search in opened):
+                    break
                 replay_event(state, sequence, body)
                 advance(sequence)
-        return at, kept, first  # an open search is older than what compaction left before
+        return state.sequence, dict(_base(state, kept)), first
     finally:
         reader.close()
 
 
-def _rows(state: State) -> dict[str, bytes]:
-    return {key: codec.encode_row(state, key) for key in (*state.dirty, "state")}
+def _base(state: State, kept: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    """Yield the rows of a state; those that the snapshot has for good, without their bodies."""
+    for key in {**kept, **state.dirty}:
+        if not key.startswith(("ended/", "network/")) and not _has_ended(state, key):
+            body = codec.encode_row(state, key) if key in state.dirty else kept[key]
+            if body and key != "state":
+                yield key, body
+    yield "state", codec.encode_row(state, "state")
+    for run in state.searches.values():
+        yield from ((ended.row_key(run.id, trial.number), b"") for trial in run.trials if trial.outcome)
+    yield from ((f"network/{index:012d}", b"") for index, name in enumerate(state.network_names) if name)
+
+
+def _has_ended(state: State, key: str) -> bool:
+    """Say whether a row is of a trial that has ended, which is one row with its tasks."""
+    kind, _, rest = key.partition("/")
+    if kind == "task":
+        task = state.tasks.get(rest)
+        if task is None or not task.trial:
+            return False
+        return bool(state.searches[task.search].trials[task.trial - 1].outcome)
+    if kind == "trial":
+        search, _, number = rest.partition("/")
+        return bool(search in state.searches and state.searches[search].trials[int(number) - 1].outcome)
+    return False
 
 
 def _bytes(path: Path) -> int:

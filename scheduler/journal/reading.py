@@ -63,14 +63,21 @@ class JournalReader(SqliteJournal):
     def origin(self) -> tuple[int, Iterator[tuple[str, bytes]]]:
         """Return where replay can begin: the sequence number (0: nothing) and the rows of the state at that moment.
 
-        The beginning, or what compaction kept: the moment before the oldest search that was open, else the snapshot.
+        The beginning, or what compaction kept: the moment before the oldest search that was open, else its own. Where a
+        search was deleted since, whose rows that moment needs, the snapshot.
         """
         if self.is_whole():
             return 0, iter(())
         at = self._number("SELECT sequence FROM base_at")
-        if at and at == self.oldest() - 1:
-            return at, self._rows("SELECT key, body, crc FROM base ORDER BY key")
-        return self.snapshot()
+        lost = self._number(
+            "SELECT count(*) FROM base WHERE length(body) = 0 AND key NOT IN (SELECT key FROM snapshot)"
+        )
+        if at != self.oldest() - 1 or lost:
+            return self.snapshot()
+        return at, self._rows(
+            "SELECT key, body, crc FROM base WHERE length(body) > 0 UNION ALL SELECT key, body, crc FROM snapshot"
+            " WHERE key IN (SELECT key FROM base WHERE length(body) = 0) ORDER BY key"
+        )
 
     def damage(self) -> list[str]:
         """Return what SQLite finds wrong with the file, every page read; nothing for a sound one."""

@@ -8,7 +8,8 @@ SCHEMA_VERSION = 2
 # at the start, each row against its checksum; `nasmesh admin check` reads the rest.
 QUICK_CHECK_BYTES = 64 * 1024 * 1024
 
-# `base` is a second snapshot, of the moment before the oldest event that is kept; without compaction there is none.
+# `base` is a second snapshot, of the moment before the oldest event that is kept; without compaction there is none. A
+# row without a body is the snapshot's of the same key, which never changes once it is written.
 SCHEMA = """
 CREATE TABLE epoch (number INTEGER NOT NULL, open INTEGER NOT NULL DEFAULT 0);
 INSERT INTO epoch VALUES (0, 0);

@@ -125,7 +125,8 @@ class SqliteJournal:
     def compact(self, through: int, base: Mapping[str, bytes]) -> None:
         """Drop the events up to a sequence number, which the snapshot must cover, and give the space back.
 
-        `base` are the rows of the state at that moment, where later events are kept that shall be replayed from it.
+        `base` are the rows of the state at that moment, from which later events can be replayed; an empty body stands
+        for the same row of the snapshot.
         Raises Unavailable (JOURNAL_FULL, JOURNAL_IO); the events are dropped all or none.
         """
         try:
@@ -135,7 +136,7 @@ class SqliteJournal:
                 db.executemany(
                     "INSERT INTO base VALUES (?, ?, ?)", [(key, body, row_crc(key, body)) for key, body in base.items()]
                 )
-                db.execute("UPDATE base_at SET sequence = ?", (through if base else 0,))
+                db.execute("UPDATE base_at SET sequence = ?", (through,))
             self._db().execute("VACUUM")
             self._db().execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
