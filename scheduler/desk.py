@@ -40,6 +40,7 @@ class Desk:
         before = engine.agents.get(hello.agent)
         if before is not None and before.session is not None:
             before.session.close(Unavailable("AGENT_REPLACED", f"{hello.agent} has opened another stream"))
+            before.session = None  # it may still stand in line for work, with room that is counted elsewhere now
         entry = AgentEntry(
             name=hello.agent,
             slots={TaskKind(slots.kind): slots.slots for slots in hello.slots},

@@ -211,6 +211,8 @@ class Engine:
 
     def lose(self, task: Task, reason: str, message: str) -> None:
         """Give up a running attempt; not counted where this scheduler's restart may have lost it."""
+        if task.state is not TaskState.RUNNING:
+            return  # an attempt given up just before it ended the search, and this one with it
         attempt = task.current()
         restarted = attempt.epoch < self.state.epoch and not self.work.leases.was_beaten(task.id)
         failure = search_pb2.Failure(

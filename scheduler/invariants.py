@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from nasmesh import limits
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import OPEN_SEARCHES, OPEN_TASKS, SearchRun, SearchState, State, Task, TaskKind, TaskState
+from scheduler.machine import reuse
 
 
 class InvariantError(Exception):
@@ -29,6 +30,7 @@ def faults(state: State) -> Iterator[str]:
         yield from _task_faults(state, task)
     for run in state.searches.values():
         yield from _search_faults(state, run)
+    yield from reuse_faults(state)
 
 
 def check_task(state: State, task: Task) -> None:
@@ -46,11 +48,17 @@ def check_step(before: Mapping[str, tuple[TaskState, int]], epoch: int, state: S
     if state.epoch < epoch:
         raise InvariantError(f"I5: epoch fell from {epoch} to {state.epoch}")
     for task_id, (old, attempts) in before.items():
-        task = state.tasks[task_id]
+        task = state.tasks.get(task_id)
+        if task is None:
+            if old in OPEN_TASKS or not any(task_id.startswith(f"{search}-") for search in state.deleted):
+                raise InvariantError(f"I4: task {task_id} was {old.name} and is gone")
+            continue
         if old not in OPEN_TASKS and task.state is not old:
             raise InvariantError(f"I4: was {old.name}: {task.story()}")
         if len(task.attempts) < attempts:
             raise InvariantError(f"I5: had {attempts} attempts: {task.story()}")
+        if len(task.attempts) > attempts and state.searches[task.search].paused:
+            raise InvariantError(f"leased while its search is paused: {task.story()}")
 
 
 def check_leases(state: State, leased: Mapping[str, int], slots: Mapping[tuple[str, TaskKind], int]) -> None:
@@ -124,20 +132,62 @@ def _search_faults(state: State, run: SearchRun) -> Iterator[str]:
         yield f"I2: {run.id} has results {run.results}"
     budget = run.spec.budget
     scored = len(run.results) - run.outcomes.get(pb.TRIAL_OUTCOME_LOST, 0)
-    if 0 < budget.max_trials < scored or 0 < budget.max_iterations < run.iterations:
+    too_many = 0 < budget.max_trials < scored - run.overdrawn_trials
+    if too_many or 0 < budget.max_iterations < run.iterations - run.overdrawn_iterations:
         yield f"I6: {run.id} spent {scored} trials, {run.iterations} iterations of {budget}"
     if not run.cursor <= len(run.results):
         yield f"{run.id} delivered {run.cursor} of {len(run.results)} results"
-    generating = [t for t in run.open_tasks if state.tasks[t].kind is TaskKind.GENERATE]
+    generating = [t for t in run.open_tasks if state.tasks[t].ask is not None]
     if generating != ([run.generate_task] if run.generate_task else []):
         yield f"{run.id} asks by {run.generate_task!r} and {generating}"
     if run.state in OPEN_SEARCHES and not run.open_tasks:
         yield f"I15: {run.id} is {run.state.name} with no open task: it would never end"
     if run.state not in OPEN_SEARCHES and (run.open_tasks or run.active):
         yield f"I4: {run.id} is {run.state.name} with open tasks {list(run.open_tasks)}"
+    if run.paused and run.state not in OPEN_SEARCHES:
+        yield f"{run.id} is paused and {run.state.name}"
+    if run.id in state.deleted:
+        yield f"{run.id} is deleted and there"
     if run.state is SearchState.RUNNING and run.final_trials:
         yield f"{run.id} has final trials in its search phase"
     names = {trial.name: trial for trial in run.trials}
     for trial in run.trials:
         if any(parent not in names or names[parent].number >= trial.number for parent in trial.parents):
             yield f"I13: {trial.name} descends from {list(trial.parents)}"
+
+
+def reuse_faults(state: State) -> Iterator[str]:
+    """Yield where the index of what was measured, or what a trial took over, is not what its source measured."""
+    kept = {digest: place for run in state.searches.values() for digest, place in reuse.index(run).items()}
+    if kept != state.measured:
+        yield f"the searches keep {len(kept)} measured trials, the index {len(state.measured)}"
+    for digest, (search, number) in state.measured.items():
+        run = state.searches[search]
+        trial = run.trials[number - 1]
+        if trial.reused_from or not trial.checkpoint.key or reuse.digest_of(run, trial) != digest:
+            yield f"{trial.name} stands in the index for what it did not measure"
+    for run in state.searches.values():
+        saved = 0.0
+        for trial in run.trials:
+            saved += trial.device_time_saved_s
+            if trial.reused_from:
+                yield from _reused_faults(state, run, trial)
+        if abs(saved - run.device_time_saved_s) > 1e-6 * (1 + saved):
+            yield f"{run.id} saved {run.device_time_saved_s} s, its trials {saved} s"
+
+
+def _reused_faults(state: State, run: SearchRun, trial: pb.Trial) -> Iterator[str]:
+    name = trial.reused_from.split("/")
+    source_run = state.searches.get(name[1])
+    if source_run is None or (source_run is not run and source_run.id not in run.reused):
+        yield f"{trial.name} took over from {trial.reused_from}, which is not held"
+        return
+    source = source_run.trials[int(name[3]) - 1]
+    same = (
+        list(trial.measurements) == list(source.measurements)
+        and (trial.checkpoint, trial.model, trial.data_digest) == (source.checkpoint, source.model, source.data_digest)
+        and dict(trial.environment) == dict(source.environment)
+        and reuse.digest_of(run, trial) == reuse.digest_of(source_run, source)
+    )
+    if not same or trial.device_time_s or trial.device_time_saved_s != source.device_time_s:
+        yield f"{trial.name} is not what {source.name} measured"

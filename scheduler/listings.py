@@ -6,11 +6,13 @@ from functools import partial
 from nasmesh import __version__, ids
 from nasmesh.data import catalog
 from nasmesh.errors import Invalid, NotFound, Stale
+from nasmesh.rpc.identity import LOCAL, Identity
 from nasmesh.v1 import dataset_pb2, generate_service_pb2, object_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler import convert, pages
 from scheduler.activity_message import activity_message
 from scheduler.engine import Engine
+from scheduler.ownership import is_visible
 from scheduler.searches import Searches
 
 _OUTCOMES = {name.removeprefix("TRIAL_OUTCOME_"): number for name, number in search_pb2.TrialOutcome.items()}
@@ -26,17 +28,17 @@ class Listings:
         self._searches = searches
         self._store_kind = store_kind
 
-    def trial(self, name: str) -> search_pb2.Trial:
+    def trial(self, name: str, *, caller: Identity = LOCAL) -> search_pb2.Trial:
         """Return a trial; raises NotFound (TRIAL_UNKNOWN)."""
         search, number = ids.parse_trial(name)
         run = self._engine.state.searches.get(search)
-        if run is None or number > len(run.trials):
+        if run is None or number > len(run.trials) or not is_visible(caller, run.owner):
             raise NotFound("TRIAL_UNKNOWN", f"there is no trial {name}", field="name")
         return _copy(run.trials[number - 1])
 
-    def trials(self, request: pb.ListTrialsRequest) -> pb.ListTrialsResponse:
+    def trials(self, request: pb.ListTrialsRequest, *, caller: Identity = LOCAL) -> pb.ListTrialsResponse:
         """Return a page of a search's trials, by number."""
-        run = self._searches.run(request.parent, field="parent")
+        run = self._searches.run(request.parent, field="parent", caller=caller)
         terms = dict(
             pages.parse_filter(request.filter, {"outcome": _OUTCOMES.__contains__, "final": _FINAL.__contains__})
         )
@@ -54,24 +56,31 @@ class Listings:
         found, token = pages.take(f"trials {run.id}", request.page_size, rows())
         return pb.ListTrialsResponse(trials=found, next_page_token=token)
 
-    def network(self, name: str) -> search_pb2.Network:
+    def network(self, name: str, *, caller: Identity = LOCAL) -> search_pb2.Network:
         """Return a network; raises NotFound (NETWORK_UNKNOWN)."""
         ids.parse_name("networks", name)
         found = self._engine.state.networks.get(name)
-        if found is None:
+        if found is None or not (caller.sees_all or name in self._networks_of(caller)):
             raise NotFound("NETWORK_UNKNOWN", f"no search has used {name}", field="name")
         return found
 
-    def networks(self, request: pb.ListNetworksRequest) -> pb.ListNetworksResponse:
-        """Return a page of networks in the order of first use."""
+    def networks(self, request: pb.ListNetworksRequest, *, caller: Identity = LOCAL) -> pb.ListNetworksResponse:
+        """Return a page of networks in the order of first use: first by anybody, or first by the caller."""
         state = self._engine.state
+        names = state.network_names if caller.sees_all else list(self._networks_of(caller))
         start = pages.start_index("networks", request.page_token) + 1
         rows = (
-            (str(index), partial(self.network, state.network_names[index]))
-            for index in range(start, len(state.network_names))
+            (str(index), partial(state.networks.__getitem__, names[index]))
+            for index in range(start, len(names))
+            if names[index]
         )
         found, token = pages.take("networks", request.page_size, rows)
         return pb.ListNetworksResponse(networks=found, next_page_token=token)
+
+    def _networks_of(self, caller: Identity) -> dict[str, None]:
+        """Return the networks that a caller's own searches have used."""
+        runs = [run for run in self._engine.state.searches.values() if is_visible(caller, run.owner)]
+        return {trial.network.name: None for run in runs for trial in run.trials if trial.network.name}
 
     def datasets(self, request: pb.ListDatasetsRequest) -> pb.ListDatasetsResponse:
         """Return a page of data sets, by name."""
@@ -128,7 +137,7 @@ class Listings:
         response.activity.CopyFrom(activity_message(engine))
         return response
 
-    def exported(self, request: pb.ExportNetworkRequest) -> object_pb2.ObjectRef:
+    def exported(self, request: pb.ExportNetworkRequest, *, caller: Identity = LOCAL) -> object_pb2.ObjectRef:
         """Return the object that an export names.
 
         Raises NotFound (NETWORK_UNKNOWN, TRIAL_UNKNOWN), Stale (NOT_TRAINED), Invalid (FIELD_INVALID).
@@ -138,8 +147,8 @@ class Listings:
         if request.name.startswith("networks/"):
             if request.form not in (pb.EXPORT_FORM_UNSPECIFIED, pb.EXPORT_FORM_NETWORK):
                 raise Invalid("FIELD_INVALID", "form: name a trial to export what was trained", field="form")
-            return self.network(request.name).object
-        trial = self.trial(request.name)
+            return self.network(request.name, caller=caller).object
+        trial = self.trial(request.name, caller=caller)
         refs = {
             pb.EXPORT_FORM_NETWORK: trial.network.object,
             pb.EXPORT_FORM_CHECKPOINT: trial.checkpoint,

@@ -142,12 +142,12 @@ def _check_proposed(run: SearchRun, trial: pb.ProposedTrial, field: str, *, fina
             raise _invalid(f"{field}.parents", f"there is no trial {parent}")
     if trial.train.include_validation:
         raise _invalid(f"{field}.train.include_validation", "only the final phase may train on the validation split")
-    trial.train.CopyFrom(_merged_train(run, trial.train, field))
+    trial.train.CopyFrom(merged_train(run, trial.train, field))
     training_config.check_instrumentation(trial.instrumentation, f"{field}.instrumentation")
-    trial.instrumentation.CopyFrom(_both(run.spec.instrumentation, trial.instrumentation))
+    trial.instrumentation.CopyFrom(both(run.spec.instrumentation, trial.instrumentation))
 
 
-def _merged_train(run: SearchRun, overrides: training_pb2.TrainConfig, field: str) -> training_pb2.TrainConfig:
+def merged_train(run: SearchRun, overrides: training_pb2.TrainConfig, field: str) -> training_pb2.TrainConfig:
     """Return the search's complete configuration with the overrides in their places."""
     if not overrides.ListFields():
         return run.spec.train
@@ -164,7 +164,7 @@ def complete_train(config: training_pb2.TrainConfig) -> training_pb2.TrainConfig
     return result
 
 
-def _both(
+def both(
     plan: training_pb2.InstrumentationPlan, more: training_pb2.InstrumentationPlan
 ) -> training_pb2.InstrumentationPlan:
     """Return the probes of both plans, equal ones once."""

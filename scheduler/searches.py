@@ -1,28 +1,25 @@
 """What clients do with searches: create, cancel, read, list, watch. Methods are commands of the engine."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TypeVar
-
-from google.protobuf.message import Message
 
 from nasmesh import ids
 from nasmesh.clock import new_id
-from nasmesh.errors import Conflict, Invalid, NotFound, Unavailable
+from nasmesh.errors import Conflict, Unavailable
 from nasmesh.logs import get_logger
+from nasmesh.rpc.identity import LOCAL, Identity
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1 import search_pb2
-from scheduler import convert, pages
-from scheduler.domain import OPEN_SEARCHES, SearchCancelled, SearchCreated, SearchRun, SearchState, TaskKind
+from scheduler import convert, pages, quotas
+from scheduler.domain import OPEN_SEARCHES, SearchCancelled, SearchCreated, SearchRun, TaskKind
 from scheduler.engine import Engine
-from scheduler.journal.base import Answer
+from scheduler.once import once
+from scheduler.ownership import check_visible, check_writable, is_visible, unknown_search
 from scheduler.validate import complete_spec
 from scheduler.watch import Subscription
 
-_REQUEST_ID_CHARS = 64
+_STATES = frozenset(search_pb2.SearchState.keys()) - {"SEARCH_STATE_UNSPECIFIED"}
 _log = get_logger("searches")
-Reply = TypeVar("Reply", bound=Message)
 
 
 class Searches:
@@ -32,29 +29,38 @@ class Searches:
         """Serve an engine."""
         self._engine = engine
 
-    def create(self, request: pb.CreateSearchRequest) -> pb.CreateSearchResponse:
+    def create(self, request: pb.CreateSearchRequest, *, caller: Identity = LOCAL) -> pb.CreateSearchResponse:
         """Create a search, or check it only; raises what CreateSearch documents."""
         if request.validate_only:
             return self._validated(request)
-        return self._once(request.request_id, request, partial(self._create, request), pb.CreateSearchResponse)
+        act = partial(self._create, request, caller)
+        return once(self._engine, request.request_id, request, act, pb.CreateSearchResponse, caller=caller)
 
-    def cancel(self, request: pb.CancelSearchRequest) -> pb.CancelSearchResponse:
+    def cancel(self, request: pb.CancelSearchRequest, *, caller: Identity = LOCAL) -> pb.CancelSearchResponse:
         """Cancel a search; ended ones are left as they are."""
-        return self._once(request.request_id, request, partial(self._cancel, request), pb.CancelSearchResponse)
+        act = partial(self._cancel, request, caller)
+        return once(self._engine, request.request_id, request, act, pb.CancelSearchResponse, caller=caller)
 
-    def get(self, name: str) -> search_pb2.Search:
+    def get(self, name: str, *, caller: Identity = LOCAL) -> search_pb2.Search:
         """Return a search; raises NotFound (SEARCH_UNKNOWN)."""
-        return convert.search_message(self.run(name))
+        return convert.search_message(self.run(name, caller=caller))
 
-    def run(self, name: str, *, field: str = "name") -> SearchRun:
-        """Return the search of a resource name; raises NotFound (SEARCH_UNKNOWN)."""
+    def run(self, name: str, *, field: str = "name", caller: Identity = LOCAL) -> SearchRun:
+        """Return the search of a resource name; raises NotFound (SEARCH_UNKNOWN), also for one of somebody else."""
         identifier = ids.parse_name("searches", name, field=field)
         found = self._engine.state.searches.get(identifier)
         if found is None:
-            raise NotFound("SEARCH_UNKNOWN", f"there is no search {name}", field=field)
+            raise unknown_search(name, field=field)
+        check_visible(caller, found.owner, name, field=field)
         return found
 
-    def list(self, request: pb.ListSearchesRequest) -> pb.ListSearchesResponse:
+    def writable(self, name: str, *, field: str = "name", caller: Identity) -> SearchRun:
+        """As `run`, for a caller that may change it; raises Denied (ROLE_FORBIDDEN) for one that may only look."""
+        found = self.run(name, field=field, caller=caller)
+        check_writable(caller, found.owner, name, field=field)
+        return found
+
+    def list(self, request: pb.ListSearchesRequest, *, caller: Identity = LOCAL) -> pb.ListSearchesResponse:
         """Return a page of searches, newest first."""
         terms = pages.parse_filter(
             request.filter,
@@ -66,15 +72,16 @@ class Searches:
 
         def rows() -> Iterator[tuple[str, Callable[[], search_pb2.Search]]]:
             for index in range(last - 1, -1, -1):
-                if all(_matches(runs[index], name, value) for name, value in terms):
+                wanted = all(_matches(runs[index], name, value) for name, value in terms)
+                if wanted and is_visible(caller, runs[index].owner):
                     yield str(index), partial(convert.search_message, runs[index])
 
         searches, token = pages.take("searches", request.page_size, rows())
         return pb.ListSearchesResponse(searches=searches, next_page_token=token)
 
-    def watch(self, request: pb.WatchSearchRequest) -> Subscription:
+    def watch(self, request: pb.WatchSearchRequest, *, caller: Identity = LOCAL) -> Subscription:
         """Return a subscription; raises NotFound (SEARCH_UNKNOWN), Compacted (SEQUENCE_COMPACTED)."""
-        run = self.run(request.name)
+        run = self.run(request.name, caller=caller)
         last = self._engine.published_sequence(run.id)
         ended = run.state not in OPEN_SEARCHES and last == run.sequence
         return self._engine.hub.subscribe(run.id, request.after_sequence, last, ended=ended)
@@ -102,16 +109,18 @@ class Searches:
                 field="spec.data.dataset",
             )
 
-    def _create(self, request: pb.CreateSearchRequest) -> pb.CreateSearchResponse:
+    def _create(self, request: pb.CreateSearchRequest, caller: Identity) -> pb.CreateSearchResponse:
         identifier = self._free_id(request.search_id)
+        quotas.check_open_searches(self._engine.state, caller)
+        quotas.check_queued_networks(self._engine.state, caller.name)
         spec = complete_spec(request.spec, self._engine.agents.generators())
         self._check_data(spec.data.dataset)
-        self._engine.record(SearchCreated(identifier, spec))
+        self._engine.record(SearchCreated(identifier, spec, owner=caller.name))
         _log.info("search_created", search=identifier, generator=spec.generator.generator, data=spec.data.dataset)
         return pb.CreateSearchResponse(search=convert.search_message(self._engine.state.searches[identifier]))
 
-    def _cancel(self, request: pb.CancelSearchRequest) -> pb.CancelSearchResponse:
-        run = self.run(request.name)
+    def _cancel(self, request: pb.CancelSearchRequest, caller: Identity) -> pb.CancelSearchResponse:
+        run = self.writable(request.name, caller=caller)
         if run.state in OPEN_SEARCHES:
             self._engine.record(SearchCancelled(run.id))
             _log.info("search_cancelled", search=run.id)
@@ -120,41 +129,22 @@ class Searches:
     def _free_id(self, wanted: str) -> str:
         identifier = wanted or f"s-{new_id()[:10]}"
         ids.format_name("searches", identifier, field="search_id")
-        if identifier in self._engine.state.searches:
+        state = self._engine.state
+        if identifier in state.searches or identifier in state.deleted:
+            what = "exists" if identifier in state.searches else "was deleted, and no id is used twice"
             raise Conflict(
-                "SEARCH_EXISTS", f"search_id: searches/{identifier} exists; choose another id", field="search_id"
+                "SEARCH_EXISTS", f"search_id: searches/{identifier} {what}; choose another id", field="search_id"
             )
         return identifier
 
-    def _once(self, request_id: str, request: Message, act: Callable[[], Reply], kind: type[Reply]) -> Reply:
-        """Return the first answer to a request id; raises Conflict (REQUEST_ID_REUSED) for another body."""
-        if not request_id:
-            return act()
-        if len(request_id) > _REQUEST_ID_CHARS:
-            raise Invalid("FIELD_INVALID", f"request_id: at most {_REQUEST_ID_CHARS} characters", field="request_id")
-        body = request.SerializeToString(deterministic=True)
-        digest = hashlib.sha256(kind.DESCRIPTOR.full_name.encode() + b"\0" + body).digest()
-        kept = self._engine.answered(request_id)
-        if kept is not None:
-            if kept.body_digest != digest:
-                raise Conflict(
-                    "REQUEST_ID_REUSED",
-                    "request_id: it was used for another request; choose a new one",
-                    field="request_id",
-                )
-            return kind.FromString(kept.reply)
-        reply = act()
-        self._engine.keep_answer(request_id, Answer(digest, reply.SerializeToString(), self._engine.uptime_s()))
-        return reply
-
 
 def _is_state(value: str) -> bool:
-    return value in SearchState.__members__
+    return f"SEARCH_STATE_{value}" in _STATES
 
 
 def _matches(run: SearchRun, name: str, value: str) -> bool:
     if name == "state":
-        return run.state.name == value
+        return search_pb2.SearchState.Name(convert.outward_state(run)) == f"SEARCH_STATE_{value}"
     if name == "generator":
         return run.spec.generator.generator == value
     key = name.partition(".")[2]

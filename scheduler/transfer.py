@@ -45,3 +45,17 @@ async def receive(store: ObjectStore, requests: AsyncIterator[pb.ImportNetworkRe
     if expected and hashlib.sha256(content).hexdigest() != expected:
         raise Invalid("OBJECT_DIGEST_MISMATCH", "sha256: the bytes that came have another digest", field="sha256")
     return await asyncio.to_thread(store.put, ObjectKind.NETWORK, content)
+
+
+async def with_object(store: ObjectStore, request: pb.EnqueueTrialRequest) -> pb.EnqueueTrialRequest:
+    """Return the request with ONNX bytes replaced by the object that they are now: the journal keeps references only.
+
+    Raises Invalid (OBJECT_TOO_LARGE), Unavailable (STORE_DOWN).
+    """
+    if not request.proposal.HasField("onnx"):
+        return request
+    named = pb.EnqueueTrialRequest()
+    named.CopyFrom(request)
+    ref = await asyncio.to_thread(store.put, ObjectKind.NETWORK, request.proposal.onnx)
+    named.proposal.object.CopyFrom(ref)
+    return named

@@ -58,6 +58,14 @@ def complete_spec(spec: pb.SearchSpec, generators: Sequence[generate_service_pb2
     return full
 
 
+def check_changed(spec: pb.SearchSpec) -> None:
+    """Check the fields that may be changed later; raises Invalid (SPEC_INVALID) with every field that is wrong."""
+    faults = [*_budget_faults(spec.budget), *_number_faults(spec)]
+    if faults:
+        found = [FieldViolation(f"search.spec.{field}", f"search.spec.{field}: {what}") for field, what in faults]
+        raise Invalid("SPEC_INVALID", _summary(found), violations=found)
+
+
 def _summary(found: Sequence[FieldViolation]) -> str:
     more = f" (and {len(found) - 1} more: {', '.join(v.field for v in found[1:8])})" if len(found) > 1 else ""
     return found[0].description + more

@@ -83,6 +83,11 @@ def generate_result(lease: pb.Lease, *, done: bool = False, count: int | None = 
         for source in lease.finalize.sources:
             result.trials.add(network=make_network(f"final of {source.name}"))
         return result
+    if lease.HasField("admit"):
+        proposal = lease.admit.proposal
+        network = make_network(f"admitted {proposal.choices.values.get('network', lease.trial)}")
+        result.trials.add(network=network, inherit_from=proposal.inherit_from)
+        return result
     request = lease.generate.request
     seen = int(request.state or b"0") + len(request.results)
     result.state = str(seen).encode()
