@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nasmesh.errors import Invalid, NasmeshError, Unavailable
 from nasmesh.logs import configure, get_logger
+from nasmesh.rpc.access import add_server_flags, server_access
 from nasmesh.rpc.open_files import raise_open_files
 from nasmesh.settings import DEFAULT_SCHEDULER, Settings, read_settings
 from nasmesh.unpickling import forbid_unpickling
@@ -23,7 +24,8 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> Options:
         "--journal", default=settings.journal, metavar="URL", help="sqlite:PATH or memory: [%(default)s]"
     )
     parser.add_argument("--store", default=settings.store, metavar="URL", help="object store [%(default)s]")
-    parser.add_argument("--insecure", action="store_true", help="serve plaintext beyond this machine")
+    parser.add_argument("--insecure", action="store_true", help="serve other machines without TLS or identities")
+    add_server_flags(parser, settings)
     flags = parser.parse_args(argv)
     return Options(
         listen=flags.listen,
@@ -32,6 +34,7 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> Options:
         port_file=flags.port_file,
         insecure=flags.insecure,
         failpoint=settings.failpoint,
+        access=server_access(flags),
     )
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from nasmesh.clock import SystemClock, new_seed
 from nasmesh.errors import Invalid, NasmeshError
 from nasmesh.logs import get_logger
-from nasmesh.rpc.server import RunningAioServer, Service, serve_aio
+from nasmesh.rpc.access import NO_SERVER_ACCESS, ServerAccess
+from nasmesh.rpc.server import Door, RunningAioServer, Service, serve_aio
 from nasmesh.store.base import ObjectStore
 from nasmesh.store.open import open_store
 from nasmesh.v1 import dispatch_service_pb2_grpc, scheduler_service_pb2_grpc
@@ -38,6 +39,7 @@ class Options:
     port_file: Path | None = None
     insecure: bool = False
     failpoint: str = ""
+    access: ServerAccess = NO_SERVER_ACCESS
 
 
 def open_journal(url: str) -> Journal:
@@ -75,16 +77,20 @@ class Scheduler:
         await self._server.stop(grace_s)
 
 
-async def start(options: Options, *, journal: Journal | None = None, store: ObjectStore | None = None) -> Scheduler:
+async def start(
+    options: Options, *, journal: Journal | None = None, store: ObjectStore | None = None, door: Door | None = None
+) -> Scheduler:
     """Serve; health says NOT_SERVING until the journal is read back.
 
-    Raises Invalid and Unavailable for a bad address, port, store or journal, each naming the flag.
+    `door` stands in for the options' own. Raises Invalid and Unavailable for a bad address, port, store, journal or
+    access file, each naming the flag.
     """
     objects = store or open_store(options.store)
     engine = Engine(journal or open_journal(options.journal), SystemClock(), seed=new_seed())
     core = Core(engine, Failpoints(options.failpoint))
     services = _services(core, objects)
-    server = await serve_aio(services, options.listen, insecure=options.insecure, serving=False)
+    door = door or Door(options.access, options.insecure)
+    server = await serve_aio(services, options.listen, serving=False, door=door)
     try:
         await core.recover()
     except BaseException:

@@ -48,7 +48,7 @@ def _await_contract(settings: AgentSettings, lifetime: Lifetime) -> str:
     waited_s = 0.0
     while True:
         try:
-            return served_contract(settings.target, insecure=settings.insecure)
+            return served_contract(settings.target, insecure=settings.insecure, access=settings.target_access)
         except Unavailable:
             if waited_s >= TARGET_S:
                 raise
@@ -66,12 +66,13 @@ def _agent(settings: AgentSettings, contract: str) -> Agent:
         drivers=[_driver(settings, contract)],
         work_dir=settings.work_dir,
         insecure=settings.insecure,
+        access=settings.access,
         labels=settings.labels,
     )
 
 
 def _driver(settings: AgentSettings, contract: str) -> Driver:
-    target = RemoteTarget(settings.target, contract, insecure=settings.insecure)
+    target = RemoteTarget(settings.target, contract, insecure=settings.insecure, access=settings.target_access)
     if contract == GENERATE:
         # Imported here: only this driver needs onnx, which hosts of other servers need not have.
         from nasmesh.agent.drivers.generate import GenerateDriver

@@ -9,6 +9,16 @@ from pathlib import Path
 
 from nasmesh import ids
 from nasmesh.errors import Invalid
+from nasmesh.rpc.access import (
+    NO_CLIENT_ACCESS,
+    ClientAccess,
+    ServerAccess,
+    add_client_flags,
+    add_server_flags,
+    client_access,
+    server_access,
+)
+from nasmesh.rpc.options import is_loopback
 from nasmesh.settings import Settings, parse_address, read_settings
 
 _LABELS = 32
@@ -32,6 +42,10 @@ class ServerSettings:
     """Agent id; empty: made of host, program and port."""
     labels: dict[str, str]
     insecure: bool
+    access: ServerAccess
+    """What the server shows and asks for."""
+    own_access: ClientAccess
+    """What its agent shows the scheduler."""
     environment: Settings
     own: argparse.Namespace
     """What the program's own flags say."""
@@ -52,10 +66,12 @@ def parse_server_flags(
     parser.add_argument("--port-file", type=Path, metavar="PATH", help="write the address here once serving")
     parser.add_argument("--scheduler", default="", metavar="HOST:PORT", help="work for this scheduler [none]")
     _add_agent_flags(parser, slots=slots)
+    settings = read_settings()
+    add_server_flags(parser, settings)
+    add_client_flags(parser, settings)
     if add_own is not None:
         add_own(parser)
     flags = parser.parse_args(argv)
-    settings = read_settings()
     parse_address(flags.listen, field="listen")
     if flags.scheduler:
         parse_address(flags.scheduler, field="scheduler")
@@ -70,6 +86,8 @@ def parse_server_flags(
         name=_checked_name(flags.name),
         labels=_labels(flags.label),
         insecure=flags.insecure,
+        access=server_access(flags),
+        own_access=client_access(flags),
         environment=settings,
         own=flags,
     )
@@ -87,6 +105,8 @@ class AgentSettings:
     name: str
     labels: dict[str, str]
     insecure: bool
+    access: ClientAccess
+    target_access: ClientAccess
     environment: Settings
 
 
@@ -95,12 +115,17 @@ def parse_agent_flags(argv: Sequence[str] | None) -> AgentSettings:
     parser = argparse.ArgumentParser(prog="python -m nasmesh.agent", allow_abbrev=False)
     parser.add_argument("--scheduler", required=True, metavar="HOST:PORT", help="work for this scheduler")
     parser.add_argument("--target", required=True, metavar="HOST:PORT", help="drive the server at this address")
+    parser.add_argument("--target-tls", action="store_true", help="speak TLS to the target too, even on this machine")
     _add_agent_flags(parser, slots=1)
-    flags = parser.parse_args(argv)
     settings = read_settings()
+    add_client_flags(parser, settings)
+    flags = parser.parse_args(argv)
     parse_address(flags.scheduler, field="scheduler")
     parse_address(flags.target, field="target")
     name = _checked_name(flags.name) or default_name("agent", flags.target)
+    access = client_access(flags)
+    # A server beside the agent is most often bare; one elsewhere never is, unless --insecure says so.
+    target_bare = is_loopback(parse_address(flags.target)[0]) and not flags.target_tls
     return AgentSettings(
         scheduler=flags.scheduler,
         target=flags.target,
@@ -110,6 +135,8 @@ def parse_agent_flags(argv: Sequence[str] | None) -> AgentSettings:
         name=name,
         labels=_labels(flags.label),
         insecure=flags.insecure,
+        access=access,
+        target_access=NO_CLIENT_ACCESS if target_bare else access,
         environment=settings,
     )
 

@@ -14,6 +14,7 @@ from nasmesh.agent.workload import Workload
 from nasmesh.clock import Clock, SystemClock
 from nasmesh.errors import Denied, Invalid, NasmeshError, Unauthenticated
 from nasmesh.logs import get_logger
+from nasmesh.rpc.access import NO_CLIENT_ACCESS, ClientAccess
 from nasmesh.v1 import dispatch_service_pb2 as pb
 
 _LOG = get_logger("agent")
@@ -37,6 +38,7 @@ class Agent:
         drivers: Sequence[Driver],
         work_dir: Path,
         insecure: bool = False,
+        access: ClientAccess = NO_CLIENT_ACCESS,
         labels: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         drain_s: float = DRAIN_S,
@@ -48,6 +50,7 @@ class Agent:
         self._scheduler = scheduler
         self._name = ids.format_name("agents", name, field="name")
         self._insecure = insecure
+        self._access = access
         self._labels = dict(labels or {})
         self._drain_s = drain_s
         self._clock = clock or SystemClock()
@@ -117,7 +120,7 @@ class Agent:
             labels=self._labels,
             accepts_batches=True,
         )
-        connection = Connection(self._scheduler, hello, insecure=self._insecure)
+        connection = Connection(self._scheduler, hello, insecure=self._insecure, access=self._access)
         with self._lock:
             self._connection = connection
         try:

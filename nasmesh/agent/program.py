@@ -9,7 +9,7 @@ from nasmesh.agent.lifetime import Lifetime, guarded, locked_directory, write_ad
 from nasmesh.agent.loop import DRAIN_S, Agent
 from nasmesh.jobs.table import JobTable
 from nasmesh.logs import configure, get_logger
-from nasmesh.rpc.server import RunningServer, Service, serve_threads
+from nasmesh.rpc.server import Door, RunningServer, Service, serve_threads
 from nasmesh.unpickling import forbid_unpickling
 
 _LOG = get_logger("program")
@@ -64,7 +64,7 @@ def run_server_program(program: Program, argv: Sequence[str] | None = None) -> i
 
 
 def _serve(settings: ServerSettings, served: Served, lifetime: Lifetime) -> int:
-    running = serve_threads([served.service], settings.listen, insecure=settings.insecure)
+    running = serve_threads([served.service], settings.listen, door=Door(settings.access, settings.insecure))
     try:
         agent = _agent(settings, served, running) if settings.scheduler else None
         thread = lifetime.follow(agent) if agent is not None else None
@@ -94,5 +94,6 @@ def _agent(settings: ServerSettings, served: Served, running: RunningServer) -> 
         drivers=[served.driver],
         work_dir=settings.work_dir / "agent",
         insecure=settings.insecure,
+        access=settings.own_access,
         labels=settings.labels,
     )

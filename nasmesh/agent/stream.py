@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 
 from nasmesh.errors import Stale, Unavailable
+from nasmesh.rpc.access import NO_CLIENT_ACCESS, ClientAccess
 from nasmesh.rpc.channel import errors_from_rpc, open_channel
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import dispatch_service_pb2_grpc as rpc
@@ -16,7 +17,9 @@ WELCOME_S = 10.0
 class Connection:
     """A stream in use. `send` may be called from any thread; one thread iterates over `messages`."""
 
-    def __init__(self, address: str, hello: pb.AgentHello, *, insecure: bool) -> None:
+    def __init__(
+        self, address: str, hello: pb.AgentHello, *, insecure: bool, access: ClientAccess = NO_CLIENT_ACCESS
+    ) -> None:
         """Say hello and wait for the answer.
 
         Raises Stale (EPOCH_STALE) where the scheduler is older than one seen before, Unavailable where it is away or
@@ -24,7 +27,7 @@ class Connection:
         """
         self._outgoing: queue.SimpleQueue[pb.WorkRequest | None] = queue.SimpleQueue()
         self._address = address
-        self._channel = open_channel(address, insecure=insecure)
+        self._channel = open_channel(address, insecure=insecure, access=access)
         self._outgoing.put(pb.WorkRequest(hello=hello))
         try:
             with errors_from_rpc(address):

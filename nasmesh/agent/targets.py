@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from nasmesh.errors import Invalid
+from nasmesh.rpc.access import NO_CLIENT_ACCESS, ClientAccess
 from nasmesh.rpc.channel import errors_from_rpc, open_channel
 from nasmesh.rpc.deadlines import deadline_s
 
@@ -51,11 +52,13 @@ class LocalTarget:
 class RemoteTarget:
     """A server at an address."""
 
-    def __init__(self, address: str, service: str, *, insecure: bool = False) -> None:
+    def __init__(
+        self, address: str, service: str, *, insecure: bool = False, access: ClientAccess = NO_CLIENT_ACCESS
+    ) -> None:
         """Open a channel; it connects when first used."""
         self._address = address
         self._service = service
-        self._channel = open_channel(address, insecure=insecure)
+        self._channel = open_channel(address, insecure=insecure, access=access)
 
     def unary(self, method: str, request: Message, answer: type[Answer]) -> Answer:
         """Call with the method's deadline."""
@@ -80,12 +83,12 @@ class RemoteTarget:
             call.cancel()
 
 
-def served_contract(address: str, *, insecure: bool = False) -> str:
+def served_contract(address: str, *, insecure: bool = False, access: ClientAccess = NO_CLIENT_ACCESS) -> str:
     """Return which of the three contracts the server at an address serves, by reflection.
 
     Raises Unavailable where nobody answers, Invalid (TARGET_UNKNOWN) where it serves none of them or several.
     """
-    with open_channel(address, insecure=insecure) as channel, errors_from_rpc(address):
+    with open_channel(address, insecure=insecure, access=access) as channel, errors_from_rpc(address):
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
         answers = list(stub.ServerReflectionInfo(asked, timeout=5.0))

@@ -2,5 +2,6 @@
 
 from nasmesh.client.client import DEFAULT_SCHEDULER, Client, Exported
 from nasmesh.client.spec import parse_spec, read_spec
+from nasmesh.rpc.access import ClientAccess
 
-__all__ = ["DEFAULT_SCHEDULER", "Client", "Exported", "parse_spec", "read_spec"]
+__all__ = ["DEFAULT_SCHEDULER", "Client", "ClientAccess", "Exported", "parse_spec", "read_spec"]

@@ -15,6 +15,7 @@ from nasmesh.client.watch import follow
 from nasmesh.clock import new_id
 from nasmesh.errors import Compacted, Stale
 from nasmesh.limits import PAGE_SIZE
+from nasmesh.rpc.access import NO_CLIENT_ACCESS, ClientAccess
 from nasmesh.rpc.channel import errors_from_rpc, open_channel, results
 from nasmesh.settings import DEFAULT_SCHEDULER
 from nasmesh.v1 import dataset_pb2, generate_service_pb2, object_pb2, search_pb2
@@ -49,11 +50,21 @@ class Client:
     seconds by each call, then the call raises Unavailable.
     """
 
-    def __init__(self, address: str = DEFAULT_SCHEDULER, *, insecure: bool = False, patience_s: float = 10.0) -> None:
-        """Open a channel to "HOST:PORT"; nothing is sent yet. `insecure` allows plain text beyond loopback."""
+    def __init__(
+        self,
+        address: str = DEFAULT_SCHEDULER,
+        *,
+        insecure: bool = False,
+        access: ClientAccess = NO_CLIENT_ACCESS,
+        patience_s: float = 10.0,
+    ) -> None:
+        """Open a channel to "HOST:PORT"; nothing is sent yet.
+
+        `access` names the files for TLS, certificate and token; `insecure` allows plain text beyond loopback.
+        """
         self.address = address
         self._patience_s = patience_s
-        self._channel: grpc.Channel = open_channel(address, insecure=insecure)
+        self._channel: grpc.Channel = open_channel(address, insecure=insecure, access=access)
         self._stub = SchedulerServiceStub(self._channel)
 
     def __enter__(self) -> "Client":
