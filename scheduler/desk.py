@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from nasmesh import __version__, ids
 from nasmesh.errors import Invalid, NotFound, Stale, Unavailable
 from nasmesh.logs import get_logger
+from nasmesh.rpc.identity import LOCAL, Identity
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2
 from scheduler import convert, holds, outcomes
 from scheduler.agents import AgentEntry, Session
 from scheduler.domain import CheckpointReported, OutcomeReported, Task, TaskKind, TaskState
 from scheduler.engine import Engine
+from scheduler.ownership import may_be_agent
 from scheduler.tally import tally
 
 _SLOTS = 10_000
@@ -115,12 +117,15 @@ class Desk:
             entry.free.clear()
             _log.info("agent_disconnected", agent=entry.name, held=len(entry.held))
 
-    def attempt(self, task_id: str, number: int) -> pb.Attempt:
-        """Return an attempt, the latest for number 0; raises NotFound (ATTEMPT_UNKNOWN)."""
+    def attempt(self, task_id: str, number: int, *, caller: Identity = LOCAL) -> pb.Attempt:
+        """Return an attempt, the latest for number 0; raises NotFound (ATTEMPT_UNKNOWN), for other agents' too."""
         task = self._engine.state.tasks.get(ids.check_task_id(task_id))
         if task is None or not 0 <= number <= len(task.attempts) or not task.attempts:
-            raise NotFound("ATTEMPT_UNKNOWN", f"there is no attempt {number or ''} at task {task_id!r}", field="task")
-        return convert.attempt_message(self._engine.state, task, number or len(task.attempts))
+            raise _no_attempt(task_id, number)
+        found = convert.attempt_message(self._engine.state, task, number or len(task.attempts))
+        if not may_be_agent(caller, found.agent):
+            raise _no_attempt(task_id, number)
+        return found
 
     # --- below -----------------------------------------------------------------------------------------------
 
@@ -203,6 +208,10 @@ class Desk:
 def _check_ready(ready: pb.AgentReady) -> None:
     if ready.kind not in _KINDS or not 0 <= ready.free <= _SLOTS:
         raise Invalid("READY_INVALID", f"ready: {ready.free} of kind {ready.kind} makes no sense", field="ready")
+
+
+def _no_attempt(task_id: str, number: int) -> NotFound:
+    return NotFound("ATTEMPT_UNKNOWN", f"there is no attempt {number or ''} at task {task_id!r}", field="task")
 
 
 def _check_hello(hello: pb.AgentHello) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 
 from nasmesh.errors import Busy, Invalid, NasmeshError
 from nasmesh.logs import get_logger
+from nasmesh.rpc.identity import current_identity
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import dispatch_service_pb2_grpc as rpc
 from scheduler.agents import AgentEntry
 from scheduler.batches import gather
 from scheduler.core import Core
 from scheduler.desk import Desk
+from scheduler.ownership import check_agent_name
 
 # Messages of one agent that wait for a commit; a reader that is further ahead waits.
 IN_HAND = 256
@@ -98,7 +100,8 @@ class DispatchServicer(rpc.DispatchServiceServicer):
 
     async def GetAttempt(self, request: pb.GetAttemptRequest, context: Any) -> pb.GetAttemptResponse:
         """Return one attempt."""
-        attempt = await self._core.submit(partial(self._desk.attempt, request.task, request.attempt))
+        ask = partial(self._desk.attempt, request.task, request.attempt, caller=current_identity())
+        attempt = await self._core.submit(ask)
         return pb.GetAttemptResponse(attempt=attempt)
 
 
@@ -138,6 +141,7 @@ class _Conversation:
         first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("kind") != "hello":
             raise Invalid("HELLO_MISSING", "the first message of a Work stream must be hello", field="hello")
+        check_agent_name(current_identity(), first.hello.agent)
         return await self._core.submit(partial(self._desk.hello, self._outbox, first.hello))
 
     def _done(self, result: object) -> None:
