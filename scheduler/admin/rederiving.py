@@ -4,13 +4,14 @@ The generator is asked again with exactly what it was asked; what it proposes is
 machine is told the completions in their recorded order. Whatever comes out must be what the journal says came out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nasmesh import ids
 from nasmesh.errors import Compacted, Invalid, NotFound
 from nasmesh.v1 import dispatch_service_pb2 as pb
+from nasmesh.v1 import search_pb2 as pb_search
 from scheduler import convert, outcomes
 from scheduler.admin.differing import Difference, differences
 from scheduler.admin.display import progress
@@ -24,7 +25,7 @@ from scheduler.domain import (
     Task,
     TaskKind,
 )
-from scheduler.journal import codec
+from scheduler.journal import codec, ended
 from scheduler.journal.reading import JournalReader
 from scheduler.piped import PipedGenerator
 from scheduler.replaying import replay_event
@@ -35,7 +36,8 @@ from scheduler.wishes import SearchDeleted
 class Replay:
     """What was derived again, and the first place where it is not what was recorded.
 
-    `stored_at`: the event up to which trials and tasks were also compared with what the scheduler had stored; 0: none.
+    `stored_trials` were also compared, with their tasks, with what was stored as they ended; the search as it stood at
+    `stored_at` with the snapshot, if that is not 0.
     """
 
     search: str
@@ -64,8 +66,8 @@ def replay(path: Path, search: str, generator: PipedGenerator) -> Replay:
     reader = JournalReader(path)
     reader.open()
     try:
-        at, rows = reader.origin()
-        state = codec.decode_rows(rows)
+        at, origin = reader.origin()
+        state = codec.decode_rows(origin)
         if identifier in state.searches or identifier in state.deleted:
             raise Compacted(
                 "JOURNAL_COMPACTED",
@@ -74,7 +76,8 @@ def replay(path: Path, search: str, generator: PipedGenerator) -> Replay:
                 field="search",
             )
         stored_at, stored_rows = reader.snapshot()
-        stored = codec.decode_rows(stored_rows)
+        rows = dict(stored_rows)
+        stored = codec.decode_rows(rows.items())
         derived = _Derivation(identifier, state, generator)
         with progress("events", reader.last()) as advance:
             for sequence, body in reader.events(at):
@@ -84,6 +87,7 @@ def replay(path: Path, search: str, generator: PipedGenerator) -> Replay:
                 if derived.found.differences:
                     break
                 advance(sequence)
+        derived.compare_ended(rows)
     finally:
         reader.close()
     if not derived.found.state:
@@ -142,14 +146,29 @@ class _Derivation:
         if found:
             self.found.event, self.found.differences = sequence, found
 
+    def compare_ended(self, rows: Mapping[str, bytes]) -> None:
+        """Compare with the rows that were stored as trials ended: their seeds, tasks, attempts, outcomes."""
+        run = self._state.searches.get(self._search)
+        for key, body in sorted(rows.items()):
+            if run is None or self.found.differences or not key.startswith(f"ended/{self._search}/"):
+                continue
+            row = ended.decode(key.removeprefix("ended/"), body)
+            mine = run.trials[row.number - 1] if row.number <= len(run.trials) else None
+            found = differences(pb_search.Trial.FromString(row.trial), mine, run.trial_name(row.number))
+            for task in ended.decode_tasks(row.tasks):
+                found += differences(task, self._state.tasks.get(task.id), f"task {task.id}")
+            self.found.stored_trials += 1
+            if found:
+                self.found.event, self.found.differences = row.sequence, found
+
     def compare_stored(self, stored: State) -> None:
-        """Compare with the rows that the scheduler of then stored: seeds, tasks, outcomes, final phase, the end."""
+        """Compare with the snapshot of then: the search, its open work, its results, leaders and end."""
         run, other = stored.searches[self._search], self._state.searches[self._search]
         found = differences(run, other, self.found.search)
         for task in stored.tasks.values():
             if task.search == self._search:
                 found += differences(task, self._state.tasks.get(task.id), f"task {task.id}")
-        self.found.stored_at, self.found.stored_trials = stored.sequence, len(run.trials)
+        self.found.stored_at = stored.sequence
         if found:
             self.found.event, self.found.differences = stored.sequence, found
 

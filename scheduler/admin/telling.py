@@ -71,8 +71,8 @@ def replayed(done: Replay, *, as_json: bool) -> None:
         return
     say(f"{done.search} ({done.state}), {done.generator}: {done.trials} trials, {done.boots} restarts of the scheduler")
     say(f"asked again: {done.calls} calls, {done.proposals} proposals; told again: {done.completions} completions")
-    if done.stored_at:
-        say(f"compared with what was stored at event {done.stored_at}: {done.stored_trials} trials and their tasks")
+    more = f", and the search as of event {done.stored_at}" if done.stored_at else ""
+    say(f"compared with what was stored as they ended: {done.stored_trials} trials with their tasks{more}")
     if not done.differences:
         say("difference: none")
         return
