@@ -14,12 +14,13 @@ from nasmesh.model.digest import structural_digest
 from nasmesh.model.encode import from_bytes, to_bytes
 from nasmesh.model.forbidden import check_counts, check_forbidden
 from nasmesh.model.geometry import Dims
-from nasmesh.model.inference import infer_dims, node_label
-from nasmesh.model.initializers import data_inputs, init_rules, parameters
-from nasmesh.model.operators import check_operator
+from nasmesh.model.inference import Inference, check_operators, node_label
+from nasmesh.model.initializers import Interface
+from nasmesh.model.lower import lower
 from nasmesh.model.reasons import Reason, rejected
 from nasmesh.model.recover import recover_checked
 from nasmesh.model.tensors import check_tensor
+from nasmesh.v1 import architecture_pb2 as pb
 
 # A batch size that no sensible dimension has: what differs from batch 1 follows the batch, all else is fixed.
 _BATCH = 7919
@@ -27,11 +28,17 @@ _BATCH = 7919
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A network that passed: the model, its structural digest, its counts."""
+    """A network that passed: the model, its structural digest, its counts, the dims of every value at batch 1.
+
+    `content` is its canonical encoding, `architecture` what it was lowered from, None where it does not say.
+    """
 
     model: onnx.ModelProto
     digest: str
     counts: Counts
+    dims: dict[str, Dims]
+    content: bytes
+    architecture: pb.Architecture | None
 
 
 def admit(content: bytes, *, checkpoint: bool = False) -> Admitted:
@@ -44,25 +51,32 @@ def admit(content: bytes, *, checkpoint: bool = False) -> Admitted:
     return examine(model, content, checkpoint=checkpoint)
 
 
-def examine(model: onnx.ModelProto, content: bytes, *, checkpoint: bool) -> Admitted:
-    """Return the verdict on a parsed model whose bytes are `content`; cheap checks come first."""
+def admit_lowered(architecture: pb.Architecture) -> Admitted:
+    """Return the network of an architecture, which passes the same gate; raises Rejected."""
+    content = to_bytes(lower(architecture))
+    # Read back from its bytes, so that what is admitted is what is stored.
+    return examine(from_bytes(content), content, checkpoint=False, lowered_from=architecture)
+
+
+def examine(
+    model: onnx.ModelProto, content: bytes, *, checkpoint: bool, lowered_from: pb.Architecture | None = None
+) -> Admitted:
+    """Return the verdict on a parsed model whose bytes are `content`; cheap checks come first.
+
+    `lowered_from` is the architecture that this process has just made the bytes of.
+    """
     check_counts(model)
     check_forbidden(model, checkpoint=checkpoint)
-    _check_operators(model)
+    attributes = check_operators(model)
     _check_opset(model)
-    _check_graph(model)
-    counts = _check_shapes_and_totals(model)
+    interface = _check_graph(model)
+    dims, counts = _check_shapes_and_totals(Inference.of(model, interface, attributes))
     for tensor in model.graph.initializer:
         check_tensor(tensor, tensor.name)
     _check_canonical(model, content)
     digest = structural_digest(model)
-    recover_checked(model, digest)
-    return Admitted(model, digest, counts)
-
-
-def _check_operators(model: onnx.ModelProto) -> None:
-    for index, node in enumerate(model.graph.node):
-        check_operator(node, node_label(node, index))
+    architecture = lowered_from or recover_checked(model, digest, content)
+    return Admitted(model, digest, counts, dims, content, architecture)
 
 
 def _check_opset(model: onnx.ModelProto) -> None:
@@ -82,9 +96,10 @@ def _check_opset(model: onnx.ModelProto) -> None:
             raise rejected(Reason.OP_NOT_ALLOWED, message, where=node_label(node, index)) from None
 
 
-def _check_graph(model: onnx.ModelProto) -> None:
+def _check_graph(model: onnx.ModelProto) -> Interface:
     """One data input, one output, parameters with fixed dims and sound names, sorted nodes (onnx's checker)."""
-    data = data_inputs(model)
+    interface = Interface.of(model)
+    data = interface.data
     if not data:
         raise rejected(Reason.INPUT_AMBIGUOUS, "there is no data input; call it 'x'", where="graph.input")
     for value in model.graph.input:
@@ -93,10 +108,9 @@ def _check_graph(model: onnx.ModelProto) -> None:
             raise rejected(Reason.TENSOR_TYPE, "an input that is no float32 tensor", where=value.name)
         if value.name in data and (not tensor.shape.dim or tensor.shape.dim[0].HasField("dim_value")):
             raise rejected(Reason.SHAPE_UNKNOWN, "the batch is fixed; make the first dimension free", where=value.name)
-    for name, dims in parameters(model).items():
+    for name, dims in interface.dims.items():
         if any(size < 1 for size in dims):
             raise rejected(Reason.SHAPE_UNKNOWN, f"a parameter needs fixed dims of 1 or more, got {dims}", where=name)
-    init_rules(model)
     if len(model.graph.output) != 1:
         message = f"{len(model.graph.output)} outputs; a network has one, the logits"
         raise rejected(Reason.OUTPUT_NOT_LOGITS, message, where="graph.output")
@@ -104,6 +118,7 @@ def _check_graph(model: onnx.ModelProto) -> None:
         onnx.checker.check_model(_shell(model))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise rejected(Reason.GRAPH_INVALID, str(error).splitlines()[0][:200], where="graph") from None
+    return interface
 
 
 def _shell(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -123,14 +138,15 @@ def _shell(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def _check_shapes_and_totals(model: onnx.ModelProto) -> Counts:
-    single, many = infer_dims(model, 1), infer_dims(model, _BATCH)
+def _check_shapes_and_totals(inference: Inference) -> tuple[dict[str, Dims], Counts]:
+    model = inference.model
+    single, many = inference.dims(1), inference.dims(_BATCH)
     for name, dims in single.items():
         _check_batch(name, dims, many[name])
     output = model.graph.output[0].name
     if output not in many or len(many[output]) != 2 or many[output][0] != _BATCH:
         raise rejected(Reason.OUTPUT_NOT_LOGITS, "the output is not [N, classes]", where=output)
-    counts = count_with(model, single)
+    counts = count_with(model, single, inference.interface)
     peak = peak_activation_bytes(model, single)
     for what, value, limit in (
         ("parameters", counts.parameters, limits.ADMISSION_PARAMETERS),
@@ -139,7 +155,7 @@ def _check_shapes_and_totals(model: onnx.ModelProto) -> Counts:
     ):
         if value > limit:
             raise rejected(Reason.TOO_LARGE, f"{value} {what}; the limit is {limit}", where="graph")
-    return counts
+    return single, counts
 
 
 def _check_batch(name: str, single: Dims, many: Dims) -> None:

@@ -12,7 +12,7 @@ from onnx import helper
 
 from nasmesh.model.geometry import Dims
 from nasmesh.model.inference import infer_dims
-from nasmesh.model.initializers import parameters, trainable_names
+from nasmesh.model.initializers import Interface, parameters, statistic_names
 from nasmesh.model.weights import weighted_bytes
 
 _FLOAT_BYTES = 4
@@ -36,18 +36,18 @@ class Counts:
 
 def count(model: onnx.ModelProto) -> Counts:
     """Return the counts of a network, weightless or with weights; raises Rejected where its shapes do not fit."""
-    return count_with(model, infer_dims(model, batch=1))
+    return count_with(model, infer_dims(model, batch=1), Interface.of(model))
 
 
-def count_with(model: onnx.ModelProto, dims: dict[str, Dims]) -> Counts:
-    """Return the counts, given the dims of every value at batch 1."""
-    sizes = parameters(model)
+def count_with(model: onnx.ModelProto, dims: dict[str, Dims], interface: Interface) -> Counts:
+    """Return the counts, given the dims of every value at batch 1 and what the model takes from outside."""
+    sizes, statistics = interface.dims, statistic_names(model)
     nodes = [node for node in model.graph.node if node.op_type != "Constant"]
     return Counts(
-        parameters=sum(math.prod(sizes[name]) for name in trainable_names(model)),
+        parameters=sum(math.prod(sizes[name]) for name in sizes if name not in statistics),
         macs=sum(node_macs(node, dims) for node in nodes),
         activations=sum(math.prod(dims[name]) for node in nodes if node.op_type not in _VIEWS for name in node.output),
-        size_bytes=weighted_bytes(model),
+        size_bytes=weighted_bytes(model, interface),
     )
 
 
@@ -69,8 +69,7 @@ def peak_activation_bytes(model: onnx.ModelProto, dims: dict[str, Dims]) -> int:
     last = {name: index for index, node in enumerate(model.graph.node) for name in node.input}
     last.update({value.name: len(model.graph.node) for value in model.graph.output})
     trained = parameters(model)
-    data = [value.name for value in model.graph.input if value.name not in trained]
-    alive = {name: math.prod(dims[name]) for name in data}
+    alive = {value.name: math.prod(dims[value.name]) for value in model.graph.input if value.name not in trained}
     current = peak = sum(alive.values())
     for index, node in enumerate(model.graph.node):
         for name in node.output:
@@ -78,7 +77,7 @@ def peak_activation_bytes(model: onnx.ModelProto, dims: dict[str, Dims]) -> int:
                 alive[name] = math.prod(dims[name])
                 current += alive[name]
         peak = max(peak, current)
-        for name in {*node.input, *node.output}:
+        for name in (*node.input, *node.output):
             if name in alive and last.get(name, index) <= index:
                 current -= alive.pop(name)
     return peak * _FLOAT_BYTES

@@ -44,7 +44,9 @@ def structural_digest(model: onnx.ModelProto) -> str:
     leaves = _leaves(model)
     outputs = [_resolve(value.name, aliases) for value in model.graph.output]
     live = _live(nodes, outputs)
-    labels = _refine(live, dict(leaves), outputs)
+    # Labels only order the operands of commutative operators; where there are none, nobody would look at them.
+    is_ordered = not any(node.commutative and len(set(node.inputs)) > 1 for node in live)
+    labels = {} if is_ordered else _refine(live, dict(leaves), outputs)
     listing = _listing(live, leaves, labels, outputs)
     preprocessing = metadata_value(model, PREPROCESSING_KEY) or _PLAIN_PREPROCESSING
     return _hash(["nasmesh-structure-1", repr(preprocessing), *listing])
@@ -204,4 +206,6 @@ def _listing(nodes: list[_Node], leaves: dict[str, str], labels: dict[str, str],
 
 
 def _ordered(node: _Node, labels: dict[str, str]) -> list[str]:
-    return sorted(node.inputs, key=labels.__getitem__) if node.commutative else list(node.inputs)
+    if not node.commutative or not labels:
+        return list(node.inputs)
+    return sorted(node.inputs, key=labels.__getitem__)

@@ -9,6 +9,9 @@ from google.protobuf.message import DecodeError, EncodeError, Message
 from nasmesh.limits import ADMISSION_NODES, CHECKPOINT_BYTES
 from nasmesh.model.reasons import Reason, rejected
 
+_PLAIN_ATTRIBUTES = (onnx.AttributeProto.INT, onnx.AttributeProto.INTS, onnx.AttributeProto.FLOAT)
+_PLAIN_FIELDS = 3  # name, type and value
+
 
 def to_bytes(model: onnx.ModelProto) -> bytes:
     """Return the deterministic bytes of a model; raises Rejected (TOO_LARGE) over 1.9 GB."""
@@ -47,12 +50,29 @@ def _check_text(message: Message) -> None:
         for entry in (*message.metadata_props, *message.external_data):
             _check_text(entry)
         return  # listing a tensor's fields would copy its data
+    graph = message if isinstance(message, onnx.GraphProto) else None
+    if graph is not None:
+        _check_nodes(graph)
     for descriptor, value in message.ListFields():
         if descriptor.type == FieldDescriptor.TYPE_STRING:
             _refuse_bytes(value if descriptor.is_repeated else [value])
-        elif descriptor.type == FieldDescriptor.TYPE_MESSAGE:
+        elif descriptor.type == FieldDescriptor.TYPE_MESSAGE and (graph is None or descriptor.name != "node"):
             for part in value if descriptor.is_repeated else (value,):
                 _check_text(part)
+
+
+def _check_nodes(graph: onnx.GraphProto) -> None:
+    """Look at what every node has by name, and at the rest where a node has more: there may be many nodes."""
+    texts: list[str | bytes] = []
+    for node in graph.node:
+        texts += (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            texts.append(attribute.name)
+            if attribute.type not in _PLAIN_ATTRIBUTES or len(attribute.ListFields()) > _PLAIN_FIELDS:
+                _check_text(attribute)
+        if node.doc_string or node.metadata_props or node.overload or node.device_configurations:
+            _check_text(node)
+    _refuse_bytes(texts)
 
 
 def _refuse_bytes(texts: Iterable[str | bytes]) -> None:

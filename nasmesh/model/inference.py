@@ -5,6 +5,7 @@ computed from data: inputs that carry shapes must be constants.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from onnx import numpy_helper
 
 from nasmesh.limits import ADMISSION_DIM, ADMISSION_RANK
 from nasmesh.model.geometry import Dims
-from nasmesh.model.initializers import data_inputs, parameters
+from nasmesh.model.initializers import Interface
 from nasmesh.model.operators import OPERATORS, check_operator
 from nasmesh.model.reasons import Reason, rejected
 from nasmesh.model.shape_rules import SHAPE_RULES
@@ -25,30 +26,71 @@ def infer_dims(model: onnx.ModelProto, batch: int) -> dict[str, Dims]:
 
     Raises Rejected naming the node: SHAPE_MISMATCH, SHAPE_UNKNOWN, and what the operator allow-list raises.
     """
-    known = _leaf_dims(model, batch)
-    constants = _constants(model)
-    floats = _float_leaves(model)
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    for index, node in enumerate(model.graph.node):
-        where = node_label(node, index)
-        attributes = check_operator(node, where)
-        if node.op_type == "Constant":
-            tensor = constant_of(node)
-            constants[tensor.name], known[tensor.name] = numpy_helper.to_array(tensor), tuple(tensor.dims)
-            if tensor.data_type == onnx.TensorProto.FLOAT:
-                floats.add(tensor.name)
-            continue
-        for name in node.input:
-            if name and name not in known:
-                raise rejected(Reason.GRAPH_INVALID, f"input {name[:80]!r} is not known here", where=where)
-        _check_kinds(node, where, constants, floats)
-        inputs = [known[name] if name else None for name in node.input]
-        site = Site(node, where, opset, attributes, inputs, [constants.get(name) for name in node.input])
-        results = SHAPE_RULES[node.op_type](site)
-        for name, dims in zip(node.output, results, strict=False):
-            known[name] = _checked(dims, batch, where)
-            floats.add(name)
-    return known
+    return Inference.of(model, Interface.of(model), check_operators(model)).dims(batch)
+
+
+Attributes = dict[str, object]
+
+
+def check_operators(model: onnx.ModelProto) -> list[Attributes]:
+    """Return the attributes of every node; raises what the operator allow-list raises."""
+    return [check_operator(node, node_label(node, index)) for index, node in enumerate(model.graph.node)]
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """A model made ready for inference at any batch: what does not depend on the batch is worked out once."""
+
+    model: onnx.ModelProto
+    interface: Interface
+    attributes: list[Attributes]
+    constants: dict[str, np.ndarray]
+    fixed: dict[str, Dims]
+    opset: int
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, interface: Interface, attributes: list[Attributes]) -> "Inference":
+        """Read the constants and check what kinds of values meet; raises Rejected."""
+        fixed: dict[str, Dims] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+        fixed.update(interface.dims)
+        constants = _constants(model, interface.dims)
+        floats = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+        floats.update(value.name for value in model.graph.input)
+        known = {*fixed, *interface.data}
+        for index, node in enumerate(model.graph.node):
+            if node.op_type == "Constant":
+                tensor = constant_of(node)
+                constants[tensor.name], fixed[tensor.name] = numpy_helper.to_array(tensor), tuple(tensor.dims)
+                if tensor.data_type == onnx.TensorProto.FLOAT:
+                    floats.add(tensor.name)
+                known.add(tensor.name)
+                continue
+            where = node_label(node, index)
+            for name in node.input:
+                if name and name not in known:
+                    raise rejected(Reason.GRAPH_INVALID, f"input {name[:80]!r} is not known here", where=where)
+            _check_kinds(node, where, constants, floats)
+            floats.update(node.output)
+            known.update(node.output)
+        opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+        return cls(model, interface, attributes, constants, fixed, opset)
+
+    def dims(self, batch: int) -> dict[str, Dims]:
+        """Return the dims of every value at a batch; raises Rejected naming the node."""
+        known = {**self.fixed, **_data_dims(self.model, self.interface, batch)}
+        _check_leaves(known)
+        constants = self.constants
+        for index, (node, attributes) in enumerate(zip(self.model.graph.node, self.attributes, strict=True)):
+            if node.op_type == "Constant":
+                continue
+            where = node_label(node, index)
+            names = list(node.input)
+            inputs = [known[name] if name else None for name in names]
+            site = Site(node, where, self.opset, attributes, inputs, [constants.get(name) for name in names])
+            results = SHAPE_RULES[node.op_type](site)
+            for name, dims in zip(node.output, results, strict=False):
+                known[name] = _checked(dims, batch, where)
+        return known
 
 
 def node_label(node: onnx.NodeProto, index: int) -> str:
@@ -79,34 +121,29 @@ def _check_kinds(node: onnx.NodeProto, where: str, constants: dict[str, np.ndarr
             raise rejected(Reason.TENSOR_TYPE, message, where=where)
 
 
-def _leaf_dims(model: onnx.ModelProto, batch: int) -> dict[str, Dims]:
-    known: dict[str, Dims] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    known.update(parameters(model))
-    data = data_inputs(model)[0]
+def _data_dims(model: onnx.ModelProto, interface: Interface, batch: int) -> dict[str, Dims]:
+    known: dict[str, Dims] = {}
     for value in model.graph.input:
-        if value.name != data:
+        if value.name not in interface.data:
             continue
         sizes = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in value.type.tensor_type.shape.dim]
         if len(sizes) < 2 or not all(size > 0 for size in sizes[1:]):
             message = "the data input needs fixed dimensions, all but the batch"
-            raise rejected(Reason.SHAPE_UNKNOWN, message, where=data)
-        known[data] = (batch, *sizes[1:])
-    for name, dims in known.items():
-        if len(dims) > ADMISSION_RANK or any(not 0 <= size <= ADMISSION_DIM for size in dims):
-            message = f"dims {dims}; use rank <= {ADMISSION_RANK}, sizes up to {ADMISSION_DIM}"
-            raise rejected(Reason.VALUE_OUT_OF_RANGE, message, where=name)
+            raise rejected(Reason.SHAPE_UNKNOWN, message, where=value.name)
+        known[value.name] = (batch, *sizes[1:])
     return known
 
 
-def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+def _check_leaves(known: dict[str, Dims]) -> None:
+    for name, dims in known.items():
+        if len(dims) > ADMISSION_RANK or any(not 0 <= size <= ADMISSION_DIM for size in dims):
+            message = f"dims {dims[:8]}; use rank <= {ADMISSION_RANK}, sizes up to {ADMISSION_DIM}"
+            raise rejected(Reason.VALUE_OUT_OF_RANGE, message, where=name)
+
+
+def _constants(model: onnx.ModelProto, trained: dict[str, Dims]) -> dict[str, np.ndarray]:
     """Return the values of small constants; large ones can be no shape."""
-    trained = set(parameters(model))
     small = [t for t in model.graph.initializer if t.name not in trained and math.prod(t.dims) <= MAX_INTEGERS]
     for tensor in small:
         check_tensor(tensor, tensor.name)
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in small}
-
-
-def _float_leaves(model: onnx.ModelProto) -> set[str]:
-    floats = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
-    return floats | {value.name for value in model.graph.input}

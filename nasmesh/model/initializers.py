@@ -68,6 +68,30 @@ def default_init(role: str, rank: int) -> InitRule:
     return InitRule("ones")
 
 
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """What a model takes from outside, read once: its data inputs, and dims and rule of every parameter by name."""
+
+    data: tuple[str, ...]
+    dims: dict[str, tuple[int, ...]]
+    rules: dict[str, InitRule]
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto) -> "Interface":
+        """Return the interface of a model; raises Rejected (INPUT_AMBIGUOUS, INIT_RULE_INVALID)."""
+        valued = {tensor.name for tensor in model.graph.initializer}
+        free = [value for value in model.graph.input if value.name not in valued]
+        data = tuple(data_inputs(model)) if free else ()
+        protos = [value for value in free if value.name not in data]
+        marked = [(tensor, text) for tensor in model.graph.initializer if (text := _annotation(tensor))]
+        dims = {proto.name: parameter_dims(proto) for proto in protos}
+        dims.update((tensor.name, tuple(tensor.dims)) for tensor, _ in marked)
+        texts = {proto.name: _annotation(proto) for proto in protos}
+        texts.update((tensor.name, text) for tensor, text in marked)
+        rules = {name: _rule(name, text, len(dims[name])) for name, text in texts.items()}
+        return cls(data, dims, rules)
+
+
 def init_rule(model: onnx.ModelProto, name: str) -> InitRule:
     """Return the rule of a parameter, the default one where it names none; KeyError if it is none."""
     for proto in _parameters(model):
@@ -120,7 +144,8 @@ def data_inputs(model: onnx.ModelProto) -> list[str]:
 
     Raises Rejected (INPUT_AMBIGUOUS) where that names not exactly one.
     """
-    inputs = [value for value in model.graph.input if value.name not in {t.name for t in model.graph.initializer}]
+    valued = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in valued]
     if any(value.name == DATA_INPUT for value in inputs):
         return [DATA_INPUT]
     if len(inputs) == 1:
@@ -147,8 +172,11 @@ def _has_free_batch(value: onnx.ValueInfoProto) -> bool:
 
 
 def _rule_of(proto: onnx.ValueInfoProto | onnx.TensorProto) -> InitRule:
-    text = _annotation(proto)
-    return parse_init(text, where=proto.name) if text else default_init(proto.name, len(parameter_dims(proto)))
+    return _rule(proto.name, _annotation(proto), len(parameter_dims(proto)))
+
+
+def _rule(name: str, text: str, rank: int) -> InitRule:
+    return parse_init(text, where=name) if text else default_init(name, rank)
 
 
 def _annotation(proto: onnx.ValueInfoProto | onnx.TensorProto) -> str:

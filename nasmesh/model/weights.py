@@ -8,7 +8,7 @@ import onnx
 from google.protobuf.message import Message
 from onnx import helper, numpy_helper
 
-from nasmesh.model.initializers import annotate, data_inputs, init_rules, parameters
+from nasmesh.model.initializers import Interface, annotate, data_inputs, init_rules, parameters
 from nasmesh.model.metadata import TRAINING_KEY
 from nasmesh.model.reasons import Reason, rejected
 
@@ -72,18 +72,23 @@ def strip_training(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def weighted_bytes(model: onnx.ModelProto) -> int:
+def weighted_bytes(model: onnx.ModelProto, interface: Interface | None = None) -> int:
     """Return the exact size in bytes that the published network with weights has, without making the weights."""
-    rules = init_rules(model)
-    shell = _shell(model, set(rules), keep_training=False)
-    graph_bytes = shell.graph.ByteSize()
-    for name, dims in parameters(model).items():
+    interface = interface or Interface.of(model)
+    rules = interface.rules
+    given = [value for value in model.graph.input if value.name not in interface.data]
+    stored = [tensor for tensor in model.graph.initializer if tensor.name in rules]
+    # Only what is not there in the end is measured and taken away: copying the rest would cost more than all else.
+    graph_bytes = model.graph.ByteSize() - sum(_field_bytes(proto.ByteSize()) for proto in (*given, *stored))
+    for name, dims in interface.dims.items():
         tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=dims)
         annotate(tensor, rules[name])
         data = _FLOAT_BYTES * math.prod(dims)
         graph_bytes += _field_bytes(tensor.ByteSize() + _field_bytes(data))
-    shell.ClearField("graph")
-    return shell.ByteSize() + _field_bytes(graph_bytes)
+    result = model.ByteSize() - _field_bytes(model.graph.ByteSize()) + _field_bytes(graph_bytes)
+    result -= sum(1 + _field_bytes(info.ByteSize()) for info in model.training_info)  # its tag takes two bytes
+    dropped = (prop for prop in model.metadata_props if prop.key == TRAINING_KEY)
+    return result - sum(_field_bytes(prop.ByteSize()) for prop in dropped)
 
 
 def _shell(model: onnx.ModelProto, names: set[str], *, keep_training: bool) -> onnx.ModelProto:

@@ -3,21 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import onnx
-
 from nasmesh import ids, spaces
 from nasmesh.data import catalog
 from nasmesh.errors import Invalid, NotFound, Rejected
 from nasmesh.jobs.failures import failure_of
 from nasmesh.logs import get_logger
-from nasmesh.model.admission import Admitted, admit
+from nasmesh.model.admission import Admitted, admit, admit_lowered
 from nasmesh.model.counting import Counts
-from nasmesh.model.encode import to_bytes
-from nasmesh.model.inference import infer_dims
 from nasmesh.model.initializers import data_inputs
-from nasmesh.model.lower import lower
 from nasmesh.model.quarantine import import_untrusted
-from nasmesh.model.recover import recover_architecture
 from nasmesh.store.base import ObjectStore
 from nasmesh.store.keys import ObjectKind, check_ref
 from nasmesh.v1 import architecture_pb2, dataset_pb2, object_pb2, search_pb2, space_pb2
@@ -69,7 +63,7 @@ class Workbench:
 
     def lowered(self, architecture: architecture_pb2.Architecture) -> Judged:
         """Return the network of an architecture; raises Rejected."""
-        return self._stored(admit(to_bytes(lower(architecture))))
+        return self._stored(admit_lowered(architecture))
 
     def imported(self, content: bytes) -> Judged:
         """Return the network in ONNX bytes from outside, made canonical in a child process; raises Rejected."""
@@ -82,18 +76,17 @@ class Workbench:
 
     def architecture(self, network: search_pb2.Network) -> architecture_pb2.Architecture:
         """Return the architecture that a stored network carries; raises Rejected (ARCHITECTURE_MISSING) without one."""
-        admitted = admit(self._store.get(network.object))
-        found = recover_architecture(admitted.model)
+        found = admit(self._store.get(network.object)).architecture
         if found is None:
             raise Rejected("ARCHITECTURE_MISSING", f"{network.name} carries no architecture, so it cannot be rebuilt")
         return found
 
     def _stored(self, admitted: Admitted) -> Judged:
-        _check_fits(admitted.model, self._task)
-        architecture = recover_architecture(admitted.model)
+        _check_fits(admitted, self._task)
+        architecture = admitted.architecture
         network = search_pb2.Network(
             name=ids.format_name("networks", admitted.digest),
-            object=self._store.put(ObjectKind.NETWORK, to_bytes(admitted.model)),
+            object=self._store.put(ObjectKind.NETWORK, admitted.content),
             parameters=admitted.counts.parameters,
             macs=admitted.counts.macs,
             summary=spaces.summary(architecture) if architecture is not None else {},
@@ -141,6 +134,15 @@ def trial_of(proposal: generate_pb.Proposal, request: generate_pb.ProposeRequest
     return trial
 
 
+def admit_enqueued(work: pb.AdmitWork, store: ObjectStore) -> pb.GenerateResult:
+    """Return the one trial that a network becomes which a person or script added to a search.
+
+    Raises NotFound (DATASET_UNKNOWN), Unavailable where the store is away.
+    """
+    request = generate_pb.ProposeRequest(space=work.space, constraints=work.constraints)
+    return pb.GenerateResult(trials=[trial_of(work.proposal, request, Workbench(task_of(work.data), store))])
+
+
 def refuse(trial: pb.ProposedTrial, error: Invalid | NotFound) -> None:
     """Record in a trial why it has no network."""
     _LOG.info("network_refused", proposal=trial.proposal_id, reason=error.reason, text=error.message)
@@ -160,9 +162,9 @@ def _network(proposal: generate_pb.Proposal, request: generate_pb.ProposeRequest
     raise Rejected("NETWORK_MISSING", "the proposal has no network", field="network")
 
 
-def _check_fits(model: onnx.ModelProto, task: Task) -> None:
+def _check_fits(admitted: Admitted, task: Task) -> None:
     """Refuse a network for other data: it would only fail on the train server."""
-    dims = infer_dims(model, 1)
+    model, dims = admitted.model, admitted.dims
     found = dims[data_inputs(model)[0]][1:], dims[model.graph.output[0].name][1]
     wanted = task.input_dims, task.classes
     if found != wanted:
