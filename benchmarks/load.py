@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from benchmarks import noop
-from benchmarks.load_agent import LoadAgent, Manner
+from benchmarks.load_agent import LoadAgent, Manner, Reach
 from nasmesh.rpc.open_files import raise_open_files
 
 SETTLE_S = 20.0
@@ -25,9 +25,9 @@ class Load:
         self._agents: list[LoadAgent] = []
         self._lives: list[asyncio.Task[None]] = []
 
-    async def behave(self, *, in_flight_below: int = 0, **manner: Any) -> dict[str, Any]:
-        """Set how agents work from now on; before they connect, except for what is read anew each time."""
-        self._manner.outcomes = noop.Outcomes(in_flight_below=in_flight_below)
+    async def behave(self, *, in_flight_below: int = 0, at_most: int = 0, **manner: Any) -> dict[str, Any]:
+        """Set how agents work from now on, with the fields of Manner; slots and connections before they connect."""
+        self._manner.outcomes = noop.Outcomes(in_flight_below=in_flight_below, at_most=at_most)
         for name, value in manner.items():
             setattr(self._manner, name, value)
         return {}
@@ -35,12 +35,13 @@ class Load:
     async def connect(self, *, address: str, agents: list[tuple[str, list[noop.Kind]]]) -> dict[str, Any]:
         """Open the streams of agents with a name and kinds of work each."""
         gate = asyncio.Semaphore(AT_ONCE)
+        reach = Reach(address)
 
         async def begin(name: str, kinds: list[noop.Kind]) -> None:
             async with gate:
                 agent = LoadAgent(name, kinds, self._manner)
                 self._agents.append(agent)
-                self._lives.append(asyncio.create_task(agent.live(address)))
+                self._lives.append(asyncio.create_task(agent.live(address, reach)))
                 await agent.connected.wait()
 
         await asyncio.gather(*(begin(name, kinds) for name, kinds in agents))

@@ -1,6 +1,7 @@
 """One agent of a benchmark's load: a real Work stream over gRPC, one message in and one out for each task."""
 
 import asyncio
+import socket
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -23,6 +24,31 @@ def channel(address: str, *, own_connection: bool = True) -> grpc.aio.Channel:
     """Return a channel; with its own connection, as agents on different hosts have, or one that this process shares."""
     more = [("grpc.use_local_subchannel_pool", 1)] if own_connection else []
     return grpc.aio.insecure_channel(address, options=[*options.channel_options(address), *more])
+
+
+class Reach:
+    """Whether anything listens at an address, looked up at most every `AGAIN_S` for all agents of a process.
+
+    A channel that is opened in vain costs this process milliseconds, which the scheduler on the same machine would be
+    short of; agents elsewhere spend their own. The tries and the waits between them are those of agents all the same.
+    """
+
+    AGAIN_S = 0.02
+
+    def __init__(self, address: str) -> None:
+        """Look at HOST:PORT."""
+        host, _, port = address.rpartition(":")
+        self._where = (host, int(port))
+        self._looked = 0.0
+        self._found = False
+
+    def is_open(self) -> bool:
+        """Say whether a connection would be accepted."""
+        if time.monotonic() - self._looked > self.AGAIN_S:
+            with socket.socket() as probe:
+                self._found = probe.connect_ex(self._where) == 0
+            self._looked = time.monotonic()
+        return self._found
 
 
 @dataclass(slots=True)
@@ -66,6 +92,7 @@ class LoadAgent:
         self._random = Random(name)
         self._backoff = Backoff(seed=self._random.getrandbits(32))
         self._waiting: deque[pb.Lease] = deque()
+        self._is_working = False
         self._began = 0.0
         self._open = 0
         self._call: Call | None = None
@@ -75,21 +102,24 @@ class LoadAgent:
     @property
     def is_busy(self) -> bool:
         """Whether anything is in hand or not acknowledged."""
-        return self._open > 0 or bool(self._waiting) or self._began > 0
+        return self._open > 0 or self._is_working
 
     def busy_s(self, now: float) -> float:
         """Return how long it has worked until now."""
         return self.tally.busy_s + (now - self._began if self._began else 0.0)
 
-    async def live(self, address: str) -> None:
+    async def live(self, address: str, reach: Reach) -> None:
         """Converse until cancelled, each time over a new channel, as agents do."""
         while True:
+            while self.tally.streams and not reach.is_open():
+                await asyncio.sleep(self._backoff.next_s())
             over = channel(address, own_connection=self._manner.own_connection)
+            began = time.monotonic()
             try:
                 await self._converse(over)
             except grpc.aio.AioRpcError as error:
                 if not self.connected.is_set():
-                    self.tally.refusals.append((time.monotonic(), f"{error.code().name}: {error.details()}"))
+                    self.tally.refusals.append((began, f"{error.code().name}: {error.details()}"))
             self.connected.clear()
             await over.close()
             self._open = 0
@@ -136,8 +166,8 @@ class LoadAgent:
             await self._finish(leases)
             return
         self._waiting.extend(leases)
-        if not self._began:
-            self._began = time.monotonic()
+        if not self._is_working:
+            self._is_working = True
             self._work = asyncio.create_task(self._toil())
 
     async def _toil(self) -> None:
@@ -150,17 +180,18 @@ class LoadAgent:
             await asyncio.sleep(asked)
             self.tally.busy_s += time.monotonic() - self._began
             self.tally.asked_s += asked
-            self._began = time.monotonic() if self._waiting else 0.0
+            self._began = 0.0
             await self._finish([lease])
-        self._began = 0.0
+        self._is_working = False
 
     async def _finish(self, leases: Sequence[pb.Lease]) -> None:
         request = pb.WorkRequest()
         for lease in leases:
             request.report.outcomes.append(self._manner.outcomes.of(lease))
             if self._manner.flowing:
-                free = 1 + self._manner.ahead - len(self._waiting)
-                request.report.ready.add(kind=_kind_of(lease), free=free)
+                kind = _kind_of(lease)
+                free = 1 + self._manner.ahead - sum(_kind_of(other) == kind for other in self._waiting)
+                request.report.ready.add(kind=kind, free=free)
         if self._manner.tracing:
             now = time.monotonic()
             for lease in leases:

@@ -46,9 +46,13 @@ def hello(name: str, kinds: Sequence[Kind], *, slots: int = 1) -> pb.AgentHello:
 class Outcomes:
     """Makes a good outcome of any lease; what does not depend on the lease is made once."""
 
-    def __init__(self, *, in_flight_below: int) -> None:
-        """Answer for a generator that wants to be asked while fewer trials than this are in flight."""
+    def __init__(self, *, in_flight_below: int, at_most: int = 0) -> None:
+        """Answer for a generator that wants to be asked while fewer trials than this are in flight.
+
+        It proposes as many as it is asked for, or `at_most` at once.
+        """
         self._in_flight_below = in_flight_below
+        self._at_most = at_most
         self._train = pb.AttemptOutcome()
         self._train.train.checkpoint.CopyFrom(_object("trained", "checkpoints"))
         self._train.train.measurements.add(metric="train_loss", value=0.5, split=measurement_pb2.SPLIT_TRAIN)
@@ -73,7 +77,7 @@ class Outcomes:
         outcome.generate.generator_version = "1"
         outcome.generate.state = str(request.call).encode()
         outcome.generate.next_call.in_flight_below = self._in_flight_below
-        for index in range(request.count):
+        for index in range(min(request.count, self._at_most or request.count)):
             network = outcome.generate.trials.add(proposal_id=f"{request.call}-{index}").network
             network.object.CopyFrom(_object(f"{request.search} {request.call} {index}", "networks"))
             network.name = f"networks/{network.object.sha256}"

@@ -27,6 +27,14 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(middle, low, high)
 
 
+def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
+    """Return p50, p90, p99 and the largest of some times, in milliseconds."""
+    ordered = sorted(seconds)
+    at = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+    found = {name: 1000 * ordered[int(share * (len(ordered) - 1))] for name, share in at.items()}
+    return {**found, "max": 1000 * ordered[-1]}
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """How long one call took, in seconds: on the wall, and of all processor threads of this process together."""
