@@ -1,5 +1,6 @@
 """NAC through the whole mesh: growth by its rule, statistics by element id, weights inherited, one look at the test."""
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -133,3 +134,15 @@ def scores(client: Client, name: str) -> list[tuple[str, str, float]]:
         )
         for trial in client.list_trials(name)
     ]
+
+
+@pytest.mark.usefixtures("ended")
+def test_every_restructuring_is_derived_again_from_the_live_journal(mesh: Mesh) -> None:
+    journal = ("--journal", str(mesh.home / "journal.db"))
+    done = mesh.nasmesh("replay", "nac", *journal, "--target", mesh.addresses["generate"], "--json")
+    found = json.loads(done.stdout)
+    assert (done.code, found["differences"]) == (0, []), found
+    assert (found["calls"], found["proposals"], found["stored_trials"]) == (4, 4, 4)  # three of NAC, one enlarged
+    checked = mesh.nasmesh("admin", "check", *journal, "--store", f"dir:{mesh.home / 'objects'}", "--json")
+    assert (checked.code, json.loads(checked.stdout)["violations"]) == (0, []), checked.stdout
+    assert json.loads(checked.stdout)["objects"] >= 12
