@@ -53,7 +53,9 @@ class NacGenerator:
         state = nac_state.load(request.state, space)
         result = _find_result(request, state.pending)
         if result is None and request.trials_in_flight > 0:
-            return pb.ProposeResponse(state=request.state, note=f"waits for {state.pending}")
+            # Called with the result of somebody else's trial: ask again with the next one, which may be ours.
+            following = pb.NextCall(after_results=1)
+            return pb.ProposeResponse(state=request.state, note=f"waits for {state.pending}", next_call=following)
         if result is not None and _is_usable(result):
             return _succeed(result, state, space, settings)
         return _recover(result, state, space, settings)
@@ -79,7 +81,9 @@ def _is_usable(result: pb.Result) -> bool:
 
 
 def _propose(state: NacState, space: space_pb2.EnvelopeSpace, settings: NacSettings) -> pb.ProposeResponse:
-    response = pb.ProposeResponse(state=nac_state.dump(state), note=state.note)
+    # Beside trials that others add, it goes on as soon as its own has ended.
+    following = pb.NextCall(after_results=1)
+    response = pb.ProposeResponse(state=nac_state.dump(state), note=state.note, next_call=following)
     proposal = response.proposals.add(
         choices=encode(space, state.network),
         proposal_id=state.pending,

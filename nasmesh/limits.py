@@ -88,6 +88,8 @@ ORPHAN_S: Final = 600.0
 ORPHAN_GRACE_S: Final = 60.0
 # A training that is wanted again later (its search is paused, its agent drained) has this long to store a checkpoint.
 RELEASE_GRACE_S: Final = 60.0
+# Likewise where the agent itself is told to end: whoever stops it waits 30 s by habit, and outcomes follow.
+DRAIN_GRACE_S: Final = 10.0
 # A cancelled job has this long to end by itself before its child process is killed.
 CANCEL_GRACE_S: Final = 2.0
 

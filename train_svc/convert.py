@@ -10,6 +10,9 @@ from nasmesh.store.keys import check_ref
 from nasmesh.v1 import job_pb2
 from nasmesh.v1 import train_service_pb2 as pb
 
+# Longer than any checkpoint takes to write; whoever waits for it should not have to guess.
+_LONGEST_GRACE_S = 600.0
+
 
 def check_start(request: pb.StartTrainingRequest) -> pb.StartTrainingRequest:
     """Return a request that is worth a job.
@@ -44,3 +47,13 @@ def to_training(view: JobView) -> pb.Training:
 def server(slots: int) -> job_pb2.Server:
     """Return what this server says of itself."""
     return describe_server(f"torch {package_version('torch')}", slots=slots, datasets=dataset_resources())
+
+
+def grace_s(request: pb.CancelTrainingRequest) -> float | None:
+    """Return how long a cancelled training may take, if its caller says; raises Invalid (FIELD_INVALID)."""
+    if not request.HasField("grace"):
+        return None
+    seconds = request.grace.seconds + request.grace.nanos / 1e9
+    if not 0 < seconds <= _LONGEST_GRACE_S:
+        raise Invalid("FIELD_INVALID", f"grace: {seconds:g} s is not above 0 and at most 10 minutes", field="grace")
+    return seconds

@@ -8,7 +8,7 @@ from nasmesh.jobs.table import JobTable
 from nasmesh.paging import page
 from nasmesh.v1 import train_service_pb2 as pb
 from nasmesh.v1 import train_service_pb2_grpc as rpc
-from train_svc.convert import check_start, server, to_training
+from train_svc.convert import check_start, grace_s, server, to_training
 
 # ruff: noqa: N802, ARG002 - names and signatures are the contract's
 
@@ -51,7 +51,9 @@ class TrainServicer(rpc.TrainServiceServicer):
         self, request: pb.CancelTrainingRequest, context: grpc.ServicerContext
     ) -> pb.CancelTrainingResponse:
         """Ask a training to stop."""
-        return pb.CancelTrainingResponse(training=to_training(self._table.cancel(request.training_id)))
+        return pb.CancelTrainingResponse(
+            training=to_training(self._table.cancel(request.training_id, grace_s(request)))
+        )
 
     def DeleteTraining(
         self, request: pb.DeleteTrainingRequest, context: grpc.ServicerContext

@@ -15,6 +15,7 @@ Progress = train_service_pb2.TrainProgress | evaluate_service_pb2.EvaluateProgre
 _KINDS = {
     "generate": search_pb2.TASK_KIND_GENERATE,
     "finalize": search_pb2.TASK_KIND_GENERATE,
+    "admit": search_pb2.TASK_KIND_GENERATE,
     "train": search_pb2.TASK_KIND_TRAIN,
     "evaluate": search_pb2.TASK_KIND_EVALUATE,
 }
@@ -50,6 +51,7 @@ class Attempt:
         self._checkpoint = checkpoint
         self._cancelled = threading.Event()
         self._superseded = False
+        self._grace_s: float | None = None
         self._on_cancel: Callable[[], None] | None = None
 
     @property
@@ -99,11 +101,18 @@ class Attempt:
         if late:
             self._call_back()
 
-    def cancel(self, *, superseded: bool = False) -> None:
-        """Make the work stop."""
+    @property
+    def grace_s(self) -> float | None:
+        """How long the work may take to store a checkpoint once it should stop; None: the server's own time."""
+        return self._grace_s
+
+    def cancel(self, *, superseded: bool = False, grace_s: float | None = None) -> None:
+        """Make the work stop; where it is wanted again later, `grace_s` is the time for its checkpoint."""
         with self._lock:
             self._superseded = self._superseded or superseded
             first = not self._cancelled.is_set()
+            if first:
+                self._grace_s = grace_s
             self._cancelled.set()
         if first:
             self._call_back()

@@ -162,7 +162,7 @@ class Agent:
             case "outcome_reply":
                 self._work.acknowledged(message.outcome_reply)
             case "cancel":
-                self._work.cancel(message.cancel.token, message.cancel.reason)
+                self._work.cancel(message.cancel)
             case "drain":
                 self._work.hold(message.drain.draining)
             case other:
@@ -172,7 +172,7 @@ class Agent:
         for reply in batch.outcome_replies:
             self._work.acknowledged(reply)
         for cancel in batch.cancels:
-            self._work.cancel(cancel.token, cancel.reason)
+            self._work.cancel(cancel)
         for lease in batch.leases:
             self._work.take(lease)
 

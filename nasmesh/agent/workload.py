@@ -12,7 +12,7 @@ from nasmesh.agent.held import Held
 from nasmesh.agent.spool import Spool, job_id_of
 from nasmesh.errors import Invalid, NasmeshError, Unavailable
 from nasmesh.jobs.failures import failure, failure_of
-from nasmesh.limits import MESSAGE_BYTES
+from nasmesh.limits import DRAIN_GRACE_S, MESSAGE_BYTES, RELEASE_GRACE_S
 from nasmesh.logs import bind, get_logger
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import job_pb2, search_pb2
@@ -87,7 +87,7 @@ class Workload:
         self._draining.set()
         for attempt in self._held.attempts():
             if self._may_start:
-                attempt.cancel()
+                attempt.cancel(grace_s=DRAIN_GRACE_S)
             else:
                 # Nothing was begun in this process: its lease stays on disk for the next one.
                 self._held.end(attempt, None)
@@ -106,12 +106,12 @@ class Workload:
         """Start no more errands."""
         self._errands.shutdown(wait=False, cancel_futures=True)
 
-    def cancel(self, token: pb.AttemptToken, why: str) -> None:
+    def cancel(self, cancel: pb.CancelAttempt) -> None:
         """Make an attempt stop, if it is in hand."""
-        attempt = self._held.find(job_id_of(token))
+        attempt = self._held.find(job_id_of(cancel.token))
         if attempt is not None:
-            _LOG.info("attempt_cancelled", job=attempt.job_id, why=why)
-            attempt.cancel()
+            _LOG.info("attempt_cancelled", job=attempt.job_id, why=cancel.reason, wanted_later=cancel.checkpoint)
+            attempt.cancel(grace_s=RELEASE_GRACE_S if cancel.checkpoint else None)
 
     def take(self, lease: pb.Lease) -> None:
         """Accept a lease and start it as soon as its kind has a slot; one that is in hand already is not doubled."""

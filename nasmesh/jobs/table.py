@@ -84,12 +84,13 @@ class JobTable:
         self._board.get(job_id)
         return self._board.watch(job_id, after_sequence, timeout_s)
 
-    def cancel(self, job_id: str) -> JobView:
-        """Ask a job to stop: it has `cancel_grace_s` to write a checkpoint, then its process is ended.
+    def cancel(self, job_id: str, grace_s: float | None = None) -> JobView:
+        """Ask a job to stop: it has `grace_s` [cancel_grace_s] to write a checkpoint, then its process is ended.
 
-        Raises NotFound ({NOUN}_UNKNOWN). An ended job is left as it is.
+        Raises NotFound ({NOUN}_UNKNOWN). An ended job is left as it is; for one that was asked before the first grace
+        counts.
         """
-        return self._board.cancel(job_id, self._limits.cancel_grace_s)
+        return self._board.cancel(job_id, self._limits.cancel_grace_s if grace_s is None else grace_s)
 
     def delete(self, job_id: str) -> None:
         """Forget an ended job; raises NotFound ({NOUN}_UNKNOWN) or Stale ({NOUN}_NOT_ENDED)."""

@@ -191,7 +191,7 @@ class FakeCalls:
     def watch(self, job_id: str, after_sequence: int) -> Iterator[JobStatus]:  # noqa: ARG002
         yield self._status(job_pb2.JOB_STATE_SUCCEEDED)
 
-    def cancel(self, job_id: str) -> None:  # noqa: ARG002
+    def cancel(self, job_id: str, grace_s: float | None = None) -> None:  # noqa: ARG002
         self.cancelled.set()
 
     def delete(self, job_id: str) -> None:

@@ -33,7 +33,7 @@ class EvaluateCalls:
         for response in self._target.stream("WatchEvaluation", request, pb.WatchEvaluationResponse):
             yield _status(response.evaluation)
 
-    def cancel(self, job_id: str) -> None:
+    def cancel(self, job_id: str, grace_s: float | None = None) -> None:  # noqa: ARG002 - it has no checkpoint to store
         """Ask the evaluation to stop."""
         request = pb.CancelEvaluationRequest(evaluation_id=job_id)
         self._target.unary("CancelEvaluation", request, pb.CancelEvaluationResponse)

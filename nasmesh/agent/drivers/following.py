@@ -54,8 +54,8 @@ class JobCalls(Protocol):
         """Yield the job's changes until it ends."""
         ...
 
-    def cancel(self, job_id: str) -> None:
-        """Ask the job to stop."""
+    def cancel(self, job_id: str, grace_s: float | None = None) -> None:
+        """Ask the job to stop, within a time for its checkpoint that is the server's own unless it is given."""
         ...
 
     def delete(self, job_id: str) -> None:
@@ -79,7 +79,7 @@ def follow(
     backoff = Backoff()
     known = attempt.adopted
     contact = clock.monotonic()
-    attempt.on_cancel(lambda: _cancel(calls, attempt.job_id))
+    attempt.on_cancel(lambda: _cancel(calls, attempt))
     while True:
         if attempt.cancelled.is_set() and not known:
             return attempt.released()
@@ -92,7 +92,7 @@ def follow(
             backoff.reset()
             if attempt.cancelled.is_set():
                 # The first request to stop may have come before there was a job, or while the server was away.
-                _cancel(calls, attempt.job_id)
+                _cancel(calls, attempt)
             return _watch(calls, attempt, status)
         except (Unavailable, Busy) as error:
             away_s = clock.monotonic() - contact
@@ -163,7 +163,7 @@ def _give_up(attempt: Attempt, error: NasmeshError, away_s: float) -> pb.Attempt
     )
 
 
-def _cancel(calls: JobCalls, job_id: str) -> None:
+def _cancel(calls: JobCalls, attempt: Attempt) -> None:
     # A server that is away is asked again once it is back; one that does not know the job has nothing to stop.
     with contextlib.suppress(NasmeshError):
-        calls.cancel(job_id)
+        calls.cancel(attempt.job_id, attempt.grace_s)

@@ -5,7 +5,7 @@ from nasmesh.agent.attempt import Attempt
 from nasmesh.agent.backoff import Backoff
 from nasmesh.agent.drivers.finalize import finalize
 from nasmesh.agent.drivers.following import UNREACHABLE_S
-from nasmesh.agent.drivers.proposals import Workbench, task_of, trial_of
+from nasmesh.agent.drivers.proposals import Workbench, admit_enqueued, task_of, trial_of
 from nasmesh.agent.targets import Target
 from nasmesh.clock import Clock, SystemClock
 from nasmesh.errors import Busy, Invalid, Unavailable
@@ -48,9 +48,11 @@ class GenerateDriver:
         return job_pb2.Server(generators=response.generators, slots=self.slots)
 
     def run(self, attempt: Attempt) -> dispatch_service_pb2.AttemptOutcome:
-        """Propose networks, or enlarge them for the final phase."""
+        """Propose networks, admit one that a person added, or enlarge networks for the final phase."""
         if attempt.lease.HasField("finalize"):
             return dispatch_service_pb2.AttemptOutcome(generate=finalize(attempt.lease.finalize, self._store))
+        if attempt.lease.HasField("admit"):
+            return dispatch_service_pb2.AttemptOutcome(generate=admit_enqueued(attempt.lease.admit, self._store))
         work = attempt.lease.generate
         task = task_of(work.data)
         request = pb.ProposeRequest()

@@ -41,9 +41,12 @@ class TrainCalls:
         for response in self._target.stream("WatchTraining", request, pb.WatchTrainingResponse):
             yield _status(response.training)
 
-    def cancel(self, job_id: str) -> None:
-        """Ask the training to stop."""
-        self._target.unary("CancelTraining", pb.CancelTrainingRequest(training_id=job_id), pb.CancelTrainingResponse)
+    def cancel(self, job_id: str, grace_s: float | None = None) -> None:
+        """Ask the training to stop after a checkpoint."""
+        request = pb.CancelTrainingRequest(training_id=job_id)
+        if grace_s is not None:
+            request.grace.FromMilliseconds(round(grace_s * 1000))
+        self._target.unary("CancelTraining", request, pb.CancelTrainingResponse)
 
     def delete(self, job_id: str) -> None:
         """Forget the training."""
