@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # before gRPC is imported: children are spawned, never forked
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its warnings about lost connections are no concern of a person
@@ -12,7 +13,8 @@ with quiet_interrupts():
     import typer
 
     from clients.cli import failures
-    from clients.cli.commands import admin, mesh, network, replay, search, serve, things
+    from clients.cli.access_options import with_access_options
+    from clients.cli.commands import access, admin, mesh, network, replay, search, serve, things
     from nasmesh.errors import Invalid, NasmeshError
     from nasmesh.settings import read_settings
 
@@ -42,6 +44,7 @@ app.add_typer(search.app, name="search")
 app.add_typer(network.app, name="network")
 app.add_typer(admin.app, name="admin")
 things.register(app)
+access.register(app)
 replay.register(app)
 
 
@@ -53,11 +56,16 @@ def _as_invalid(error: Exception) -> Invalid:
     return Invalid("USAGE", f"{text[:1].lower()}{text[1:]}; see {command} --help")
 
 
+def command() -> Any:
+    """Return the whole command, with the options that many commands share."""
+    return with_access_options(typer.main.get_command(app))
+
+
 def main() -> None:
     """Run the command line; the only way out is SystemExit."""
     as_json = "--json" in sys.argv
     try:
-        sys.exit(app(prog_name="nasmesh", standalone_mode=False) or failures.OK)
+        sys.exit(command()(prog_name="nasmesh", standalone_mode=False) or failures.OK)
     except NasmeshError as error:
         sys.exit(failures.tell(error, as_json=as_json))
     except _USAGE_ERROR as error:

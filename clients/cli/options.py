@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clients.cli.access_options import client_access
 from nasmesh.settings import DEFAULT_SCHEDULER
 
 if TYPE_CHECKING:
@@ -37,4 +38,4 @@ def connect(scheduler: str, *, insecure: bool, patience_s: float = PATIENCE_S) -
     """Open a client; gRPC is imported only now, so that --help stays quick."""
     from nasmesh.client import Client
 
-    return Client(scheduler, insecure=insecure, patience_s=patience_s)
+    return Client(scheduler, insecure=insecure, access=client_access(), patience_s=patience_s)

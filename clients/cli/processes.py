@@ -15,6 +15,7 @@ from typing import IO
 
 from nasmesh.clock import Clock, SystemClock
 from nasmesh.errors import Conflict, NasmeshError, Unavailable
+from nasmesh.rpc.access import ACCESS_VARIABLES, NO_CLIENT_ACCESS, ClientAccess
 
 START_S = 90.0  # importing torch from a cold disk on a busy machine
 STOP_S = 15.0  # a drained server ends far sooner; then it is killed
@@ -56,6 +57,8 @@ class LocalMesh:
     programs: Sequence[Program]
     any_port: bool
     say: Callable[[str], None]
+    access: ClientAccess = NO_CLIENT_ACCESS
+    """How the programs, and we, are known to the first of them."""
     clock: Clock = field(default_factory=SystemClock)
     addresses: dict[str, str] = field(default_factory=dict)
     failure: NasmeshError | None = None
@@ -76,11 +79,11 @@ class LocalMesh:
             self._spawn(first, ())
             self.addresses[first.name] = self._await_address(first.name)
             for program in others:
-                self._spawn(program, ("--scheduler", self.addresses[first.name]))
+                self._spawn(program, self._joining(first))
             for program in others:
                 self.addresses[program.name] = self._await_address(program.name)
             for program in self.programs:
-                _await_health(self.addresses[program.name])
+                _await_health(self.addresses[program.name], self.access if program is first else NO_CLIENT_ACCESS)
         except BaseException:
             self.stop()
             raise
@@ -93,6 +96,9 @@ class LocalMesh:
     ) -> None:
         """Stop everything."""
         self.stop()
+
+    def _joining(self, first: Program) -> tuple[str, ...]:
+        return ("--scheduler", self.addresses[first.name], *self.access.flags())
 
     def wait(self) -> None:
         """Block until interrupted, or until a program has died for good; raises what it died of."""
@@ -185,7 +191,7 @@ class LocalMesh:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "NASMESH_HOME": str(self.home), "GRPC_ENABLE_FORK_SUPPORT": "0"},
+                env=_environment(self.home),
                 start_new_session=True,  # Ctrl-C is for us; we stop the programs in order
             )
         self._children[program.name] = _Child(program, process, port_file, log, known.deaths if known else 0)
@@ -223,20 +229,26 @@ class LocalMesh:
                 self.failure = error
                 os.kill(os.getpid(), signal.SIGINT)  # wakes whoever waits for a search in the main thread
             return
-        scheduler = self.programs[0].name
-        arguments = () if name == scheduler else ("--scheduler", self.addresses[scheduler])
+        first = self.programs[0]
+        arguments = () if name == first.name else self._joining(first)
         self._spawn(child.program, arguments, port=int(self.addresses[name].rpartition(":")[2]))
         self.say(f"{error.message}; it was started again")
 
 
-def _await_health(address: str) -> None:
+def _environment(home: Path) -> dict[str, str]:
+    """Return our environment for a program, whose access its flags say in full."""
+    kept = {name: value for name, value in os.environ.items() if name not in ACCESS_VARIABLES}
+    return {**kept, "NASMESH_HOME": str(home), "GRPC_ENABLE_FORK_SUPPORT": "0"}
+
+
+def _await_health(address: str, access: ClientAccess) -> None:
     """Return once a program says that it serves; raises Unavailable when it does not within a few seconds."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     from nasmesh.client.patience import Patience, call_patiently
     from nasmesh.rpc.channel import errors_from_rpc, open_channel
 
-    with open_channel(address) as channel:
+    with open_channel(address, access=access) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
 
         def ask() -> None:

@@ -7,6 +7,16 @@ from pathlib import Path
 from nasmesh.errors import Invalid
 from nasmesh.settings import Settings
 
+ACCESS_VARIABLES = frozenset(
+    f"NASMESH_{name}"
+    for name in ("TLS_CERT", "TLS_KEY", "TLS_CA", "TOKENS", "CA_FILE", "CERT_FILE", "KEY_FILE", "TOKEN_FILE")
+)
+"""The environment's names for all of it."""
+
+
+def _flags(*pairs: tuple[str, Path | None]) -> tuple[str, ...]:
+    return tuple(text for flag, path in pairs if path is not None for text in (flag, str(path.absolute())))
+
 
 def _check_halves(cert: Path | None, key: Path | None, cert_field: str, key_field: str) -> None:
     if cert is not None and key is None:
@@ -51,6 +61,12 @@ class ServerAccess:
         """Whether it speaks TLS."""
         return self.cert is not None
 
+    def flags(self) -> tuple[str, ...]:
+        """Return the flags that say this to another program."""
+        return _flags(
+            ("--tls-cert", self.cert), ("--tls-key", self.key), ("--tls-ca", self.ca), ("--tokens", self.tokens)
+        )
+
     @property
     def asks_identity(self) -> bool:
         """Whether callers must say who they are."""
@@ -82,6 +98,12 @@ class ClientAccess:
     def has_tls(self) -> bool:
         """Whether it speaks TLS."""
         return self.ca is not None
+
+    def flags(self) -> tuple[str, ...]:
+        """Return the flags that say this to another program."""
+        return _flags(
+            ("--ca-file", self.ca), ("--cert-file", self.cert), ("--key-file", self.key), ("--token-file", self.token)
+        )
 
 
 NO_SERVER_ACCESS = ServerAccess()

@@ -4,21 +4,27 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import nasmesh
+from clients.cli.access_options import client_access
 from clients.cli.options import WATCH_PATIENCE_S, AsJson, Force, Out, Overrides, connect
 from clients.cli.output import print_json, print_line
 from nasmesh.errors import Invalid, NasmeshError
-from nasmesh.settings import home
+from nasmesh.rpc.access import ServerAccess
+from nasmesh.settings import home, read_settings
 
 if TYPE_CHECKING:
     from clients.cli.processes import LocalMesh, Program
     from nasmesh.v1.search_pb2 import SearchSpec
 
 _DEFAULT_OUT = Path("runs/{search}")
+
+
+def _shown(flag: str, text: str) -> Any:
+    return typer.Option(flag, metavar="FILE", help=text, rich_help_panel="Access")
 
 
 def register(app: typer.Typer) -> None:
@@ -35,19 +41,24 @@ def up(  # noqa: PLR0913 - the flags of a command
     overrides: Overrides = None,
     any_port: Annotated[bool, typer.Option("--any-port", help="Use free ports, not 7400 to 7403.")] = False,
     train_slots: Annotated[int, typer.Option(min=1, max=64, help="Trainings at once.")] = 1,
+    tls_cert: Annotated[Path | None, _shown("--tls-cert", "Certificate of the scheduler: speak TLS.")] = None,
+    tls_key: Annotated[Path | None, _shown("--tls-key", "Its key, mode 0600.")] = None,
+    tls_ca: Annotated[Path | None, _shown("--tls-ca", "Ask its callers for certificates of this authority.")] = None,
+    tokens: Annotated[Path | None, _shown("--tokens", "Ask its callers for a token in this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start scheduler, generate, train and evaluate as separate processes, and stop them on Ctrl-C.
 
     Their logs are in {home}/logs. A program that dies is started again; nothing is lost by it.
     """
+    door = _door(tls_cert, tls_key, tls_ca, tokens)
     spec = _read(search, out, overrides or [], force=force)
     say = _say_on_stderr if as_json else print_line
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     from clients.cli.processes import LocalMesh
 
-    mesh = LocalMesh(home(), _programs(train_slots), any_port, say)
+    mesh = LocalMesh(home(), _programs(train_slots, door), any_port, say, access=client_access())
     try:
         with mesh:
             if spec is None:
@@ -80,11 +91,19 @@ def _read(search: Path | None, out: Path | None, overrides: list[str], *, force:
     return spec
 
 
-def _programs(train_slots: int) -> "list[Program]":
+def _door(cert: Path | None, key: Path | None, ca: Path | None, tokens: Path | None) -> ServerAccess:
+    """Return what the scheduler shows and asks for: flags over environment."""
+    settings = read_settings()
+    return ServerAccess(
+        cert or settings.tls_cert, key or settings.tls_key, ca or settings.tls_ca, tokens or settings.tokens
+    )
+
+
+def _programs(train_slots: int, door: ServerAccess) -> "list[Program]":
     from clients.cli.processes import Program
 
     return [
-        Program("scheduler", "scheduler", 7400),
+        Program("scheduler", "scheduler", 7400, door.flags()),
         Program("generate", "generate_svc", 7401),
         Program("train", "train_svc", 7402, ("--slots", str(train_slots))),
         Program("evaluate", "evaluate_svc", 7403),
