@@ -34,10 +34,10 @@ class Trials:
     def __getitem__(self, index: slice) -> list[pb.Trial]: ...
     def __getitem__(self, index: int | slice) -> pb.Trial | list[pb.Trial]:
         """Return one trial or several."""
-        if isinstance(index, slice):
-            return [_trial(item) for item in self._items[index]]
         item = self._items[index]
-        return pb.Trial.FromString(item) if isinstance(item, bytes) else item
+        if isinstance(item, pb.Trial):
+            return item
+        return pb.Trial.FromString(item) if isinstance(item, bytes) else [_trial(one) for one in item]
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -145,10 +145,9 @@ class Tasks(MutableMapping[str, "Task"]):
         """Say whether a task is known."""
         if task_id in self._hot:
             return True
-        try:
-            return isinstance(task_id, str) and self._thaw(task_id) is not None
-        except KeyError:
+        if not isinstance(task_id, str):
             return False
+        return any(task.id == task_id for body in self._bodies_of(task_id) for task in self._decode(body))
 
     def __iter__(self) -> Iterator[str]:
         """Yield ids."""

@@ -95,14 +95,17 @@ class Desk:
 
     def outcome(self, entry: AgentEntry, outcome: pb.AttemptOutcome) -> None:
         """Record an outcome once; repetitions and late ones are answered and change nothing."""
-        engine = self._engine
         self._seen(entry)
-        digest = hashlib.sha256(outcome.SerializeToString(deterministic=True)).digest()[:16]
-        task = self._held(entry.name, outcome.token)
-        disposition = self._record(task, outcome, digest) if task else self._late(outcome.token, digest)
-        reply = pb.OutcomeReply(token=outcome.token, disposition=disposition)
-        engine.send(entry.session, pb.WorkResponse(outcome_reply=reply))
-        _log.debug("outcome", task=outcome.token.task, attempt=outcome.token.attempt, disposition=disposition)
+        token = outcome.token
+        body = outcome.SerializeToString(deterministic=True)
+        digest = hashlib.sha256(body).digest()[:16]
+        task = self._held(entry.name, token)
+        disposition = self._record(task, outcome, body, digest) if task else self._late(token, digest)
+        message = pb.WorkResponse()
+        reply = message.outcome_reply
+        reply.token.CopyFrom(token)
+        reply.disposition = disposition
+        self._engine.send(entry.session, message)
 
     def draining(self, entry: AgentEntry) -> None:
         """Give an agent no more work."""
@@ -159,8 +162,11 @@ class Desk:
                 engine.lose(engine.state.tasks[task_id], "AGENT_FORGOT", "the agent came back without it")
         return superseded
 
-    def _record(self, task: Task, outcome: pb.AttemptOutcome, digest: bytes) -> pb.OutcomeDisposition.ValueType:
-        run = self._engine.state.searches[task.search]
+    def _record(
+        self, task: Task, outcome: pb.AttemptOutcome, body: bytes, digest: bytes
+    ) -> pb.OutcomeDisposition.ValueType:
+        engine = self._engine
+        run = engine.state.searches[task.search]
         disposition = pb.OUTCOME_DISPOSITION_RECORDED
         try:
             checked = outcomes.check(run, task, outcome)
@@ -168,8 +174,8 @@ class Desk:
             _log.warning("outcome_invalid", task=task.id, field=error.field, what=error.message)
             checked = outcomes.invalid_outcome(outcome, error)
             disposition = pb.OUTCOME_DISPOSITION_INVALID
-        tally(checked, self._engine.activity, self._engine.outage, self._engine.clock.monotonic())
-        self._engine.record(OutcomeReported(checked, digest))
+        tally(checked, engine.activity, engine.outage, engine.now)
+        engine.record(OutcomeReported(checked, digest, body if checked is outcome else None))
         return disposition
 
     def _late(self, token: pb.AttemptToken, digest: bytes) -> pb.OutcomeDisposition.ValueType:

@@ -6,6 +6,7 @@ Protobuf messages appear as opaque values (specs, trials, outcomes). Nothing her
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import islice
+from typing import NamedTuple
 
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import generate_service_pb2, object_pb2
@@ -121,7 +122,7 @@ class SearchRun:
 
     `overdrawn_*` is what was there beyond the budget when a person lowered it. `measured` holds, by chunks of
     MEASURED_CHUNK trials, the digests of what later trials may take over from them; `reused` are searches that its own
-    trials took over from.
+    trials took over from; `digests`, which is not stored, those of trials that are in work.
     """
 
     id: str
@@ -159,6 +160,7 @@ class SearchRun:
     overdrawn_iterations: int = 0
     measured: dict[int, bytearray] = field(default_factory=dict)
     reused: dict[str, None] = field(default_factory=dict)
+    digests: dict[int, bytes] = field(default_factory=dict, compare=False)
 
     @property
     def name(self) -> str:
@@ -236,8 +238,7 @@ class SearchExpired:
     search: str
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptLeased:
+class AttemptLeased(NamedTuple):
     """A task was leased to an agent; the attempt's number follows from the task."""
 
     task: str
@@ -262,12 +263,12 @@ class CheckpointReported:
     checkpoint: object_pb2.ObjectRef
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomeReported:
-    """An attempt ended with an outcome that passed the checks."""
+class OutcomeReported(NamedTuple):
+    """An attempt ended with an outcome that passed the checks. `body`: the outcome's bytes, where they are at hand."""
 
     outcome: dispatch_pb.AttemptOutcome
     digest: bytes
+    body: bytes | None = None
 
 
 Change = (
@@ -288,8 +289,7 @@ Change = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """A fact with its times: `time_us` since 1970 for people, `uptime_s` of schedulers for budgets."""
 
     time_us: int

@@ -31,6 +31,7 @@ from scheduler.domain import (
 from scheduler.effects import Changed, Closed, Gone, IllegalTransitionError
 from scheduler.journal import codec
 from scheduler.journal.base import Answer, Batch, Journal
+from scheduler.journal.encoding import EventEncoder
 from scheduler.machine import apply
 from scheduler.outage import Outage
 from scheduler.replaying import replay_event
@@ -64,6 +65,7 @@ class Engine:
         self.outage = Outage()
         self.work = Workload(self.agents, seed=seed, lease_s=lease_s)
         self.specs = Specs()
+        self._encoder = EventEncoder()
         self.snapshots = Snapshots()
         self.step = Step(1)
         self._read_clock()
@@ -186,7 +188,7 @@ class Engine:
         time_us = self.time_us()
         event = Event(time_us, self.uptime_s(), change)
         effects = apply(self.state, event)
-        self.step.events.append(codec.encode_event(event))
+        self.step.events.append(self._encoder.encode(event))
         for effect in effects:
             FOLLOW[type(effect)](self, effect, time_us)
         if isinstance(change, SearchCreated):

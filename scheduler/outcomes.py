@@ -10,7 +10,6 @@ from nasmesh.store.keys import ObjectKind, check_ref
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import evaluate_service_pb2, measurement_pb2, object_pb2, search_pb2, train_service_pb2, training_pb2
 from scheduler.domain import SearchRun, Task, TaskKind
-from scheduler.machine.reuse import measured
 
 # Faults of the surroundings: they cost the network no attempt. Any other reason counts, whatever the agent says.
 UNCOUNTED_REASONS = frozenset({"STORE_DOWN", "DRAINING", "SERVER_UNREACHABLE", "NO_SLOT", "PORT_IN_USE"})
@@ -25,21 +24,24 @@ _LARGEST = 2**62
 
 
 def check(run: SearchRun, task: Task, outcome: pb.AttemptOutcome) -> pb.AttemptOutcome:
-    """Return the outcome as it is recorded: checked, texts bounded, control parameters of proposals complete."""
-    checked = pb.AttemptOutcome(token=outcome.token)
+    """Return the outcome as it is recorded: checked, texts bounded, control parameters of proposals complete.
+
+    It is the same object where nothing of it changes.
+    """
     kind = outcome.WhichOneof("result")
+    if kind == "train" and task.kind is TaskKind.TRAIN:
+        _check_train(outcome.train)
+        return outcome
+    if kind == "evaluate" and task.kind is TaskKind.EVALUATE:
+        _check_evaluate(run, run.trials[task.trial - 1].evaluate.split, outcome.evaluate)
+        return outcome
+    checked = pb.AttemptOutcome(token=outcome.token)
     if kind == "failure":
         checked.failure.CopyFrom(check_failure(outcome.failure))
     elif kind == "released":
         checked.released.CopyFrom(outcome.released)
         if outcome.released.HasField("checkpoint"):
             check_checkpoint(outcome.released.checkpoint)
-    elif kind == "train" and task.kind is TaskKind.TRAIN:
-        _check_train(outcome.train)
-        checked.train.CopyFrom(outcome.train)
-    elif kind == "evaluate" and task.kind is TaskKind.EVALUATE:
-        _check_evaluate(run, run.trials[task.trial - 1], outcome.evaluate)
-        checked.evaluate.CopyFrom(outcome.evaluate)
     elif kind == "generate" and task.kind is TaskKind.GENERATE:
         checked.generate.CopyFrom(_check_generate(run, task, outcome.generate))
     else:
@@ -84,17 +86,21 @@ def _check_train(result: train_service_pb2.TrainResult) -> None:
     _check_rest("train", result.device_time_s, result.data_digest, result.environment)
 
 
-def _check_evaluate(run: SearchRun, trial: search_pb2.Trial, result: evaluate_service_pb2.EvaluateResult) -> None:
+def _check_evaluate(
+    run: SearchRun, asked: measurement_pb2.Split.ValueType, result: evaluate_service_pb2.EvaluateResult
+) -> None:
     _check_measurements("evaluate", result.measurements)
     _check_rest("evaluate", result.device_time_s, result.data_digest, result.environment)
-    allowed = (measurement_pb2.SPLIT_UNSPECIFIED, trial.evaluate.split)
+    allowed = (measurement_pb2.SPLIT_UNSPECIFIED, asked)
+    whole = set()
     for found in result.measurements:
         if found.split not in allowed:
             split = measurement_pb2.Split.Name(found.split) if found.split in measurement_pb2.Split.values() else "?"
             raise _invalid("evaluate.measurements", f"{found.metric} was measured on {split}, which was not asked for")
-    probe = search_pb2.Trial(evaluate=trial.evaluate, measurements=result.measurements)
+        if not found.element:
+            whole.add(found.metric)
     for objective in run.spec.objectives:
-        if measured(probe, objective.metric) is None:
+        if objective.metric not in whole:
             raise _invalid("evaluate.measurements", f"the objective {objective.metric} was not measured")
 
 

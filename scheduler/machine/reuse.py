@@ -40,8 +40,10 @@ def take_over(work: Work, run: SearchRun, trial: pb.Trial) -> bool:
     """Give a new trial what an equal one measured, in whatever search; returns whether there was one."""
     if run.spec.cache != pb.CACHE_MODE_REUSE:
         return False
-    found = work.state.measured.get(digest_of(run, trial))
+    digest = digest_of(run, trial)
+    found = work.state.measured.get(digest)
     if found is None:
+        run.digests[trial.number] = digest
         return False
     search, number = found
     source = work.state.searches[search].trials[number - 1]
@@ -66,7 +68,7 @@ def remember(work: Work, run: SearchRun, trial: pb.Trial) -> None:
         # Recorded by a version without reuse: a complete specification says what it wants. The rules for what that
         # version recorded must not change, else its journal could not be replayed.
         return
-    digest = digest_of(run, trial)
+    digest = run.digests.pop(trial.number, b"") or digest_of(run, trial)
     if digest in work.state.measured:
         return
     work.state.measured[digest] = (run.id, trial.number)

@@ -134,6 +134,7 @@ def end(work: Work, run: SearchRun, trial: pb.Trial, outcome: pb.TrialOutcome.Va
     trial.phase = pb.TRIAL_PHASE_UNSPECIFIED
     trial.end_time.FromMicroseconds(work.time_us)
     run.active -= 1
+    run.digests.pop(trial.number, None)
     run.outcomes[outcome] = run.outcomes.get(outcome, 0) + 1
     if not trial.final:
         work.state.dirty[f"results/{run.id}/{len(run.results) // RESULTS_CHUNK}"] = None

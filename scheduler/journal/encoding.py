@@ -1,0 +1,56 @@
+"""Encodes facts one after the other; the two that every task has are put together from parts that are bytes already.
+
+A message's bytes are its fields one after the other, so that the times, which all facts of a step share, are encoded
+once. What comes out is the same, byte for byte, as what `codec.encode_event` makes; a test compares them.
+"""
+
+from nasmesh.v1 import journal_pb2 as pb
+from scheduler.domain import AttemptLeased, Event, OutcomeReported
+from scheduler.journal import codec
+
+_LEASED = bytes([pb.JournalEvent.ATTEMPT_LEASED_FIELD_NUMBER << 3 | 2])
+_REPORTED = bytes([pb.JournalEvent.OUTCOME_REPORTED_FIELD_NUMBER << 3 | 2])
+# Fields 1 and 2 of the messages below, both of which hold bytes.
+_FIRST, _SECOND = b"\x0a", b"\x12"
+_SMALL = [bytes([number]) for number in range(128)]
+
+
+class EventEncoder:
+    """Keeps the bytes of the last times."""
+
+    def __init__(self) -> None:
+        """Know no times."""
+        self._times: tuple[int, float] | None = None
+        self._head = b""
+
+    def encode(self, event: Event) -> bytes:
+        """Return an event's bytes."""
+        change = event.change
+        kind = type(change)
+        if kind is not AttemptLeased and kind is not OutcomeReported:
+            return codec.encode_event(event)
+        if self._times != (event.time_us, event.uptime_s):
+            self._times = event.time_us, event.uptime_s
+            self._head = pb.JournalEvent(time_us=event.time_us, uptime_s=event.uptime_s).SerializeToString()
+        if isinstance(change, AttemptLeased):
+            task, agent = change.task.encode(), change.agent.encode()
+            if not task or not agent:  # empty fields are left out
+                return codec.encode_event(event)
+            return self._head + _LEASED + _sized(_FIRST + _sized(task) + _SECOND + _sized(agent))
+        assert isinstance(change, OutcomeReported)
+        body = change.body if change.body is not None else change.outcome.SerializeToString()
+        second = _SECOND + _sized(change.digest) if change.digest else b""
+        return self._head + _REPORTED + _sized(_FIRST + _sized(body) + second)
+
+
+def _sized(content: bytes) -> bytes:
+    """Return bytes with their length before them, as a field of a message holds them."""
+    size = len(content)
+    if size < 128:
+        return _SMALL[size] + content
+    head = bytearray()
+    while size > 127:
+        head.append(size & 127 | 128)
+        size >>= 7
+    head.append(size)
+    return bytes(head) + content
