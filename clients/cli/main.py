@@ -14,7 +14,7 @@ with quiet_interrupts():
 
     from clients.cli import failures
     from clients.cli.access_options import with_access_options
-    from clients.cli.commands import access, admin, mesh, network, replay, search, serve, things
+    from clients.cli.commands import access, admin, mesh, network, rehearse, replay, search, serve, things
     from nasmesh.errors import Invalid, NasmeshError
     from nasmesh.settings import read_settings
 
@@ -46,6 +46,7 @@ app.add_typer(admin.app, name="admin")
 things.register(app)
 access.register(app)
 replay.register(app)
+rehearse.register(app)
 
 
 def _as_invalid(error: Exception) -> Invalid:

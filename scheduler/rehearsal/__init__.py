@@ -1,0 +1,1 @@
+"""How long a search would take: the real engine in virtual time, a real generator, modelled training and scoring."""

@@ -1,0 +1,117 @@
+"""How long training and scoring take, and what comes out: a model with noise that the seed decides. Pure."""
+
+import math
+from dataclasses import dataclass
+
+from nasmesh.clock import derive_seed, seeded_random
+from nasmesh.data import catalog
+from nasmesh.errors import Invalid
+from nasmesh.v1 import dataset_pb2, measurement_pb2, training_pb2
+from nasmesh.v1 import search_pb2 as pb
+
+_DEFAULT_EPOCHS = 1.0
+_DEFAULT_BATCH = 64
+_CLASS = "class_"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Seconds and scores. Defaults were measured on digits, one thread of two shared cores; see docs/rehearse.md.
+
+    A training takes `train_s + seconds_per_mac * MACs * samples * passes`; `noise` is the deviation of the logarithm.
+    """
+
+    train_s: float = 0.4
+    seconds_per_mac: float = 2.0e-10
+    evaluate_s: float = 0.05
+    evaluate_seconds_per_mac: float = 2.0e-11
+    noise: float = 0.15
+    call_s: float = 0.005
+    proposal_s: float = 0.012
+    top: float = 0.97
+    half_parameters: float = 3000.0
+    half_epochs: float = 1.5
+    score_noise: float = 0.01
+
+    def train_duration_s(self, trial: pb.Trial, data: dataset_pb2.DatasetSpec, seed: int) -> float:
+        """Return how long a trial's training takes on one slot."""
+        work = trial.network.macs * train_samples(trial.train, data)
+        return (self.train_s + self.seconds_per_mac * work) * self._factor(seed, "train", trial.number)
+
+    def evaluate_duration_s(self, trial: pb.Trial, data: dataset_pb2.DatasetSpec, seed: int) -> float:
+        """Return how long a trial's scoring takes on one slot."""
+        samples = split_sizes(data)[2 if trial.final else 1]
+        work = trial.network.macs * samples
+        return (self.evaluate_s + self.evaluate_seconds_per_mac * work) * self._factor(seed, "evaluate", trial.number)
+
+    def generate_duration_s(self, proposals: int) -> float:
+        """Return how long a call of the generator takes with building and admitting what it proposes."""
+        return self.call_s + self.proposal_s * proposals
+
+    def score(self, trial: pb.Trial, data: dataset_pb2.DatasetSpec, seed: int) -> float:
+        """Return an accuracy: better with more parameters and longer training, less and less so, plus noise."""
+        chance = 1.0 / catalog.describe(data.dataset).classes
+        parameters = trial.network.parameters / (trial.network.parameters + self.half_parameters)
+        epochs = train_samples(trial.train, data) / max(1, split_sizes(data)[0])
+        trained = epochs / (epochs + self.half_epochs)
+        rng = seeded_random(derive_seed(seed, "rehearse score", trial.number))
+        value = chance + (self.top - chance) * parameters * trained + rng.gauss(0.0, self.score_noise)
+        return min(1.0, max(0.0, value))
+
+    def measure(self, metric: str, accuracy: float, trial: pb.Trial) -> float:
+        """Return the value of a metric that evaluation produces; raises Invalid (METRIC_UNMODELLED)."""
+        if metric == "accuracy" or metric.startswith(_CLASS):
+            return accuracy
+        known = {
+            "top5_accuracy": min(1.0, accuracy * 1.05),
+            "loss": -math.log(max(accuracy, 1e-6)),
+            "parameters": float(trial.network.parameters),
+            "macs": float(trial.network.macs),
+            "size_bytes": 4.0 * trial.network.parameters,
+            "latency_p50": trial.network.macs * 1e-6,
+            "latency_p99": trial.network.macs * 2e-6,
+        }
+        if metric not in known:
+            raise Invalid("METRIC_UNMODELLED", f"objectives: the model has no {metric}", field="objectives")
+        return known[metric]
+
+    def _factor(self, seed: int, kind: str, number: int) -> float:
+        rng = seeded_random(derive_seed(seed, "rehearse", kind, number))
+        return math.exp(rng.gauss(0.0, self.noise)) if self.noise else 1.0
+
+
+def train_samples(config: training_pb2.TrainConfig, data: dataset_pb2.DatasetSpec) -> float:
+    """Return how many samples a training sees."""
+    if config.WhichOneof("budget") == "steps":
+        return float(config.steps * (config.batch_size or _DEFAULT_BATCH))
+    train, validation, _ = split_sizes(data)
+    samples = train * (config.data_fraction or 1.0) + (validation if config.include_validation else 0)
+    return samples * (config.epochs or _DEFAULT_EPOCHS)
+
+
+def split_sizes(data: dataset_pb2.DatasetSpec) -> tuple[int, int, int]:
+    """Return the samples of the train, validation and test splits."""
+    info = catalog.describe(data.dataset)
+    full = catalog.complete(data)
+    test = info.test_samples or round(info.samples * full.test_fraction)
+    rest = info.samples if info.has_test_split else info.samples - test
+    validation = round(rest * full.validation_fraction)
+    return rest - validation, validation, test
+
+
+def readings(trial: pb.Trial, elements: dict[str, list[str]], seed: int) -> list[measurement_pb2.Measurement]:
+    """Return a value for every statistic that a trial's plan asks for; `elements` names scales by block."""
+    found = []
+    for probe in trial.instrumentation.probes:
+        scales = probe.tap == training_pb2.TAP_EDGE_SCALE
+        for block in probe.elements:
+            for element in elements.get(block, []) if scales else [block]:
+                for statistic in probe.statistics:
+                    metric = training_pb2.Statistic.Name(statistic).removeprefix("STATISTIC_").lower()
+                    value = derive_seed(seed, trial.number, element, metric) / 2**63
+                    found.append(
+                        measurement_pb2.Measurement(
+                            metric=metric, value=value, element=element, step=1, split=measurement_pb2.SPLIT_TRAIN
+                        )
+                    )
+    return found
