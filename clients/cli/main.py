@@ -14,7 +14,19 @@ with quiet_interrupts():
 
     from clients.cli import failures
     from clients.cli.access_options import with_access_options
-    from clients.cli.commands import access, admin, mesh, network, rehearse, replay, search, serve, things
+    from clients.cli.commands import (
+        access,
+        admin,
+        lifecycle,
+        mesh,
+        network,
+        rehearse,
+        replay,
+        search,
+        serve,
+        things,
+        trial,
+    )
     from nasmesh.errors import Invalid, NasmeshError
     from nasmesh.settings import read_settings
 
@@ -40,7 +52,9 @@ def check_environment() -> None:
 
 mesh.register(app)
 serve.register(app)
+lifecycle.register(app)
 app.add_typer(search.app, name="search")
+app.add_typer(trial.app, name="trial")
 app.add_typer(network.app, name="network")
 app.add_typer(admin.app, name="admin")
 things.register(app)

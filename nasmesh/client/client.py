@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import grpc
 
 from nasmesh.client import transfer
+from nasmesh.client.lifecycle import LifecycleCalls
 from nasmesh.client.names import search_name, subject_name
 from nasmesh.client.patience import Patience, call_patiently
 from nasmesh.client.watch import follow
@@ -43,7 +44,7 @@ class Exported:
     content: bytes
 
 
-class Client:
+class Client(LifecycleCalls):
     """Talks to one scheduler; a context manager. Searches are named "searches/{id}" or by their bare id.
 
     Raises Invalid (ADDRESS_INVALID) for a wrong address. A scheduler that is away is waited for up to `patience_s`

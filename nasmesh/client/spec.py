@@ -7,13 +7,17 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar, cast
 
 import yaml
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
 
 from nasmesh.errors import Invalid
 from nasmesh.v1 import search_pb2
+
+Parsed = TypeVar("Parsed", bound=Message)
 
 SPEC_BYTES = 1 << 20  # a specification is written by hand; more is a wrong file, and YAML aliases multiply what is read
 _MAX_DEPTH = 60  # an alias may contain itself; protobuf's own limit is 100
@@ -59,20 +63,26 @@ def parse_spec(
 
     `source` says in errors what the text is.
     """
-    document = _load_yaml(content, source)
+    return parse_message(search_pb2.SearchSpec(), content, overrides, source=source)
+
+
+def parse_message(message: Parsed, content: bytes | str, overrides: Sequence[str] = (), *, source: str) -> Parsed:
+    """Fill a message from YAML text with "path=value" overrides, and return it; raises Invalid as read_spec does."""
+    document = load_yaml(content, source)
     if not isinstance(document, dict):
         raise Invalid("SPEC_MALFORMED", f"{source}: is not a mapping of fields; see examples/digits.yaml")
-    root = search_pb2.SearchSpec.DESCRIPTOR
+    root = cast(Descriptor, message.DESCRIPTOR)
     for override in overrides:
         apply_override(document, root, override)
     _check_message(document, root, "")
     try:
-        return json_format.ParseDict(document, search_pb2.SearchSpec())
+        return json_format.ParseDict(document, message)
     except (json_format.ParseError, ValueError, TypeError) as error:
-        raise Invalid("SPEC_MALFORMED", f"the specification cannot be read: {str(error)[:300]}") from error
+        raise Invalid("SPEC_MALFORMED", f"{source} cannot be read: {str(error)[:300]}") from error
 
 
-def _load_yaml(content: bytes | str, source: str) -> object:
+def load_yaml(content: bytes | str, source: str) -> object:
+    """Return what YAML text says, loaded safely; raises Invalid (SPEC_MALFORMED) with the line."""
     try:
         return _Loader(content).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -88,7 +98,7 @@ def apply_override(document: dict[object, object], root: Descriptor, override: s
     parts = path.strip().split(".")
     if not equals or not all(parts):
         raise Invalid("OVERRIDE_INVALID", f"--set {override!r}: write path.to.field=value", field=path)
-    value = _load_yaml(text, path) if text.strip() else ""
+    value = load_yaml(text, path) if text.strip() else ""
     here: object = document
     descriptor: Descriptor | None = root
     for depth, part in enumerate(parts):

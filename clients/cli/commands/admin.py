@@ -2,6 +2,7 @@
 
 import typer
 
+from clients.cli.commands.lifecycle import sweep
 from clients.cli.commands.serve import become
 
 PROGRAM = "scheduler.admin"
@@ -38,3 +39,6 @@ def backup(context: typer.Context) -> None:
 def restore(context: typer.Context) -> None:
     """With the scheduler stopped: put a backup in a journal's place; an old one is kept aside, with --force."""
     become(PROGRAM, ["restore", *context.args])
+
+
+app.command("sweep")(sweep)

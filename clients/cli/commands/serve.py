@@ -1,4 +1,4 @@
-"""`nasmesh serve` and `nasmesh agent`: become the program named, with its own flags. No program is imported here."""
+"""`nasmesh serve`: become the program named, with its own flags. No program is imported here."""
 
 import os
 import sys
@@ -13,9 +13,8 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opti
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the command."""
     app.command("serve", context_settings=_PASS_ON)(serve)
-    app.command("agent", context_settings=_PASS_ON)(agent)
 
 
 def serve(context: typer.Context) -> None:
@@ -30,11 +29,6 @@ def serve(context: typer.Context) -> None:
     if kind not in PROGRAMS:
         raise Invalid("PROGRAM_UNKNOWN", f"serve: {kind!r} is none of {', '.join(PROGRAMS)}", field="serve")
     become(PROGRAMS[kind], arguments)
-
-
-def agent(context: typer.Context) -> None:
-    """Put an agent in front of a server that somebody else wrote; `nasmesh agent --help` lists its flags."""
-    become(AGENT, context.args)
 
 
 def become(module: str, arguments: list[str]) -> None:

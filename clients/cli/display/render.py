@@ -29,6 +29,7 @@ _STATE_STYLES = {
     search_pb2.SEARCH_STATE_SUCCEEDED: "green",
     search_pb2.SEARCH_STATE_FAILED: "red",
     search_pb2.SEARCH_STATE_CANCELLED: "yellow",
+    search_pb2.SEARCH_STATE_PAUSED: "yellow",
 }
 
 

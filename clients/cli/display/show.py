@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from clients.cli.display.render import header
-from clients.cli.display.view import format_count, format_duration, format_metric, outcome_word, score, view_of
+from clients.cli.display.view import format_count, format_duration, format_metric, outcome_word, plural, score, view_of
 from clients.cli.output import print_line, print_table
 from nasmesh.clock import SystemClock
 from nasmesh.v1 import measurement_pb2
@@ -16,6 +16,10 @@ def print_search(search: Search, trials: Sequence[Trial]) -> None:
     print_line(header(view, clock=SystemClock()).plain)
     if search.reason:
         print_line(search.reason)
+    if search.device_time_saved_s:
+        reused = sum(bool(trial.reused_from) for trial in trials)
+        saved = format_duration(search.device_time_saved_s)
+        print_line(f"{saved} of device time saved: {plural(reused, 'trial')} measured before, and not trained again")
     print_line("")
     headers = ("trial", "iteration", "outcome", ">parameters", ">MACs", ">validation", ">test", ">device time", "note")
     print_table(headers, [_row(trial) for trial in trials], empty="no trial has been recorded yet")
@@ -24,12 +28,25 @@ def print_search(search: Search, trials: Sequence[Trial]) -> None:
 def _row(trial: Trial) -> tuple[str, ...]:
     return (
         str(trial.number),
-        "final" if trial.final else str(trial.iteration),
+        "final" if trial.final else "added" if trial.enqueued else str(trial.iteration),
         outcome_word(trial),
         format_count(trial.network.parameters),
         format_count(trial.network.macs),
         format_metric("accuracy", score(trial, "accuracy", measurement_pb2.SPLIT_VALIDATION)),
         format_metric("accuracy", score(trial, "accuracy", measurement_pb2.SPLIT_TEST)),
         format_duration(trial.device_time_s),
-        trial.failure.message or trial.note,
+        trial.failure.message or _violated(trial) or _reused(trial) or trial.note,
     )
+
+
+def _violated(trial: Trial) -> str:
+    if not trial.HasField("violation"):
+        return ""
+    bound = trial.violation.constraint
+    limits = [f"at least {bound.min:g}"] if bound.HasField("min") else []
+    limits += [f"at most {bound.max:g}"] if bound.HasField("max") else []
+    return f"{bound.metric} is {trial.violation.value:g}, allowed {' and '.join(limits)}"
+
+
+def _reused(trial: Trial) -> str:
+    return f"as measured in {trial.reused_from}" if trial.reused_from else ""
