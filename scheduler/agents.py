@@ -49,9 +49,11 @@ class AgentEntry:
 
     def room(self, kind: TaskKind) -> int:
         """Return how many leases of a kind it can be given now: within its slots, and what it asked for."""
-        if self.session is None or self.draining or self.drained:
+        free = self.free.get(kind, 0)
+        if free <= 0 or self.session is None or self.draining or self.drained:
             return 0
-        return min(self.free.get(kind, 0), self.slots.get(kind, 0) - self.used.get(kind, 0))
+        left = self.slots.get(kind, 0) - self.used.get(kind, 0)
+        return free if free < left else left
 
     def sort(self, kind: TaskKind) -> frozenset[str] | None:
         """Return what it can do of a kind: names of generators or data sets; None: anything."""
@@ -112,13 +114,14 @@ class Agents:
         if entry is not None:
             entry.used[kind] = entry.used.get(kind, 0) + 1
 
-    def release(self, name: str, task: str) -> AgentEntry | None:
-        """Book the end of an attempt; returns the agent, if it is known."""
-        kind = self._held.get(name, {}).pop(task, None)
+    def release(self, name: str, task: str) -> tuple[AgentEntry, TaskKind] | None:
+        """Book the end of an attempt; returns the agent, if it is known, and the kind that it has a slot more for."""
+        kind = self._held[name].pop(task, None) if name in self._held else None
         entry = self._entries.get(name)
-        if entry is not None and kind is not None:
-            entry.used[kind] -= 1
-        return entry
+        if entry is None or kind is None:
+            return None
+        entry.used[kind] -= 1
+        return entry, kind
 
     def generator(self, name: str) -> generate_pb.Generator | None:
         """Return a generator that a connected agent serves."""

@@ -7,7 +7,6 @@ from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from scheduler import convert, holds
 from scheduler.domain import OPEN_SEARCHES, OPEN_TASKS
 from scheduler.effects import Changed, Closed, Drained, Gone, Granted, Queued, Rearranged, Recalled, Revoked
-from scheduler.step import News
 from scheduler.watch import Change
 
 if TYPE_CHECKING:
@@ -15,10 +14,18 @@ if TYPE_CHECKING:
 
 
 def _changed(engine: "Engine", effect: Changed, time_us: int) -> None:
-    engine.step.tell(news_of(engine, effect, time_us))
+    search = effect.search
+    change = change_of(engine, effect, time_us)
+    news = engine.step.news
+    if search in news:
+        news[search].append(change)
+    else:
+        news[search] = [change]
+    if not change.trial and engine.state.searches[search].state not in OPEN_SEARCHES:
+        engine.step.ended[search] = None
 
 
-def news_of(engine: "Engine", effect: Changed, time_us: int) -> News:
+def change_of(engine: "Engine", effect: Changed, time_us: int) -> Change:
     """Return what watchers are told of a change, as things stand now; a trial that has ended gets its row."""
     search, number, sequence = effect
     run = engine.state.searches[search]
@@ -27,9 +34,8 @@ def news_of(engine: "Engine", effect: Changed, time_us: int) -> News:
         body = trial.SerializeToString()
         if trial.outcome:
             engine.snapshots.end_trial(engine.state, run, number, trial, body)
-        return News(search, Change(sequence, time_us, number, body), False)
-    change = convert.search_change(run, sequence, time_us, engine.specs.of(run))
-    return News(search, change, run.state not in OPEN_SEARCHES)
+        return Change(sequence, time_us, number, body)
+    return convert.search_change(run, sequence, time_us, engine.specs.of(run))
 
 
 def _queued(engine: "Engine", effect: Queued, _time_us: int) -> None:

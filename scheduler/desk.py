@@ -65,8 +65,9 @@ class Desk:
         """Note how many leases of a kind an agent can take."""
         _check_ready(ready)
         self._seen(entry)
-        entry.free[TaskKind(ready.kind)] = ready.free
-        self._engine.work.offer(entry)
+        kind = TaskKind(ready.kind)
+        entry.free[kind] = ready.free
+        self._engine.work.offer(entry, kind)
 
     def report(self, entry: AgentEntry, report: pb.AgentReport) -> None:
         """Record outcomes and note free slots; the same as a message each, in that order."""

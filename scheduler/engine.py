@@ -14,8 +14,9 @@ from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2
 from scheduler.activity import Activity
 from scheduler.agents import AgentEntry, Agents, Session
-from scheduler.consequences import FOLLOW, news_of, note_closed
+from scheduler.consequences import FOLLOW, change_of, note_closed
 from scheduler.domain import (
+    OPEN_SEARCHES,
     AttemptLeased,
     AttemptLost,
     Booted,
@@ -97,8 +98,9 @@ class Engine:
             event, effects = replay_event(self.state, sequence, body)
             for effect in effects:
                 if isinstance(effect, Changed):
-                    news = news_of(self, effect, event.time_us)
-                    self.hub.restore(news.search, news.change, ended=news.ended)
+                    change = change_of(self, effect, event.time_us)
+                    is_over = not effect.trial and self.state.searches[effect.search].state not in OPEN_SEARCHES
+                    self.hub.restore(effect.search, (change,), ended=is_over)
                 elif isinstance(effect, Closed):
                     note_closed(self, effect)
                 elif isinstance(effect, Gone):
@@ -157,11 +159,13 @@ class Engine:
             self._refused = None
         for session, message in step.outbox:
             session.send(message)
-        for news in step.news:
-            self.hub.publish(news.search, news.change, ended=news.ended)
-            if news.ended:
-                self.work.forget(news.search)
-                _log.info("search_ended", search=news.search, reason=news.change.message().search.reason)
+        for search, changes in step.news.items():
+            ended = search in step.ended
+            self.hub.publish(search, changes, ended=ended)
+            if ended:
+                self.work.forget(search)
+                self.specs.drop(search)
+                _log.info("search_ended", search=search, reason=changes[-1].message().search.reason)
 
     def abort(self, step: Step, error: NasmeshError) -> None:
         """Undo a step that could not be written; its commands fail with the error. Raises it unless it may pass."""
@@ -209,7 +213,7 @@ class Engine:
 
     def published_sequence(self, search: str) -> int:
         """Return the number of the newest change of a search that watchers were told of."""
-        return self.state.searches[search].sequence - self.step.unheard.get(search, 0)
+        return self.state.searches[search].sequence - len(self.step.news.get(search, ()))
 
     def lose(self, task: Task, reason: str, message: str) -> None:
         """Give up a running attempt; not counted where this scheduler's restart may have lost it."""

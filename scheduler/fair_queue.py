@@ -33,6 +33,7 @@ class FairQueue:
         self._running = running
         self._searches: dict[str, _Waiting] = {}
         self._line: list[Place] = []
+        self._moved: set[str] = set()
 
     def add(self, search: str, priority: int, order: int, task: str) -> None:
         """Queue a task; one that waits already is left as it is."""
@@ -54,10 +55,7 @@ class FairQueue:
             return
         if priority is not None:
             waiting.priority = priority
-        heapq.heappush(self._line, self._place(search, waiting))
-        if len(self._line) > _STALE * (len(self._searches) + 16):
-            self._line = [self._place(name, other) for name, other in self._searches.items()]
-            heapq.heapify(self._line)
+        self._moved.add(search)
 
     def forget(self, search: str) -> None:
         """Drop all tasks of a search."""
@@ -68,6 +66,8 @@ class FairQueue:
 
         Tasks that are not queued any more are dropped on the way.
         """
+        if self._moved:
+            self._settle()
         while self._line:
             place = self._line[0]
             waiting = self._searches.get(place[3])
@@ -75,6 +75,7 @@ class FairQueue:
                 heapq.heappop(self._line)
             elif not is_queued(waiting.rows[0][1]):
                 self._drop(place[3], waiting)
+                self._settle()
             elif place != self._place(place[3], waiting):
                 heapq.heappop(self._line)
             else:
@@ -88,6 +89,17 @@ class FairQueue:
     def __bool__(self) -> bool:
         """Say whether anything may wait."""
         return bool(self._searches)
+
+    def _settle(self) -> None:
+        """Put the searches in line that were moved since somebody looked: often, in between."""
+        for search in self._moved:
+            waiting = self._searches.get(search)
+            if waiting is not None:
+                heapq.heappush(self._line, self._place(search, waiting))
+        self._moved.clear()
+        if len(self._line) > _STALE * (len(self._searches) + 16):
+            self._line = [self._place(name, other) for name, other in self._searches.items()]
+            heapq.heapify(self._line)
 
     def _place(self, search: str, waiting: _Waiting) -> Place:
         return (-waiting.priority, self._running(search), waiting.rows[0][0], search)

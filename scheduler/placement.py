@@ -49,11 +49,11 @@ class Placement:
         self._needs.setdefault(waiting.search, {})[(waiting.kind, waiting.need)] = None
         queue.add(waiting.search, waiting.priority, waiting.order, waiting.task)
 
-    def offer(self, agent: AgentEntry) -> None:
-        """Note that an agent may have room now."""
-        for kind in agent.slots:
-            if agent.room(kind) > 0:
-                self._lines[kind].join(agent)
+    def offer(self, agent: AgentEntry, kind: TaskKind | None = None) -> None:
+        """Note that an agent may have room now, for one kind or for any."""
+        for one in agent.slots if kind is None else (kind,):
+            if agent.room(one) > 0:
+                self._lines[one].join(agent)
 
     def started(self, task: str, kind: TaskKind, search: str) -> None:
         """Count a running task towards its search's share."""

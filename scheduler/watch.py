@@ -6,6 +6,7 @@ and once for all live watchers.
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from nasmesh.errors import Busy, Compacted, Invalid, NasmeshError
@@ -98,24 +99,25 @@ class WatchHub:
         self._ended: OrderedDict[str, int] = OrderedDict()
         self._ended_bytes = 0
 
-    def publish(self, search: str, change: Change, *, ended: bool) -> None:
-        """Add a committed change and hand it to watchers; `ended`: it is the last one of the search."""
-        self.restore(search, change, ended=ended)
+    def publish(self, search: str, changes: Sequence[Change], *, ended: bool) -> None:
+        """Add committed changes and hand them to watchers; `ended`: the search has no more after them."""
+        self.restore(search, changes, ended=ended)
         watchers = self._watchers.get(search)
         if watchers:
-            message = change.message()
-            for watcher in watchers:
-                watcher.put(message)
+            for change in changes:
+                message = change.message()
+                for watcher in watchers:
+                    watcher.put(message)
             if ended:
                 for watcher in self._watchers.pop(search):
                     watcher.end()
 
-    def restore(self, search: str, change: Change, *, ended: bool) -> None:
-        """Add a change to the history alone."""
+    def restore(self, search: str, changes: Iterable[Change], *, ended: bool) -> None:
+        """Add changes to the history alone."""
         history = self._history.get(search)
         if history is None:
             history = self._history[search] = deque(maxlen=HISTORY)
-        history.append(change)
+        history.extend(changes)
         if ended:
             size = sum(len(kept.body) for kept in history)
             self._ended_bytes += size - self._ended.pop(search, 0)

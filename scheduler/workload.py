@@ -73,13 +73,13 @@ class Workload:
         """Disarm a lease and offer the slot again."""
         self.leases.disarm(task)
         self._placement.ended(task)
-        entry = self._agents.release(agent, task)
-        if entry is not None:
-            self.offer(entry)
+        released = self._agents.release(agent, task)
+        if released is not None:
+            self.offer(*released)
 
-    def offer(self, entry: AgentEntry) -> None:
-        """Consider an agent for work."""
-        self._placement.offer(entry)
+    def offer(self, entry: AgentEntry, kind: TaskKind | None = None) -> None:
+        """Consider an agent for work, of one kind or of any."""
+        self._placement.offer(entry, kind)
 
     def rearranged(self, state: State, run: SearchRun) -> None:
         """Follow what a person changed: a held search waits for nobody, others stand by their priority."""

@@ -124,7 +124,7 @@ def test_watcher_when_it_does_not_read_then_dropped_and_nobody_waits(monkeypatch
         hub = watch.WatchHub()
         slow, quick = (hub.subscribe("s", 0, 0, ended=False) for _ in range(2))
         for sequence in range(1, 20):
-            hub.publish("s", change(sequence), ended=False)
+            hub.publish("s", [change(sequence)], ended=False)
             assert (await quick.next()) == change(sequence).message()
         with pytest.raises(Busy) as caught:
             await slow.next()
@@ -140,9 +140,9 @@ def test_watcher_when_it_lags_then_progress_is_skipped_but_changes_are_not(monke
         hub = watch.WatchHub()
         watcher = hub.subscribe("s", 0, 0, ended=False)
         for sequence in range(1, 6):
-            hub.publish("s", change(sequence), ended=False)
+            hub.publish("s", [change(sequence)], ended=False)
             hub.publish_progress("s", pb.WatchSearchResponse(sequence=sequence, progress={}))
-        hub.publish("s", change(6), ended=True)
+        hub.publish("s", [change(6)], ended=True)
         got = []
         while (message := await watcher.next()) is not None:
             got.append(message)
@@ -156,7 +156,7 @@ def test_history_when_full_then_older_is_compacted(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(watch, "HISTORY", 3)
     hub = watch.WatchHub()
     for sequence in range(1, 7):
-        hub.publish("s", change(sequence), ended=False)
+        hub.publish("s", [change(sequence)], ended=False)
     with pytest.raises(Compacted):
         hub.subscribe("s", 2, 6, ended=False)
     hub.subscribe("s", 3, 6, ended=False)
