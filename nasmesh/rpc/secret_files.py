@@ -67,20 +67,27 @@ def _read(path: Path, field: str, *, secret: bool) -> bytes:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a path"
         raise Invalid("FILE_UNREADABLE", f"{field}: {path} cannot be read: {why}", field=field) from None
-    with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise Invalid("FILE_UNREADABLE", f"{field}: {path} is not a file", field=field)
-        if secret and found.st_mode & _OTHERS:
-            raise Invalid(
-                "SECRET_EXPOSED",
-                f"{field}: {path} holds a secret and has mode {found.st_mode & 0o777:04o}; chmod 600 {path}",
-                field=field,
-            )
-        content = file.read(CREDENTIAL_FILE_BYTES + 1)
+    # Not fdopen before the kind is known: it has words of its own for a directory.
+    try:
+        _check_file(os.fstat(descriptor), path, field, secret=secret)
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            content = file.read(CREDENTIAL_FILE_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > CREDENTIAL_FILE_BYTES:
         raise Invalid("FILE_TOO_LARGE", f"{field}: {path} is over {CREDENTIAL_FILE_BYTES:,} bytes", field=field)
     return content
+
+
+def _check_file(found: os.stat_result, path: Path, field: str, *, secret: bool) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise Invalid("FILE_UNREADABLE", f"{field}: {path} is not a file", field=field)
+    if secret and found.st_mode & _OTHERS:
+        raise Invalid(
+            "SECRET_EXPOSED",
+            f"{field}: {path} holds a secret and has mode {found.st_mode & 0o777:04o}; chmod 600 {path}",
+            field=field,
+        )
 
 
 def _write(path: Path, content: bytes, field: str, *, mode: int, replace: bool) -> None:

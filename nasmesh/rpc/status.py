@@ -139,7 +139,7 @@ def _without_details(code: grpc.StatusCode, text: str, address: str) -> NasmeshE
     where = address or (found[1] if found else "the address given")
     match code:
         case grpc.StatusCode.UNAVAILABLE:
-            return Unavailable("UNREACHABLE", f"no server answers at {where}: {_START}", metadata={"cause": short})
+            return _unavailable(text, where, short)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             by = f" at {address}" if address else ""
             return Unavailable("DEADLINE_EXCEEDED", f"the server{by} did not answer in time; it may be busy: try again")
@@ -161,6 +161,29 @@ def _without_details(code: grpc.StatusCode, text: str, address: str) -> NasmeshE
             return NasmeshError("SERVER_FAILED", f"the server failed: {short or 'without saying why'}")
     kind = _CLASSES.get(code.value[0], NasmeshError)
     return kind(code.name, short or f"the server answered {code.name}")
+
+
+# What gRPC says of a handshake that failed: a part of its text, our reason, and what to do.
+_HANDSHAKES = (
+    ("certificate has expired", "SERVER_EXPIRED", "its certificate has expired; renew it there"),
+    ("CERTIFICATE_VERIFY_FAILED", "SERVER_UNTRUSTED", "its certificate is of another authority than --ca-file names"),
+    ("Hostname Verification", "SERVER_OTHER_HOST", "its certificate is for other hosts; issue one with this --host"),
+    ("WRONG_VERSION_NUMBER", "SERVER_PLAINTEXT", "it speaks plain text; leave --ca-file out, or give it --tls-cert"),
+    (
+        "Socket closed",
+        "HANDSHAKE_REFUSED",
+        "it hung up at once: it may speak TLS only (--ca-file), or ask for a certificate that is valid (--cert-file)",
+    ),
+)
+
+
+def _unavailable(text: str, where: str, short: str) -> Unavailable:
+    """Return why nothing came of a connection, as far as gRPC knows."""
+    if "failed to connect" in text:
+        for part, reason, what in _HANDSHAKES:
+            if part in text:
+                return Unavailable(reason, f"the server at {where} is not spoken to: {what}", metadata={"cause": short})
+    return Unavailable("UNREACHABLE", f"no server answers at {where}: {_START}", metadata={"cause": short})
 
 
 def _internal(error: BaseException) -> status_pb2.Status:

@@ -2,16 +2,17 @@
 
 import asyncio
 
-from nasmesh.rpc.server import serve_aio, serve_threads
+from nasmesh.rpc.server import Door, serve_aio, serve_threads
 
 
-def start_on(listen: str, kind: str, *, insecure: bool = False) -> None:
+def start_on(listen: str, kind: str, *, insecure: bool = False, door: Door | None = None) -> None:
     """Start and stop a server."""
+    door = door or Door(insecure=insecure)
     if kind == "threads":
-        serve_threads([], listen, workers=1, insecure=insecure).stop(0)
+        serve_threads([], listen, workers=1, door=door).stop(0)
         return
 
     async def run() -> None:
-        await (await serve_aio([], listen, insecure=insecure)).stop(0)
+        await (await serve_aio([], listen, door=door)).stop(0)
 
     asyncio.run(run())
