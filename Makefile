@@ -5,7 +5,7 @@ OUT ?= runs/$(DATASET)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run data test test-unit test-e2e check fix protos bench
+.PHONY: help setup run data test test-unit test-e2e check fix protos bench peers
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ protos: ## regenerate the committed stubs
 	@scripts/setup.sh dev
 	@scripts/protos.sh
 
+peers: ## install Optuna and Vizier into .tools/peers, for the benchmark of the control plane
+	@scripts/peers.sh
+
 bench: ## run every benchmark quickly
 	@scripts/setup.sh dev
-	@for name in train_step slot_idle startup; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
+	@for name in train_step slot_idle startup control_plane agents utilisation queries; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done

@@ -95,7 +95,7 @@ async def main() -> None:
     parser.add_argument("--listen", required=True)
     parser.add_argument("--port-file", type=Path, required=True)
     flags = parser.parse_args()
-    server = grpc.aio.server(options=options.SERVER)
+    server = grpc.aio.server(options=options.server_options(options.Connections()))
     smallest = Smallest(flags.port_file.with_name("smallest.db"))
     rpc.add_DispatchServiceServicer_to_server(smallest, server)
     port = server.add_insecure_port(flags.listen)
