@@ -11,3 +11,14 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the switch between the version of a tier that runs for every change and its long one."""
     parser.addoption("--long", action="store_true", help="run the long version of the tiers that have one")
+    parser.addoption("--first", type=int, default=0, help="number of the first mutant, to make a failing one again")
+    parser.addoption("--count", type=int, default=0, help="how many mutants, instead of the tier's own number")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the tiers counted: tests give it as `record_property("counts", line)`."""
+    reports = [r for found in terminalreporter.stats.values() for r in found if getattr(r, "when", "") == "call"]
+    for line in (
+        value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "counts"
+    ):
+        terminalreporter.write_line(str(line))
