@@ -219,7 +219,8 @@ def _complete(run: SearchRun, given: generate_service_pb2.Proposal) -> generate_
         complete.train.CopyFrom(merged_train(run, given.train, "proposal"))
         training_config.check_instrumentation(given.instrumentation, "proposal.instrumentation")
     except Invalid as error:
-        raise Invalid("SPEC_INVALID", error.message, field=error.field, violations=error.violations) from None
+        field = error.field or next((violation.field for violation in error.violations), "proposal")
+        raise Invalid("SPEC_INVALID", error.message, field=field, violations=error.violations) from None
     complete.instrumentation.CopyFrom(both(run.spec.instrumentation, given.instrumentation))
     return complete
 

@@ -63,7 +63,7 @@ def check_changed(spec: pb.SearchSpec) -> None:
     faults = [*_budget_faults(spec.budget), *_number_faults(spec)]
     if faults:
         found = [FieldViolation(f"search.spec.{field}", f"search.spec.{field}: {what}") for field, what in faults]
-        raise Invalid("SPEC_INVALID", _summary(found), violations=found)
+        raise Invalid("SPEC_INVALID", _summary(found), field=found[0].field, violations=found)
 
 
 def _summary(found: Sequence[FieldViolation]) -> str:

@@ -35,7 +35,7 @@ def resume(work: Work, run: SearchRun) -> None:
 
 def update(work: Work, run: SearchRun, spec: pb.SearchSpec) -> None:
     """Go on with another specification; what is beyond a lowered budget already is allowed to be there."""
-    before = run.spec
+    before, free = run.spec, searching.room(run)
     run.spec = spec
     work.effects.append(Rearranged(run.id))
     trials.mark(work, run)
@@ -43,7 +43,7 @@ def update(work: Work, run: SearchRun, spec: pb.SearchSpec) -> None:
         budget = spec.budget
         run.overdrawn_trials = max(0, searching.committed(run) - budget.max_trials) if budget.max_trials else 0
         run.overdrawn_iterations = max(0, run.iterations - budget.max_iterations) if budget.max_iterations else 0
-        searching.reconsider(work, run, searching.room(run))
+        searching.reconsider(work, run, searching.room(run), more=searching.room(run) > max(0, free))
 
 
 def enqueue(work: Work, run: SearchRun, proposal: generate_service_pb2.Proposal) -> None:

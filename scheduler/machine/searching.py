@@ -128,12 +128,19 @@ def room(run: SearchRun) -> int:
     return min(free, limits.QUEUED_NETWORKS)
 
 
-def reconsider(work: Work, run: SearchRun, most: int) -> None:
-    """After a wish: withdraw a question to the generator for more than `most` networks, then do what follows."""
+def reconsider(work: Work, run: SearchRun, most: int, *, more: bool = False) -> None:
+    """After a wish: withdraw a question to the generator for more than `most` networks, then do what follows.
+
+    `more`: there is room that was not there when the generator said when to call it, so it is called now.
+    """
     task = work.state.tasks.get(run.generate_task)
-    if task is not None and task.ask is not None and (task.ask.count > most or _exhausted(run)):
+    withdrawn = task is not None and task.ask is not None and (task.ask.count > most or bool(_exhausted(run)))
+    if task is not None and withdrawn:
         tasks.cancel(work, task, "the search was changed; the generator is asked again")
     advance(work, run)
+    is_open = run.state is SearchState.RUNNING and not run.stop_reason and not run.generate_task
+    if (more or withdrawn) and is_open and room(run) > 0 and not _exhausted(run):
+        _ask(work, run)
 
 
 def _wants_call(run: SearchRun) -> bool:
