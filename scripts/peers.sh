@@ -23,5 +23,5 @@ install() {
 mkdir -p "$peers"
 # Optuna's storages need SQLAlchemy (with it) and, for the proxy, grpcio and protobuf.
 install optuna 'optuna==5.0.0' grpcio protobuf
-# Its service imports JAX, though the random designer has no use for it.
-install vizier 'google-vizier[jax]==0.1.24'
+# Its service imports JAX, though the random designer has no use for it; newer ones lack what it imports.
+install vizier 'google-vizier[jax]==0.1.24' 'jax==0.4.38' 'jaxlib==0.4.38'
