@@ -90,6 +90,8 @@ ORPHAN_GRACE_S: Final = 60.0
 RELEASE_GRACE_S: Final = 60.0
 # Likewise where the agent itself is told to end: whoever stops it waits 30 s by habit, and outcomes follow.
 DRAIN_GRACE_S: Final = 10.0
+# Work that waits longer than this for a commit means a stuck disk: health says NOT_SERVING.
+COMMIT_STUCK_S: Final = 10.0
 # A cancelled job has this long to end by itself before its child process is killed.
 CANCEL_GRACE_S: Final = 2.0
 

@@ -87,8 +87,10 @@ class Core:
         wait = self.engine.next_deadline() - self.engine.clock.monotonic()
         if wait > 0:
             timeout = None if math.isinf(wait) else min(wait, LONGEST_WAIT_S)
+            # Not wait_for: on Python 3.11 it swallows a cancellation that comes together with the wake-up.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
 
     async def _write(self, step: Step) -> None:
         """Make the step durable and tell everybody, or undo it."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nasmesh import limits
 from nasmesh.clock import SystemClock, new_seed
 from nasmesh.errors import Invalid, NasmeshError
 from nasmesh.logs import get_logger
@@ -21,6 +22,7 @@ from scheduler.desk import Desk
 from scheduler.dispatch import DispatchServicer
 from scheduler.engine import Engine
 from scheduler.failpoints import Failpoints
+from scheduler.health import Health
 from scheduler.journal.base import Journal
 from scheduler.journal.memory import MemoryJournal
 from scheduler.journal.sqlite import SqliteJournal
@@ -55,11 +57,12 @@ def open_journal(url: str) -> Journal:
 class Scheduler:
     """A scheduler that serves. `address` is where."""
 
-    def __init__(self, core: Core, server: RunningAioServer) -> None:
+    def __init__(self, core: Core, server: RunningAioServer, health: Health) -> None:
         """Hold a started one; use start."""
         self.core = core
         self.address = server.address
         self._server = server
+        self._health = health
         self._running = asyncio.create_task(core.run())
 
     async def wait(self) -> None:
@@ -69,8 +72,7 @@ class Scheduler:
 
     async def stop(self, grace_s: float = 1.0) -> None:
         """Stop: no new calls, streams end, the journal is closed. Work in hand goes on at the agents."""
-        with suppress(Exception):  # a port that is gone already
-            await self._server.set_serving(False)
+        await self._health.end()
         self._running.cancel()
         with suppress(asyncio.CancelledError, NasmeshError):
             await self._running
@@ -78,9 +80,14 @@ class Scheduler:
 
 
 async def start(
-    options: Options, *, journal: Journal | None = None, store: ObjectStore | None = None, door: Door | None = None
+    options: Options,
+    *,
+    journal: Journal | None = None,
+    store: ObjectStore | None = None,
+    door: Door | None = None,
+    stuck_s: float = limits.COMMIT_STUCK_S,
 ) -> Scheduler:
-    """Serve; health says NOT_SERVING until the journal is read back.
+    """Serve; health says NOT_SERVING until the journal is read back, and while a commit takes `stuck_s` seconds.
 
     `door` stands in for the options' own. Raises Invalid and Unavailable for a bad address, port, store, journal or
     access file, each naming the flag.
@@ -96,8 +103,9 @@ async def start(
     except BaseException:
         await server.stop(0)
         raise
-    scheduler = Scheduler(core, server)
-    await server.set_serving(True)
+    health = Health(server, engine.activity, engine.clock, stuck_s=stuck_s)
+    scheduler = Scheduler(core, server, health)
+    await health.begin()
     return scheduler
 
 
