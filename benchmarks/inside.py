@@ -44,14 +44,16 @@ class _Inbox:
 
 @dataclass(slots=True)
 class Spent:
-    """What steps took: processor time of this thread in the engine, wall time with the writing, and what they did."""
+    """What steps took and did: processor time of the engine, wall time of the journal's writes, each step's wall time.
+
+    `batches` holds the events that were written, step by step, where they are kept.
+    """
 
     tasks: int = 0
-    steps: int = 0
-    processor_s: float = 0.0
-    wall_s: float = 0.0
-    written_bytes: int = 0
+    engine_s: float = 0.0
+    journal_s: float = 0.0
     step_s: list[float] = field(default_factory=list)
+    batches: list[tuple[bytes, ...]] = field(default_factory=list)
 
 
 class Inside:
@@ -64,6 +66,7 @@ class Inside:
         self._desk = Desk(self.engine)
         self._outcomes = noop.Outcomes(in_flight_below=in_flight)
         self._in_flight = in_flight
+        self.keeps_batches = False
         self._agents: list[tuple[AgentEntry, _Inbox]] = []
         self.engine.execute([])
         kinds = [(noop.TRAIN, noop.EVALUATE), (noop.GENERATE,)]
@@ -86,6 +89,10 @@ class Inside:
         answer = self.engine.execute([partial(Searches(self.engine).create, request)])[0]
         if isinstance(answer, Exception):
             raise answer
+
+    def close(self) -> None:
+        """Close the journal."""
+        self.engine.journal.close()
 
     def work(self, *, until_tasks: int | None = None) -> Spent:
         """Let agents work until so many tasks have ended, or until nothing is left; returns what the engine spent."""
@@ -113,15 +120,16 @@ class Inside:
         before = sum(inbox.replies for _, inbox in self._agents)
         started, processor = time.perf_counter(), time.thread_time()
         step = self.engine.prepare(commands)
+        prepared, engine = time.perf_counter(), time.thread_time() - processor
         if step.batch is not None:
             self.engine.journal.append(step.batch)
-            spent.written_bytes += sum(map(len, step.batch.events))
+            if self.keeps_batches:
+                spent.batches.append(step.batch.events)
+        appended, processor = time.perf_counter(), time.thread_time()
         self.engine.publish(step)
-        took = time.perf_counter() - started
-        spent.processor_s += time.thread_time() - processor
-        spent.wall_s += took
-        spent.step_s.append(took)
-        spent.steps += 1
+        spent.engine_s += engine + time.thread_time() - processor
+        spent.journal_s += appended - prepared
+        spent.step_s.append(time.perf_counter() - started)
         for result in step.results:
             if isinstance(result, Exception):
                 raise result

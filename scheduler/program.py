@@ -17,6 +17,7 @@ from nasmesh.rpc.server import Door, RunningAioServer, Service, serve_aio
 from nasmesh.store.base import ObjectStore
 from nasmesh.store.open import open_store
 from nasmesh.v1 import dispatch_service_pb2_grpc, scheduler_service_pb2_grpc
+from scheduler.collecting import settle
 from scheduler.core import Core
 from scheduler.desk import Desk
 from scheduler.dispatch import DispatchServicer
@@ -112,6 +113,7 @@ async def start(
 async def run(options: Options) -> None:
     """Serve until SIGTERM or SIGINT; everything acknowledged is in the journal by then."""
     scheduler = await start(options)
+    settle()
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
