@@ -16,7 +16,8 @@ from nasmesh.client import parse_spec
 from nasmesh.clock import seeded_random
 from nasmesh.v1 import journal_pb2, search_pb2
 from tests.builders.journals import edit_event, edit_row, events_of
-from tests.e2e.mesh import ROOT, Mesh, await_port_file, clean_environment, nasmesh
+from tests.e2e.mesh import ROOT, await_port_file, clean_environment, nasmesh
+from tests.e2e.toys import Toys
 
 SEED = 11
 TRIALS = 30
@@ -35,48 +36,6 @@ seed: 3
 """
 
 
-class Killed(Mesh):
-    """A mesh whose train and evaluate servers are four toy workers."""
-
-    def __enter__(self) -> "Killed":
-        self.home.mkdir(parents=True, exist_ok=True)
-        self.workers: dict[int, subprocess.Popen[bytes]] = {}
-        try:
-            self.start("scheduler")
-            self.start("generate")
-            for number in range(4):
-                self.hire(number)
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def hire(self, number: int) -> None:
-        command = [sys.executable, "-m", "tests.e2e.toy_agent", "--scheduler", self.addresses["scheduler"]]
-        command += ["--name", f"toy-{number}", "--seed", str(SEED + number), "--most-s", "0.05"]
-        with self._log(f"toy-{number}").open("ab") as log:
-            self.workers[number] = subprocess.Popen(
-                command, env=self.environment(), cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
-            )
-
-    def strike(self, name: str) -> None:
-        """Kill -9 one program and start it again."""
-        if name in ("scheduler", "generate"):
-            self.kill9(name)
-            self.restart(name)
-        else:
-            number = int(name)
-            self.workers[number].kill()
-            self.workers[number].wait()
-            self.hire(number)
-
-    def close(self) -> None:
-        for worker in self.workers.values():
-            worker.kill()
-            worker.wait()
-        super().close()
-
-
 @pytest.fixture(scope="module")
 def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the journal of a search that everything was killed under."""
@@ -87,7 +46,7 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng.shuffle(victims)
     strikes = dict(zip(sorted(rng.sample(range(3, TRIALS - 5), KILLS)), victims, strict=True))
     sys.stdout.write(f"seed {SEED}: kills at {strikes}\n")
-    with Killed(home) as mesh:
+    with Toys(home) as mesh:
         with mesh.client() as client:
             client.create_search(parse_spec(SPEC), search_id="killed")
             done = 0
