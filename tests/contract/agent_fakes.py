@@ -67,8 +67,8 @@ class FakeScheduler(rpc.DispatchServiceServicer):
                 with self._changed:
                     self.received.append(request)
                     self._changed.notify_all()
-                if request.HasField("outcome") and self.acknowledge:
-                    reply = pb.OutcomeReply(token=request.outcome.token, disposition=pb.OUTCOME_DISPOSITION_RECORDED)
+                for outcome in _outcomes(request) if self.acknowledge else ():
+                    reply = pb.OutcomeReply(token=outcome.token, disposition=pb.OUTCOME_DISPOSITION_RECORDED)
                     outbox.put(pb.WorkResponse(outcome_reply=reply))
         except Exception:  # noqa: BLE001 - a stream that ends in whatever way ends
             return
@@ -94,7 +94,7 @@ class FakeScheduler(rpc.DispatchServiceServicer):
             assert self._changed.wait_for(seen, WAIT_S), f"only came: {self.received}"
 
     def outcomes(self) -> list[pb.AttemptOutcome]:
-        return [request.outcome for request in self.received if request.HasField("outcome")]
+        return [outcome for request in self.received for outcome in _outcomes(request)]
 
     def wait_for_outcomes(self, count: int) -> list[pb.AttemptOutcome]:
         self.wait_for(lambda: len(self.outcomes()) >= count)
@@ -104,10 +104,18 @@ class FakeScheduler(rpc.DispatchServiceServicer):
         return [request.hello for request in self.received if request.HasField("hello")]
 
     def readies(self) -> list[pb.AgentReady]:
-        return [request.ready for request in self.received if request.HasField("ready")]
+        return [ready for request in self.received for ready in _readies(request)]
 
     def heartbeats(self) -> list[pb.AttemptProgress]:
         return [line for request in self.received for line in request.heartbeat.attempts]
+
+
+def _outcomes(request: pb.WorkRequest) -> list[pb.AttemptOutcome]:
+    return [request.outcome] if request.HasField("outcome") else list(request.report.outcomes)
+
+
+def _readies(request: pb.WorkRequest) -> list[pb.AgentReady]:
+    return [request.ready] if request.HasField("ready") else list(request.report.ready)
 
 
 class FakeDriver:
