@@ -107,8 +107,10 @@ class Gate:
         self._lock = threading.Lock()
         self._cuts: set[Cut] = set()
         self.asks_identity = access.asks_identity
+        self.asked = 0
+        """Calls that have come, since the start, where callers are asked or counted."""
         self.refusals: Counter[str] = Counter()
-        """Refused calls by reason, since the start."""
+        """Those refused, by reason."""
 
     @property
     def is_open(self) -> bool:
@@ -123,6 +125,7 @@ class Gate:
         """
         if self.is_open and rule_for(method) is not None:
             return _LOCAL_CALLER
+        self.asked += 1
         try:
             caller = self._identify(method, context)
         except (Unauthenticated, Denied) as error:
