@@ -37,7 +37,11 @@ class Core:
 
     async def recover(self) -> None:
         """Read the journal back; commands wait meanwhile."""
-        await asyncio.get_running_loop().run_in_executor(self._writer, self.engine.recover)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writer, self.engine.recover)
+        except BaseException:
+            self.engine.journal.close()
+            raise
         self._failpoints.hit("after_recovery")
 
     def submit(self, command: Callable[[], Result]) -> Awaitable[Result]:

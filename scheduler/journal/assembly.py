@@ -12,19 +12,26 @@ from scheduler.machine import reuse
 
 
 class Rows:
-    """What was read so far. `read` and `state` raise DecodeError, ValueError and LookupError for rows of no sense."""
+    """Rows as they come, then the `state` that they describe.
+
+    `read` takes in a row: by its kind, with the rest of its key and its body. `later` are keys of trials that ended
+    after the snapshot; `alone` those of the rows of one trial or one task of a trial. What is called here raises
+    DecodeError, ValueError and LookupError for rows of no sense.
+    """
 
     def __init__(self) -> None:
         """Hold nothing."""
-        self._state = State()
-        self._state.tasks.read_by(ended.decode_tasks)
+        self.state = State()
+        self.state.tasks.read_by(ended.decode_tasks)
+        self.later: set[str] = set()
+        self.alone: set[str] = set()
         self._runs: dict[str, SearchRun] = {}
         self._trials: dict[str, dict[int, search_pb2.Trial]] = {}
-        self._ended: list[ended.EndedTrial] = []
+        self._ended: list[tuple[str, pb.EndedRecord]] = []
         self._tasks: list[tuple[int, Task | None, str, bytes]] = []
         self._results: dict[str, dict[int, pb.ResultsRecord]] = {}
         self._networks: list[tuple[int, str, bytes]] = []
-        self._read: dict[str, Callable[[str, bytes], None]] = {
+        self.read: dict[str, Callable[[str, bytes], None]] = {
             "state": self._read_state,
             "search": self._read_search,
             "trial": self._read_trial,
@@ -36,14 +43,9 @@ class Rows:
         }
         self._measured: list[tuple[str, int, bytes]] = []
 
-    def read(self, kind: str, key: str, body: bytes) -> None:
-        """Take a row in; `key` is what follows its kind."""
-        self._read[kind](key, body)
-
-    def state(self) -> State:
-        """Return the state, once all rows are read."""
-        state = self._state
-        self._ended = [row for row in self._ended if row.sequence <= state.sequence]
+    def assemble(self) -> None:
+        """Make the state, once all rows are read."""
+        state = self.state
         self._put_searches()
         self._put_trials()
         self._put_results()
@@ -55,12 +57,11 @@ class Rows:
             state.network_names.extend([""] * (index - len(state.network_names)))
             state.network_names.append(name)
             state.networks.put(name, body)
-        return state
 
     # --- reading -------------------------------------------------------------------------------------------------
 
     def _read_state(self, _key: str, body: bytes) -> None:
-        record, state = pb.StateRecord.FromString(body), self._state
+        record, state = pb.StateRecord.FromString(body), self.state
         state.epoch, state.sequence = record.epoch, record.sequence
         state.uptime_s, state.tasks_created = record.uptime_s, record.tasks_created
         state.drained = {agent: agent in record.releasing_agents for agent in record.drained_agents}
@@ -70,20 +71,22 @@ class Rows:
         self._runs[key] = search_of(pb.SearchRecord.FromString(body))
 
     def _read_trial(self, key: str, body: bytes) -> None:
+        self.alone.add("trial/" + key)
         trial = search_pb2.Trial.FromString(body)
         self._trials.setdefault(key.rpartition("/")[0], {})[trial.number] = trial
 
     def _read_ended(self, key: str, body: bytes) -> None:
-        self._ended.append(ended.decode(key, body))
+        self._ended.append((key, pb.EndedRecord.FromString(body)))
 
     def _read_task(self, key: str, body: bytes) -> None:
         record = pb.TaskRecord.FromString(body)
         if record.trial or TaskState(record.state) in OPEN_TASKS:
+            self.alone.add("task/" + key)
             self._tasks.append((record.order, task_of(record), record.search_id, b""))
         else:  # an answered question of a generator: there may be as many as trials
             frozen = pb.TaskRecords(tasks=[record]).SerializeToString()
             self._tasks.append((record.order, None, record.search_id, frozen))
-            self._state.tasks.freeze_alone(record.search_id, key, frozen)
+            self.state.tasks.freeze_alone(record.search_id, key, frozen)
 
     def _read_measured(self, key: str, body: bytes) -> None:
         search, _, chunk = key.rpartition("/")
@@ -94,19 +97,19 @@ class Rows:
         self._results.setdefault(search, {})[int(chunk)] = pb.ResultsRecord.FromString(body)
 
     def _read_network(self, key: str, body: bytes) -> None:
-        self._networks.append((int(key), search_pb2.Network.FromString(body).name, body))
+        self._networks.append((int(key), _name_of(body), body))
 
     # --- putting together ----------------------------------------------------------------------------------------
 
     def _put_searches(self) -> None:
         """Put searches in the order of creation, which their first task tells; a generator's, which has its own row."""
         self._tasks.sort(key=lambda row: row[0])
-        searches = self._state.searches
+        searches = self.state.searches
         for _, task, search, _ in self._tasks:
             if search not in searches:
                 searches[search] = self._runs[search]
             if task is not None:
-                self._state.tasks[task.id] = task
+                self.state.tasks[task.id] = task
                 if task.state in OPEN_TASKS:
                     searches[search].open_tasks[task.id] = None
 
@@ -114,12 +117,23 @@ class Rows:
         numbered: dict[str, dict[int, search_pb2.Trial | bytes]] = {
             search: dict(trials) for search, trials in self._trials.items()
         }
-        for row in self._ended:
-            numbered.setdefault(row.search, {})[row.number] = row.trial
-            outcomes = self._runs[row.search].outcomes
-            outcomes[row.outcome] = outcomes.get(row.outcome, 0) + 1
-            names = ended.task_ids(row.search, row.number)
-            self._state.tasks.freeze(row.search, row.number, names, row.tasks)
+        tasks: dict[str, dict[int, bytes]] = {}
+        last = self.state.sequence
+        for key, record in self._ended:
+            if record.sequence > last:
+                self.later.add("ended/" + key)
+                continue
+            search, _, digits = key.rpartition("/")
+            if search not in tasks:
+                tasks[search] = {}
+                numbered.setdefault(search, {})
+            number, outcome = int(digits), record.outcome
+            numbered[search][number] = record.trial
+            tasks[search][number] = record.tasks
+            outcomes = self._runs[search].outcomes
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        self._ended.clear()
+        self.state.tasks.restore(tasks)
         for search, items in numbered.items():
             run = self._runs[search]
             run.trials = Trials([items[number] for number in range(1, len(items) + 1)])
@@ -135,6 +149,13 @@ class Rows:
             chunks = self._results.get(search, {})
             if not chunks and run.results:
                 for chunk in range(-(-len(run.results) // RESULTS_CHUNK)):
-                    self._state.dirty[f"results/{search}/{chunk}"] = None
+                    self.state.dirty[f"results/{search}/{chunk}"] = None
                 continue
             run.results = [number for chunk in range(len(chunks)) for number in chunks[chunk].trials]
+
+
+def _name_of(network: bytes) -> str:
+    """Return the name of a network from its bytes, of which it is the first field, shorter than 128."""
+    if network[:1] == b"\x0a" and network[1] < 128:
+        return network[2 : 2 + network[1]].decode()
+    return search_pb2.Network.FromString(network).name

@@ -104,18 +104,25 @@ def encode_row(state: State, key: str) -> bytes:
 
 def decode_rows(rows: Iterable[tuple[str, bytes]]) -> State:
     """Return the state that snapshot rows describe, in any order; raises Invalid (JOURNAL_CORRUPT)."""
+    return read_rows(rows).state
+
+
+def read_rows(rows: Iterable[tuple[str, bytes]]) -> Rows:
+    """Return the state that snapshot rows describe with what they were; raises Invalid (JOURNAL_CORRUPT)."""
     found = Rows()
+    read = found.read
     key = ""
     try:
         for key, body in rows:
             kind, _, rest = key.partition("/")
-            found.read(kind, rest, body)
+            read[kind](rest, body)
     except (DecodeError, ValueError, LookupError) as error:
         raise unreadable(f"snapshot row {key[:80]}") from error
     try:
-        return found.state()
+        found.assemble()
     except LookupError as error:
         raise unreadable(f"the snapshot lacks {error} and") from error
+    return found
 
 
 def _state_record(state: State) -> pb.StateRecord:

@@ -5,12 +5,12 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from pathlib import Path
 
 from nasmesh.errors import Compacted, Invalid, NasmeshError, Stale, Unavailable
 from nasmesh.logs import get_logger
 from scheduler.journal.base import Answer, Batch
+from scheduler.journal.logfile import read_log
 from scheduler.journal.schema import (
     APPLICATION_ID,
     QUICK_CHECK_BYTES,
@@ -20,6 +20,7 @@ from scheduler.journal.schema import (
     event_crc,
     row_crc,
 )
+from scheduler.journal.transaction import Transaction
 
 _log = get_logger(__name__)
 
@@ -142,6 +143,11 @@ class SqliteJournal:
         except sqlite3.Error as error:
             raise self._explain(error) from error
 
+    def __del__(self) -> None:
+        """Close: a connection that goes away takes the log along, and then the file must say that it is whole."""
+        with contextlib.suppress(Exception):
+            self.close()
+
     def close(self) -> None:
         """Close the file and give the lock back."""
         if self._connection is not None:
@@ -175,7 +181,8 @@ class SqliteJournal:
             ) from error
 
     def _connect(self) -> None:
-        has_log = self._path.with_name(self._path.name + "-wal").exists()
+        beside = self._path.with_name(self._path.name + "-wal")
+        has_log, log = beside.exists(), read_log(beside)
         # The core commits from one worker thread and reads from the loop's, never both at once.
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, cached_statements=64)
         self._connection = db
@@ -205,6 +212,9 @@ class SqliteJournal:
             told = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if told != "ok":
                 raise self._corrupt(str(told)[:200])
+        damage = log.damage(int(db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]))
+        if damage:
+            raise self._corrupt(damage)
         self._upgrade(db, version)
         if not has_log and db.execute("SELECT open FROM epoch").fetchone()[0]:
             raise self._incomplete()
@@ -232,8 +242,8 @@ class SqliteJournal:
         except sqlite3.Error as error:
             raise self._explain(error) from error
 
-    def _transaction(self) -> "_Transaction":
-        return _Transaction(self._db())
+    def _transaction(self) -> Transaction:
+        return Transaction(self._db())
 
     # --- below: errors ------------------------------------------------------------------------------------------
 
@@ -272,29 +282,3 @@ class SqliteJournal:
             f" nasmesh admin restore {self._path} --journal sqlite:{self._path} --force",
             field="journal",
         )
-
-
-class _Transaction:
-    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK on any error, so that nothing is half applied."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._db.execute("BEGIN IMMEDIATE")
-        return self._db
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            try:
-                self._db.execute("COMMIT")
-            except sqlite3.Error:
-                self._rollback()
-                raise
-        else:
-            self._rollback()
-
-    def _rollback(self) -> None:
-        if self._db.in_transaction:
-            with closing(self._db.cursor()) as cursor:
-                cursor.execute("ROLLBACK")
