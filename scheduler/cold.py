@@ -147,7 +147,8 @@ class Tasks(MutableMapping[str, "Task"]):
             return True
         if not isinstance(task_id, str):
             return False
-        return any(task.id == task_id for body in self._bodies_of(task_id) for task in self._decode(body))
+        body = self._bodies_of(task_id)
+        return bool(body) and any(task.id == task_id for task in self._decode(body))
 
     def __iter__(self) -> Iterator[str]:
         """Yield ids."""
@@ -168,16 +169,17 @@ class Tasks(MutableMapping[str, "Task"]):
         """Say whether a task is known and not frozen."""
         return task_id in self._hot
 
-    @staticmethod
-    def is_of_trial(task_id: str) -> bool:
-        """Say whether an id is that of a trial's task."""
-        return _TRIAL_TASK.fullmatch(task_id) is not None
-
     def freeze(self, search: str, trial: int, ids: tuple[str, ...], body: bytes) -> None:
         """Keep the tasks of an ended trial as these bytes."""
         self._trials.setdefault(search, {})[trial] = body
         for task_id in ids:
             self._hot.pop(task_id, None)
+
+    def restore(self, trials: dict[str, dict[int, bytes]]) -> None:
+        """Keep the tasks of ended trials, by search and number, as these bytes; those that are here as values go."""
+        self._trials = trials
+        for task_id in [name for name in self._hot if self._bodies_of(name)]:
+            del self._hot[task_id]
 
     def freeze_alone(self, search: str, task_id: str, body: bytes) -> None:
         """Keep an ended task of no trial as these bytes."""
@@ -197,23 +199,22 @@ class Tasks(MutableMapping[str, "Task"]):
         return [*gone, *self._others.pop(search, ())]
 
     def _thaw(self, task_id: str) -> "Task":
-        for bodies in self._bodies_of(task_id):
-            for task in self._decode(bodies):
-                if task.id == task_id:
-                    return task
+        for task in self._decode(self._bodies_of(task_id)):
+            if task.id == task_id:
+                return task
         raise KeyError(task_id)
 
-    def _bodies_of(self, task_id: str) -> Iterator[bytes]:
+    def _bodies_of(self, task_id: str) -> bytes:
+        """Return the bytes that a task is in, if it is known at all; else nothing, which is no task."""
         match = _TRIAL_TASK.fullmatch(task_id)
         if match is not None:
-            body = self._trials.get(match[1], {}).get(int(match[2]))
-            if body is not None:
-                yield body
-        else:
-            for name in _searches_of(task_id):
-                body = self._others.get(name, {}).get(task_id)
-                if body is not None:
-                    yield body
+            of_search = self._trials.get(match[1])
+            return of_search.get(int(match[2]), b"") if of_search else b""
+        for name in _searches_of(task_id):
+            of_name = self._others.get(name)
+            if of_name and task_id in of_name:
+                return of_name[task_id]
+        return b""
 
     def _all(self) -> "Iterator[Task]":
         yield from self._hot.values()
@@ -242,4 +243,6 @@ def _trial(item: pb.Trial | bytes) -> pb.Trial:
 
 
 def _undecodable(body: bytes) -> "list[Task]":
-    raise ValueError(f"nobody said how {len(body)} bytes become tasks")
+    if body:
+        raise ValueError(f"nobody said how {len(body)} bytes become tasks")
+    return []

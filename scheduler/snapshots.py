@@ -6,7 +6,6 @@ find the changes of those as they were before the restart.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from nasmesh.v1 import search_pb2
@@ -49,7 +48,8 @@ class Snapshots:
         Raises Invalid (JOURNAL_CORRUPT), Unavailable (JOURNAL_IO).
         """
         self._at, rows = journal.snapshot()
-        state = codec.decode_rows(self._noting(rows))
+        found = codec.read_rows(rows)
+        self._written, self._stored, state = found.later, found.alone, found.state
         if state.sequence != self._at:
             raise codec.unreadable(f"the snapshot, which says {state.sequence} and {self._at},")
         for run in state.searches.values():
@@ -60,14 +60,6 @@ class Snapshots:
             self._stored.remove(key)
             self._gone[key] = None
         return self._at, state
-
-    def _noting(self, rows: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-        for key, body in rows:
-            if key.startswith("ended/"):
-                self._written.add(key)
-            elif key.startswith(("trial/", "task/")):
-                self._stored.add(key)
-            yield key, body
 
     def loaded(self) -> None:
         """Note that the events after the snapshot are replayed: what ends from now on is in no row yet."""
@@ -139,7 +131,7 @@ class Snapshots:
 def _is_open(state: State, key: str) -> bool:
     kind, _, rest = key.partition("/")
     if kind == "task":
-        return state.tasks.holds(rest) or not state.tasks.is_of_trial(rest)
+        return state.tasks.holds(rest)
     search, _, number = rest.rpartition("/")
     return not state.searches[search].trials.is_frozen(int(number))
 
