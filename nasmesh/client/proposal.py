@@ -36,18 +36,12 @@ def read_proposal(form: str, path: Path, overrides: Sequence[str], client: "Clie
 
 def _choices(content: bytes, path: Path) -> space_pb2.ChoiceValues:
     """Return the values in a file: a mapping of choices to values, or the message that has it under `values`."""
-    document = load_yaml(content, str(path))
+    document = load_yaml(content, str(path), as_text=True)
     if isinstance(document, dict) and list(document) == ["values"]:
         document = document["values"]
-    if not isinstance(document, dict) or any(
-        isinstance(value, dict | list | type(None)) for value in document.values()
-    ):
+    if not isinstance(document, dict) or not all(isinstance(value, str) for value in document.values()):
         raise Invalid("SPEC_MALFORMED", f"{path}: is not a mapping of the space's choices to values")
-    return space_pb2.ChoiceValues(values={str(name): _text(value) for name, value in document.items()})
-
-
-def _text(value: object) -> str:
-    return repr(value) if isinstance(value, float) else str(value)
+    return space_pb2.ChoiceValues(values={str(name): value for name, value in document.items()})
 
 
 def _read(path: Path, most: int) -> bytes:

@@ -81,10 +81,13 @@ def parse_message(message: Parsed, content: bytes | str, overrides: Sequence[str
         raise Invalid("SPEC_MALFORMED", f"{source} cannot be read: {str(error)[:300]}") from error
 
 
-def load_yaml(content: bytes | str, source: str) -> object:
-    """Return what YAML text says, loaded safely; raises Invalid (SPEC_MALFORMED) with the line."""
+def load_yaml(content: bytes | str, source: str, *, as_text: bool = False) -> object:
+    """Return what YAML text says, loaded safely; raises Invalid (SPEC_MALFORMED) with the line.
+
+    `as_text` leaves every value as it is written: "off" is no false then, and "1e-3" no number.
+    """
     try:
-        return _Loader(content).get_single_data()
+        return (yaml.BaseLoader if as_text else _Loader)(content).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
