@@ -77,12 +77,11 @@ def derive_seed(seed: int, *parts: str | int) -> int:
 
     Parts are separated and typed before hashing, so ("ab", "c"), ("a", "bc") and ("1",) and (1,) all differ.
     """
-    digest = hashlib.sha256(f"i{seed}".encode())
+    content = f"i{seed}".encode()
     for part in parts:
-        text = f"i{part}" if isinstance(part, int) else f"s{part}"
-        encoded = text.encode()
-        digest.update(len(encoded).to_bytes(8, "big") + encoded)
-    return int.from_bytes(digest.digest()[:8], "big") >> 1
+        encoded = (f"i{part}" if isinstance(part, int) else f"s{part}").encode()
+        content += len(encoded).to_bytes(8, "big") + encoded
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") >> 1
 
 
 def seeded_random(seed: int) -> random.Random:

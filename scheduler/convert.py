@@ -17,20 +17,22 @@ def search_message(run: SearchRun) -> search_pb2.Search:
 
 
 def _without_spec(run: SearchRun, sequence: int) -> search_pb2.Search:
-    message = search_pb2.Search(
-        name=run.name,
-        state=outward_state(run),
-        reason=run.reason,
-        trials=_counts(run),
-        best_trial=run.trial_name(run.leaders[0][1]) if run.leaders else "",
-        final_trials=[run.trial_name(number) for number in run.final_trials],
-        iterations=run.iterations,
-        device_time_s=run.device_time_s + run.final_device_time_s,
-        owner=run.owner,
-        device_time_saved_s=run.device_time_saved_s,
-        sequence=sequence,
-        etag=str(sequence),
-    )
+    # Field by field: there is one for every result of a search.
+    message = search_pb2.Search()
+    message.name = run.name
+    message.state = outward_state(run)
+    message.reason = run.reason
+    _fill_counts(message.trials, run)
+    if run.leaders:
+        message.best_trial = run.trial_name(run.leaders[0][1])
+    if run.final_trials:
+        message.final_trials.extend(map(run.trial_name, run.final_trials))
+    message.iterations = run.iterations
+    message.device_time_s = run.device_time_s + run.final_device_time_s
+    message.owner = run.owner
+    message.device_time_saved_s = run.device_time_saved_s
+    message.sequence = sequence
+    message.etag = str(sequence)
     message.create_time.FromMicroseconds(run.create_time_us)
     if run.end_time_us:
         message.end_time.FromMicroseconds(run.end_time_us)
@@ -42,15 +44,14 @@ def outward_state(run: SearchRun) -> search_pb2.SearchState.ValueType:
     return search_pb2.SEARCH_STATE_PAUSED if run.paused else search_pb2.SearchState.ValueType(run.state)
 
 
-def _counts(run: SearchRun) -> search_pb2.TrialCounts:
-    return search_pb2.TrialCounts(
-        active=run.active,
-        succeeded=run.outcomes.get(search_pb2.TRIAL_OUTCOME_SUCCEEDED, 0),
-        infeasible=run.outcomes.get(search_pb2.TRIAL_OUTCOME_INFEASIBLE, 0),
-        failed=run.outcomes.get(search_pb2.TRIAL_OUTCOME_FAILED, 0),
-        stopped=run.outcomes.get(search_pb2.TRIAL_OUTCOME_STOPPED, 0),
-        lost=run.outcomes.get(search_pb2.TRIAL_OUTCOME_LOST, 0),
-    )
+def _fill_counts(counts: search_pb2.TrialCounts, run: SearchRun) -> None:
+    found = run.outcomes.get
+    counts.active = run.active
+    counts.succeeded = found(search_pb2.TRIAL_OUTCOME_SUCCEEDED, 0)
+    counts.infeasible = found(search_pb2.TRIAL_OUTCOME_INFEASIBLE, 0)
+    counts.failed = found(search_pb2.TRIAL_OUTCOME_FAILED, 0)
+    counts.stopped = found(search_pb2.TRIAL_OUTCOME_STOPPED, 0)
+    counts.lost = found(search_pb2.TRIAL_OUTCOME_LOST, 0)
 
 
 def search_change(run: SearchRun, sequence: int, time_us: int, spec: bytes) -> Change:

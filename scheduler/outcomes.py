@@ -128,15 +128,17 @@ def _check_generate(run: SearchRun, task: Task, result: pb.GenerateResult) -> pb
 
 
 def _check_proposed(run: SearchRun, trial: pb.ProposedTrial, field: str, *, final: bool) -> None:
-    trial.note = trial.note[:_TEXT]
+    if len(trial.note) > _TEXT:
+        trial.note = trial.note[:_TEXT]
     if trial.HasField("refusal"):
         trial.refusal.CopyFrom(check_failure(trial.refusal))
     elif not trial.HasField("network"):
         raise _invalid(f"{field}.network", "is missing, and there is no refusal")
     if trial.HasField("network"):
-        ids.parse_name("networks", trial.network.name, field=f"{field}.network.name")
-        _check_object(trial.network.object, f"{field}.network.object", ObjectKind.NETWORK, ObjectKind.CHECKPOINT)
-        if min(trial.network.parameters, trial.network.macs) < 0:
+        network = trial.network
+        ids.parse_name("networks", network.name, field=f"{field}.network.name")
+        _check_object(network.object, f"{field}.network.object", ObjectKind.NETWORK, ObjectKind.CHECKPOINT)
+        if network.parameters < 0 or network.macs < 0:
             raise _invalid(f"{field}.network", "parameters and macs must not be negative")
     if trial.HasField("violation") and not math.isfinite(trial.violation.value):
         raise _invalid(f"{field}.violation.value", "is not finite")
@@ -149,6 +151,9 @@ def _check_proposed(run: SearchRun, trial: pb.ProposedTrial, field: str, *, fina
     if trial.train.include_validation:
         raise _invalid(f"{field}.train.include_validation", "only the final phase may train on the validation split")
     trial.train.CopyFrom(merged_train(run, trial.train, field))
+    if not trial.instrumentation.probes and not run.spec.instrumentation.probes:
+        trial.instrumentation.SetInParent()
+        return
     training_config.check_instrumentation(trial.instrumentation, f"{field}.instrumentation")
     trial.instrumentation.CopyFrom(both(run.spec.instrumentation, trial.instrumentation))
 

@@ -26,6 +26,9 @@ class ObjectKind(Enum):
     STATE = "states"
 
 
+_KINDS = {kind.value: kind for kind in ObjectKind}
+
+
 def object_ref(kind: ObjectKind, content: bytes, *, extension: str = "onnx") -> pb.ObjectRef:
     """Return the reference of an object with these bytes."""
     digest = hashlib.sha256(content).hexdigest()
@@ -67,7 +70,7 @@ def check_ref(ref: pb.ObjectRef, *, field: str) -> ObjectKind:
         raise Invalid("OBJECT_REF_INVALID", f"{field}: {ref.key[:120]!r} is not an object key", field=field)
     if match["digest"] != ref.sha256 or match["head"] != ref.sha256[:2]:
         raise Invalid("OBJECT_KEY_MISMATCH", f"{field}: the key does not match the digest", field=field)
-    return ObjectKind(match["kind"])
+    return _KINDS[match["kind"]]
 
 
 def check_content(ref: pb.ObjectRef, content: bytes) -> bytes:

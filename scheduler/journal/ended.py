@@ -6,7 +6,7 @@ from typing import NamedTuple
 from nasmesh.v1 import journal_pb2 as pb
 from nasmesh.v1 import search_pb2
 from scheduler.domain import Task
-from scheduler.journal.records import task_of, task_record
+from scheduler.journal.records import fill_task_record, task_of
 
 # Numbers in keys have so many digits, so that rows come in their order.
 _DIGITS = 9
@@ -30,7 +30,9 @@ def row_key(search: str, number: int) -> str:
 
 def encode(sequence: int, outcome: search_pb2.TrialOutcome.ValueType, trial: bytes, tasks: bytes) -> bytes:
     """Return a row's body: the event that ended the trial, and both as bytes."""
-    return pb.EndedRecord(sequence=sequence, outcome=outcome, trial=trial, tasks=tasks).SerializeToString()
+    record = pb.EndedRecord()
+    record.sequence, record.outcome, record.trial, record.tasks = sequence, outcome, trial, tasks
+    return record.SerializeToString()
 
 
 def decode(key: str, body: bytes) -> EndedTrial:
@@ -42,7 +44,10 @@ def decode(key: str, body: bytes) -> EndedTrial:
 
 def encode_tasks(tasks: Iterable[Task]) -> bytes:
     """Return the bytes of tasks."""
-    return pb.TaskRecords(tasks=map(task_record, tasks)).SerializeToString()
+    records = pb.TaskRecords()
+    for task in tasks:
+        fill_task_record(records.tasks.add(), task)
+    return records.SerializeToString()
 
 
 def decode_tasks(body: bytes) -> list[Task]:

@@ -4,6 +4,9 @@ from nasmesh.v1 import journal_pb2 as pb
 from nasmesh.v1 import object_pb2, search_pb2
 from scheduler.domain import Ask, Attempt, SearchRun, SearchState, Task, TaskKind, TaskState
 
+_Kind = search_pb2.TaskKind.ValueType
+_State = search_pb2.TaskState.ValueType
+
 
 def search_record(run: SearchRun) -> pb.SearchRecord:
     """Return a search's row; its trials are rows of their own."""
@@ -79,25 +82,34 @@ def search_of(record: pb.SearchRecord) -> SearchRun:
 
 def task_record(task: Task) -> pb.TaskRecord:
     """Return a task's row."""
-    ask = task.ask or Ask(call=0)
-    return pb.TaskRecord(
-        task=task.id,
-        kind=search_pb2.TaskKind.ValueType(task.kind),
-        search_id=task.search,
-        trial=task.trial,
-        order=task.order,
-        state=search_pb2.TaskState.ValueType(task.state),
-        counted=task.counted,
-        losses=task.losses,
-        attempts=[_attempt_record(attempt) for attempt in task.attempts],
-        checkpoint=task.checkpoint,
-        call=ask.call,
-        results_from=ask.results_from,
-        results_to=ask.results_to,
-        count=ask.count,
-        in_flight=ask.in_flight,
-        proposal=task.proposal,
-    )
+    record = pb.TaskRecord()
+    fill_task_record(record, task)
+    return record
+
+
+def fill_task_record(record: pb.TaskRecord, task: Task) -> None:
+    """Fill in a task's row. Field by field, and none that is zero: there is one for every task there ever was."""
+    record.task = task.id
+    record.kind = _Kind(task.kind)
+    record.search_id = task.search
+    record.order = task.order
+    record.state = _State(task.state)
+    if task.trial:
+        record.trial = task.trial
+    if task.counted:
+        record.counted = task.counted
+    if task.losses:
+        record.losses = task.losses
+    for attempt in task.attempts:
+        _fill_attempt_record(record.attempts.add(), attempt)
+    if task.checkpoint is not None:
+        record.checkpoint.CopyFrom(task.checkpoint)
+    if task.proposal is not None:
+        record.proposal.CopyFrom(task.proposal)
+    ask = task.ask
+    if ask is not None:
+        record.call, record.results_from, record.results_to = ask.call, ask.results_from, ask.results_to
+        record.count, record.in_flight = ask.count, ask.in_flight
 
 
 def task_of(record: pb.TaskRecord) -> Task:
@@ -121,16 +133,17 @@ def task_of(record: pb.TaskRecord) -> Task:
     )
 
 
-def _attempt_record(attempt: Attempt) -> pb.AttemptRecord:
-    return pb.AttemptRecord(
-        number=attempt.number,
-        agent=attempt.agent,
-        epoch=attempt.epoch,
-        lease_time_us=attempt.lease_time_us,
-        failure=attempt.failure,
-        digest=attempt.digest,
-        ended=attempt.ended,
-    )
+def _fill_attempt_record(record: pb.AttemptRecord, attempt: Attempt) -> None:
+    record.number = attempt.number
+    record.agent = attempt.agent
+    record.epoch = attempt.epoch
+    record.lease_time_us = attempt.lease_time_us
+    if attempt.failure is not None:
+        record.failure.CopyFrom(attempt.failure)
+    if attempt.digest:
+        record.digest = attempt.digest
+    if attempt.ended:
+        record.ended = True
 
 
 def _attempt(record: pb.AttemptRecord) -> Attempt:

@@ -99,7 +99,8 @@ def trained(work: Work, run: SearchRun, trial: pb.Trial, result: train_pb.TrainR
     trial.model.CopyFrom(result.model if result.HasField("model") else result.checkpoint)
     trial.measurements.extend(result.measurements)
     trial.data_digest = result.data_digest
-    trial.environment.update({f"train.{key}": value for key, value in result.environment.items()})
+    if result.environment:
+        trial.environment.update({f"train.{key}": value for key, value in result.environment.items()})
     spend(run, trial, result.device_time_s)
     trial.phase = pb.TRIAL_PHASE_EVALUATE_QUEUED
     mark(work, run, trial.number)
@@ -110,7 +111,8 @@ def scored(work: Work, run: SearchRun, trial: pb.Trial, result: evaluate_pb.Eval
     """Record an evaluation's result; the trial ends."""
     trial.measurements.extend(result.measurements)
     trial.data_digest = trial.data_digest or result.data_digest
-    trial.environment.update({f"evaluate.{key}": value for key, value in result.environment.items()})
+    if result.environment:
+        trial.environment.update({f"evaluate.{key}": value for key, value in result.environment.items()})
     spend(run, trial, result.device_time_s)
     reuse.remember(work, run, trial)
     _conclude(work, run, trial)
@@ -170,14 +172,14 @@ def rank_key(spec: pb.SearchSpec, value: float) -> float:
 
 def _new(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTrial) -> pb.Trial:
     number = len(run.trials) + 1
-    trial = pb.Trial(
-        name=run.trial_name(number),
-        number=number,
-        parents=proposed.parents,
-        note=proposed.note,
-        proposal_id=proposed.proposal_id,
-        phase=pb.TRIAL_PHASE_TRAIN_QUEUED,
-    )
+    trial = pb.Trial()
+    trial.name = run.trial_name(number)
+    trial.number = number
+    trial.note = proposed.note
+    trial.proposal_id = proposed.proposal_id
+    trial.phase = pb.TRIAL_PHASE_TRAIN_QUEUED
+    if proposed.parents:
+        trial.parents.extend(proposed.parents)
     if proposed.HasField("choices"):
         trial.choices.CopyFrom(proposed.choices)
     if proposed.instrumentation.probes:
