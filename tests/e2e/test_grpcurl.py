@@ -86,7 +86,11 @@ def test_every_command_of_the_page_runs(mesh: Mesh, tmp_path: Path) -> None:
     assert searches == {
         "searches/by-hand": "SEARCH_STATE_SUCCEEDED",
         "searches/by-hand-long": "SEARCH_STATE_CANCELLED",
+        "searches/by-hand-held": "SEARCH_STATE_CANCELLED",
     }
+    states = [message["search"]["state"] for message in printed if "search" in message]
+    assert "SEARCH_STATE_PAUSED" in states
+    assert [message["agent"].get("draining", False) for message in printed if "agent" in message] == [True, False]
     cancelled = next(message["searches"] for message in printed if "searches" in message)
     assert [search["name"] for search in cancelled] == ["searches/by-hand-long"]
     trainings = [message["training"] for message in printed if "training" in message]
