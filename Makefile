@@ -5,7 +5,7 @@ OUT ?= runs/$(DATASET)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run data test test-unit test-e2e check fix protos bench peers
+.PHONY: sim seeded-bugs help setup run data test test-unit test-e2e check fix protos bench peers
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,3 +56,13 @@ peers: ## install Optuna and Vizier into .tools/peers, for the benchmark of the 
 bench: ## run every benchmark quickly
 	@scripts/setup.sh dev
 	@for name in train_step slot_idle startup control_plane agents utilisation queries; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
+
+SEEDS ?= 0:100000
+sim: ## live 100,000 simulated lives with faults (SEEDS=FROM:TO), or one of them (SEED=n)
+	@scripts/setup.sh dev
+	@if [ -n "$(SEED)" ]; then $(BIN)/python -m tests.sim.run --seed $(SEED); else \
+	  $(BIN)/python -m tests.sim.run --seeds $(SEEDS) && $(BIN)/python -m tests.sim.crashes --long; fi
+
+seeded-bugs: ## plant sixteen bugs in the program; each must be caught; writes docs/seeded-bugs.md
+	@scripts/setup.sh dev
+	@$(BIN)/python -m tests.sim.seeded --all --write

@@ -1,0 +1,88 @@
+"""The scheduler's journal on a simulated disk: what is written outlives a kill, what is synced outlives a power cut."""
+
+from random import Random
+
+from nasmesh.errors import Unavailable
+from scheduler.journal.base import Batch
+from scheduler.journal.memory import MemoryDisk, MemoryJournal
+from tests.sim.dying import Boundary, nobody_dies
+
+SCHEDULER = "scheduler"
+
+
+class JournalDisk:
+    """Two images of one log: `written`, as programs see it, and `platter`, as it is after a power cut."""
+
+    def __init__(self) -> None:
+        self.written = MemoryDisk()
+        self.platter = MemoryDisk()
+        self.unsynced: list[Batch] = []
+        self.full = False
+        self.lying_errors = 0
+        self.boundary: Boundary = nobody_dies
+
+    def unlock(self) -> None:
+        """Let another scheduler in: the last one is dead, or the lock does not work on this file system."""
+        self.written.locked = self.platter.locked = False
+
+    def power_cut(self, rng: Random) -> None:
+        """Lose what was not synced, but for as many whole batches as happened to reach the platter."""
+        keeper = _keeper(self.platter)
+        for batch in self.unsynced[: rng.randint(0, len(self.unsynced))]:
+            keeper.append(batch)
+        self.unsynced = []
+        self.written = _copy(self.platter)
+
+    def sync(self) -> None:
+        keeper = _keeper(self.platter)
+        for batch in self.unsynced:
+            keeper.append(batch)
+        self.unsynced = []
+
+
+def _keeper(disk: MemoryDisk) -> MemoryJournal:
+    """Return a journal that writes to a disk under whatever epoch it has."""
+    journal = MemoryJournal(disk)
+    journal._epoch = disk.epoch
+    return journal
+
+
+def _copy(disk: MemoryDisk) -> MemoryDisk:
+    return MemoryDisk(
+        epoch=disk.epoch,
+        events=list(disk.events),
+        rows=dict(disk.rows),
+        snapshot_sequence=disk.snapshot_sequence,
+        answers=dict(disk.answers),
+    )
+
+
+class SimJournal(MemoryJournal):
+    """A journal whose every write has three moments at which its scheduler can die: before, unsynced, synced."""
+
+    def __init__(self, disk: JournalDisk) -> None:
+        super().__init__(disk.written)
+        self._sim = disk
+
+    def open(self) -> int:
+        epoch = super().open()
+        self._sim.platter.epoch = epoch
+        return epoch
+
+    def append(self, batch: Batch) -> None:
+        self._sim.boundary(SCHEDULER, "before commit")
+        if self._sim.full:
+            raise Unavailable("JOURNAL_FULL", "journal: no space left; free some space, work then goes on by itself")
+        super().append(batch)
+        self._sim.unsynced.append(batch)
+        self._sim.boundary(SCHEDULER, "written, not synced")
+        self.sync()
+        self._sim.boundary(SCHEDULER, "after commit")
+
+    def sync(self) -> None:
+        """Make what was written durable, as synchronous=FULL does at every commit."""
+        self._sim.sync()
+
+    def forget_answers(self, before_s: float) -> None:
+        super().forget_answers(before_s)
+        _keeper(self._sim.platter).forget_answers(before_s)

@@ -1,0 +1,110 @@
+"""Lives by seed: what `make sim` and the tests run, count, and print when one goes wrong."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.sim import logged
+from tests.sim.options import draw
+from tests.sim.world import World
+
+REGRESSIONS = Path(__file__).parent / "regressions.txt"
+KILLS = ("kills", "power cuts", "services killed")
+# Of so many seeds one writes its whole log, which is then searched for what must not be in it (I14).
+LOGGED_EVERY = 50
+SECRET = "nobody-may-read-this"
+
+
+class LogError(AssertionError):
+    """I14: a payload is in a log line."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened in some lives."""
+
+    seeds: int = 0
+    kills: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    dispositions: dict[str, int] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def add(self, world: World) -> None:
+        self.seeds += 1
+        self.kills += sum(world.counts.get(kind, 0) for kind in KILLS)
+        _sum(self.counts, world.counts)
+        _sum(self.counts, {"store faults": world.store.faults})
+        _sum(self.dispositions, world.checks.dispositions)
+        for run in world.checks.shadow.searches.values():
+            _sum(self.ends, {run.state.name: 1})
+
+    def merge(self, other: "Tally") -> None:
+        self.seeds += other.seeds
+        self.kills += other.kills
+        _sum(self.counts, other.counts)
+        _sum(self.dispositions, other.dispositions)
+        _sum(self.ends, other.ends)
+        self.failed.update(other.failed)
+        self.seconds = max(self.seconds, other.seconds)
+
+    def told(self) -> str:
+        counts = " ".join(f"{key.replace(' ', '-')}={count}" for key, count in sorted(self.counts.items()))
+        told = f"T1: {self.seeds} seeds, {self.kills} kills, {self.seconds:.1f} s"
+        return f"{told}; {counts}; outcomes {self.dispositions}; ends {self.ends}"
+
+
+def _sum(into: dict[str, int], more: dict[str, int]) -> None:
+    for key, count in more.items():
+        into[key] = into.get(key, 0) + count
+
+
+def live(seed: int) -> World:
+    """Live one life; raises what is wrong with it."""
+    world = World(draw(seed))
+    if seed % LOGGED_EVERY:
+        with logged.quiet():
+            world.live()
+        return world
+    for spec in world.client.specs.values():
+        spec.labels["note"] = SECRET
+    with logged.kept() as lines:
+        world.live()
+    for line in lines.getvalue().splitlines():
+        if SECRET in line:
+            raise LogError(f"I14: {line}")
+    return world
+
+
+def live_all(seeds: Iterable[int], *, most_failures: int = 3) -> Tally:
+    """Live many lives and say what happened; stops after some that failed."""
+    tally = Tally()
+    began = time.process_time()
+    for seed in seeds:
+        try:
+            tally.add(live(seed))
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a life is told with its seed
+            tally.failed[seed] = f"{type(error).__name__}: {str(error)[:2000]}\n  {replay_line(seed)}"
+            if len(tally.failed) >= most_failures:
+                break
+    tally.seconds = time.process_time() - began
+    return tally
+
+
+def replay_line(seed: int) -> str:
+    return f"replay: make sim SEED={seed}   # {draw(seed).told()}"
+
+
+def regressions() -> list[int]:
+    """Return the seeds that failed once; they are lived every time."""
+    lines = REGRESSIONS.read_text().splitlines()
+    return [int(line.split()[0]) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def remember(seed: int, why: str) -> None:
+    """Add a seed to those that are lived every time."""
+    if seed not in regressions():
+        with REGRESSIONS.open("a") as file:
+            file.write(f"{seed}  # {why.splitlines()[0][:100]}\n")

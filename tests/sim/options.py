@@ -1,0 +1,112 @@
+"""What a seed switches on: a random subset of the faults, and a random mesh for them to hit."""
+
+from dataclasses import asdict, dataclass
+
+from nasmesh.clock import derive_seed, seeded_random
+from nasmesh.v1 import search_pb2
+from tests.builders import scheduling as make
+
+TURNS = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One life's option set. Rates are chances at a boundary or a turn; 0 and False: never."""
+
+    seed: int
+    turns: int = TURNS
+    agents: int = 3
+    snapshot_events: int = 4000
+    recent: int = 256
+    kill: float = 0.0
+    kill_agent: float = 0.0
+    power_cut: bool = False
+    results_lost: bool = False
+    breaks: float = 0.0
+    mutes: float = 0.0
+    delays: float = 0.0
+    stops: float = 0.0
+    two_schedulers: float = 0.0
+    wall_jumps: float = 0.0
+    journal_full: float = 0.0
+    spool_full: float = 0.0
+    store: float = 0.0
+    skew: bool = False
+    failures: bool = False
+    releases: float = 0.0
+    duplicates: float = 0.0
+    lifecycle: float = 0.0
+
+    def told(self) -> str:
+        """Return the options that are on, for the replay line."""
+        given = {key: value for key, value in asdict(self).items() if value not in (0, False)}
+        return " ".join(f"{key}={value}" for key, value in given.items())
+
+
+def draw(seed: int) -> Options:
+    """Return the options of a seed: each fault is on in about half of all seeds, so that rare pairs meet."""
+    rng = seeded_random(derive_seed(seed, "options"))
+
+    def maybe(*rates: float) -> float:
+        return rng.choice(rates) if rng.random() < 0.5 else 0.0
+
+    if rng.random() < 0.05:
+        return _marathon(seed, kill=rng.choice([0.01, 0.02]))
+    return Options(
+        seed=seed,
+        agents=rng.choice([1, 2, 3, 3, 4]),
+        snapshot_events=rng.choice([6, 20, 20, 60, 4000]),
+        recent=rng.choice([1, 2, 256]),
+        kill=rng.choice([0.0, 0.06, 0.12, 0.2]),
+        kill_agent=maybe(0.01, 0.03, 0.06),
+        power_cut=rng.random() < 0.5,
+        results_lost=rng.random() < 0.5,
+        breaks=maybe(0.02, 0.06),
+        mutes=maybe(0.02),
+        delays=maybe(0.05),
+        stops=maybe(0.02),
+        two_schedulers=maybe(0.01, 0.03),
+        wall_jumps=maybe(0.03),
+        journal_full=maybe(0.01, 0.03),
+        spool_full=maybe(0.05),
+        store=maybe(0.05, 0.2),
+        skew=rng.random() < 0.5,
+        failures=rng.random() < 0.6,
+        releases=rng.choice([0.0, 0.0, 0.0, 0.3]),
+        duplicates=maybe(0.1),
+        lifecycle=maybe(0.05, 0.1),
+    )
+
+
+def _marathon(seed: int, *, kill: float) -> Options:
+    """Return a life in which every attempt is given back at once, so that their numbers get two digits."""
+    return Options(
+        seed=seed, turns=400, agents=1, snapshot_events=20, recent=2, kill=kill, releases=0.97, duplicates=0.5
+    )
+
+
+def searches(seed: int) -> dict[str, search_pb2.SearchSpec]:
+    """Return the searches of a seed by id, one or two, small enough that a life holds their end."""
+    rng = seeded_random(derive_seed(seed, "searches"))
+    found = {"one": _spec(rng.randint(2, 6), rng.randint(1, 3), final=rng.random() < 0.4)}
+    if rng.random() < 0.3:
+        found["two"] = _spec(rng.randint(1, 3), rng.randint(1, 2), final=False)
+        if rng.random() < 0.5:  # what one search has measured the other need not train
+            found["one"].train.seed = found["two"].train.seed = 5
+            found["two"].cache = rng.choice([search_pb2.CACHE_MODE_REUSE, search_pb2.CACHE_MODE_REPEAT])
+    spec = found["one"]
+    if spec.HasField("final"):
+        spec.final.repeats = rng.choice([1, 2])
+        spec.final.top_k = rng.choice([1, 2])
+    chance = rng.random()
+    if chance < 0.1:
+        spec.budget.max_wall_time_s = 60.0
+    elif chance < 0.15:
+        spec.budget.max_device_time_s = 6.0
+    elif chance < 0.2:
+        spec.budget.target = 0.7
+    return found
+
+
+def _spec(max_trials: int, parallelism: int, *, final: bool) -> search_pb2.SearchSpec:
+    return make.make_spec(max_trials=max_trials, parallelism=parallelism, final=final)
