@@ -4,8 +4,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from google.protobuf.message import Message
-
 from nasmesh.errors import Invalid, NotFound
 from nasmesh.store.base import ObjectStore
 from nasmesh.v1 import object_pb2
@@ -16,6 +14,7 @@ from scheduler.admin.display import progress
 from scheduler.domain import OPEN_TASKS, State
 from scheduler.journal import codec
 from scheduler.journal.reading import JournalReader
+from scheduler.references import refs_of
 from scheduler.replaying import replay_event
 
 
@@ -136,23 +135,11 @@ def _check_objects(report: Report, state: State, store: ObjectStore) -> None:
 def references(state: State) -> Iterator[tuple[object_pb2.ObjectRef, str]]:
     """Yield every object that the state needs, with who names it."""
     for run in state.searches.values():
-        yield from ((ref, run.name) for ref in _refs(run.spec))
+        yield from ((ref, run.name) for ref in refs_of(run.spec))
         for trial in run.trials:
-            yield from ((ref, trial.name) for ref in _refs(trial))
+            yield from ((ref, trial.name) for ref in refs_of(trial))
     for task in state.tasks.values():
         if task.checkpoint is not None and task.state in OPEN_TASKS:
             yield task.checkpoint, task.story()
     for network in state.networks.values():
         yield network.object, network.name
-
-
-def _refs(message: Message) -> Iterator[object_pb2.ObjectRef]:
-    for descriptor, value in message.ListFields():
-        if descriptor.message_type is None or descriptor.message_type.GetOptions().map_entry:
-            continue
-        for part in value if descriptor.is_repeated else (value,):
-            if isinstance(part, object_pb2.ObjectRef):
-                if part.key:
-                    yield part
-            else:
-                yield from _refs(part)
