@@ -11,6 +11,8 @@ from typing import TypeVar, cast
 from nasmesh.errors import NasmeshError, Unavailable
 from scheduler.engine import Engine
 from scheduler.failpoints import Failpoints
+from scheduler.journal.base import Batch
+from scheduler.pace import Pace
 from scheduler.step import Command, Step
 
 # Commands in one step: bounds how long a reply waits for its neighbours.
@@ -31,8 +33,9 @@ class Core:
         self._failpoints = failpoints or Failpoints()
         self._commands: list[tuple[Command, Done]] = []
         self._wake = asyncio.Event()
-        # The journal is used by one thread only, beside the event loop, which goes on reading while the disk writes.
+        # Writes the journal while the loop goes on reading, where the disk is not quick; one of the two at a time.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._pace = Pace()
         self._stopped: NasmeshError | None = None
 
     async def recover(self) -> None:
@@ -86,6 +89,7 @@ class Core:
     async def _wait(self) -> None:
         """Return when there is a command or a deadline."""
         if self._commands:
+            await asyncio.sleep(0)  # replies go out first, and what has come meanwhile belongs into the next step
             return
         self._wake.clear()
         wait = self.engine.next_deadline() - self.engine.clock.monotonic()
@@ -103,7 +107,7 @@ class Core:
             activity, clock = self.engine.activity, self.engine.clock
             activity.writing(clock.monotonic())
             try:
-                await asyncio.get_running_loop().run_in_executor(self._writer, self.engine.journal.append, step.batch)
+                await self._append(step.batch)
             except NasmeshError as error:
                 activity.commit_failed(clock.monotonic())
                 self.engine.abort(step, error)
@@ -111,6 +115,16 @@ class Core:
             activity.committed(clock.monotonic())
             self._failpoints.hit("after_commit")
         self.engine.publish(step)
+
+    async def _append(self, batch: Batch) -> None:
+        clock, journal = self.engine.clock, self.engine.journal
+        if self._pace.is_quick:
+            began = clock.monotonic()
+            journal.append(batch)
+            self._pace.took(clock.monotonic() - began)
+        else:
+            await asyncio.get_running_loop().run_in_executor(self._writer, journal.append, batch)
+            self._pace.handed_over()
 
     def _close(self) -> None:
         stopped = Unavailable("SCHEDULER_STOPPING", "the scheduler is stopping; try again")
