@@ -12,7 +12,7 @@ from nasmesh.client import transfer
 from nasmesh.client.lifecycle import LifecycleCalls
 from nasmesh.client.names import search_name, subject_name
 from nasmesh.client.patience import Patience, call_patiently
-from nasmesh.client.watch import follow
+from nasmesh.client.watch import ENDED, follow
 from nasmesh.clock import new_id
 from nasmesh.errors import Compacted, Stale
 from nasmesh.limits import PAGE_SIZE
@@ -128,13 +128,20 @@ class Client(LifecycleCalls):
         """
         name = search_name(search)
         try:
-            yield from follow(lambda after: self._open_watch(name, after), after_sequence, self._patience())
+            yield from self._follow(name, after_sequence)
         except Compacted:
             now = self.get_search(name)
             for trial in self.list_trials(name):
                 yield pb.WatchSearchResponse(sequence=now.sequence, trial=trial)
             yield pb.WatchSearchResponse(sequence=now.sequence, search=now)
-            yield from follow(lambda after: self._open_watch(name, after), now.sequence, self._patience())
+            yield from self._follow(name, now.sequence)
+
+    def _follow(self, name: str, after_sequence: int) -> Iterator[pb.WatchSearchResponse]:
+        def has_ended(sequence: int) -> bool:
+            now = self.get_search(name)
+            return now.state in ENDED and now.sequence <= sequence
+
+        return follow(lambda after: self._open_watch(name, after), after_sequence, self._patience(), has_ended)
 
     def _open_watch(self, name: str, after: int) -> Iterator[pb.WatchSearchResponse]:
         return results(

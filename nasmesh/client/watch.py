@@ -13,9 +13,12 @@ ENDED = frozenset(
 )
 
 
-def follow(open_stream: Open, after_sequence: int, patience: Patience) -> Iterator[pb.WatchSearchResponse]:
+def follow(
+    open_stream: Open, after_sequence: int, patience: Patience, has_ended: Callable[[int], bool] = lambda _: False
+) -> Iterator[pb.WatchSearchResponse]:
     """Yield the changes after a sequence number until the search has ended.
 
+    `has_ended(sequence)` says whether it had by then, for a stream that closes without a word: there was none to say.
     `open_stream(after)` opens the server stream. One sequence number may carry several changes and the stream may break
     between them, so a new stream starts one number earlier and what was already seen of that number is skipped.
     """
@@ -38,6 +41,7 @@ def follow(open_stream: Open, after_sequence: int, patience: Patience) -> Iterat
                 sequence = change.sequence
                 ended = ended or change.search.state in ENDED
                 yield change
+            ended = ended or has_ended(sequence)
             if not ended:  # a draining scheduler closes its streams
                 patience.failed(Unavailable("WATCH_CLOSED", "the scheduler closed the stream before the search ended"))
         except (Unavailable, Busy) as error:
