@@ -111,6 +111,7 @@ def _by_tests(bug: Bug) -> tuple[str, int, str]:
     environment = dict(os.environ)
     environment.pop("PYTEST_XDIST_WORKER", None)
     environment.pop("PYTEST_ADDOPTS", None)
+    environment["COLUMNS"] = "400"
     found = _pytest([*command, "-p", _PLANTED, f"--plant={bug.number}"], environment)
     if found.returncode != 1:
         raise AssertionError(f"bug {bug.number} ({bug.what}) was not seen by {bug.tests}: {found.stdout[-500:]}")
