@@ -6,8 +6,8 @@ nothing.
 """
 
 import re
-from collections.abc import Callable, Iterator, MutableMapping
-from typing import TYPE_CHECKING, overload
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from typing import TYPE_CHECKING
 
 from nasmesh.v1 import search_pb2 as pb
 
@@ -18,38 +18,40 @@ if TYPE_CHECKING:
 _TRIAL_TASK = re.compile(r"(.+)-t([0-9]+)-[a-z]+")
 
 
-class Trials:
-    """The trials of a search by position; reads like a list."""
+class Trials(dict[int, pb.Trial]):
+    """The trials of a search by position; reads like a list, but for slices.
 
-    __hash__ = None  # type: ignore[assignment]
-    __slots__ = ("_items",)
+    A dictionary of those that are values, so that reading one that is in work costs no call; the others are missing.
+    """
 
-    def __init__(self, items: "list[pb.Trial | bytes] | None" = None) -> None:
+    __hash__ = None
+    __slots__ = ("_frozen",)
+
+    def __init__(self, items: Iterable[pb.Trial | bytes] = ()) -> None:
         """Hold these, each as it is or as bytes."""
-        self._items: list[pb.Trial | bytes] = items if items is not None else []
+        super().__init__()
+        self._frozen: list[bytes | None] = []
+        for index, item in enumerate(items):
+            self._frozen.append(item if isinstance(item, bytes) else None)
+            if not isinstance(item, bytes):
+                self[index] = item
 
-    @overload
-    def __getitem__(self, index: int) -> pb.Trial: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[pb.Trial]: ...
-    def __getitem__(self, index: int | slice) -> pb.Trial | list[pb.Trial]:
-        """Return one trial or several."""
-        item = self._items[index]
-        if isinstance(item, pb.Trial):
-            return item
-        return pb.Trial.FromString(item) if isinstance(item, bytes) else [_trial(one) for one in item]
+    def __missing__(self, index: int) -> pb.Trial:
+        """Return a trial that is not a value, or one that is counted from the end."""
+        body = self._frozen[index]
+        return self[index + len(self._frozen)] if body is None else pb.Trial.FromString(body)
 
     def __len__(self) -> int:
         """Return how many there are."""
-        return len(self._items)
+        return len(self._frozen)
 
-    def __iter__(self) -> Iterator[pb.Trial]:
+    def __iter__(self) -> Iterator[pb.Trial]:  # type: ignore[override]
         """Yield them by number."""
-        return map(_trial, self._items)
+        return (self[index] for index in range(len(self._frozen)))
 
-    def __reversed__(self) -> Iterator[pb.Trial]:
+    def __reversed__(self) -> Iterator[pb.Trial]:  # type: ignore[override]
         """Yield them, the last first."""
-        return map(_trial, reversed(self._items))
+        return (self[index] for index in reversed(range(len(self._frozen))))
 
     def __eq__(self, other: object) -> bool:
         """Say whether both hold equal trials, in whatever form."""
@@ -59,19 +61,21 @@ class Trials:
 
     def append(self, trial: pb.Trial) -> None:
         """Add a trial."""
-        self._items.append(trial)
+        self[len(self._frozen)] = trial
+        self._frozen.append(None)
 
     def values_by_number(self) -> list[tuple[int, pb.Trial]]:
         """Return the trials that are not frozen, with their numbers."""
-        return [(index + 1, item) for index, item in enumerate(self._items) if not isinstance(item, bytes)]
+        return [(index + 1, trial) for index, trial in sorted(self.items(), key=lambda item: item[0])]
 
     def is_frozen(self, number: int) -> bool:
         """Say whether a trial is kept as bytes."""
-        return isinstance(self._items[number - 1], bytes)
+        return self._frozen[number - 1] is not None
 
     def freeze(self, number: int, body: bytes) -> None:
         """Keep a trial that has ended as these bytes of its."""
-        self._items[number - 1] = body
+        self._frozen[number - 1] = body
+        del self[number - 1]
 
 
 class Networks(MutableMapping[str, pb.Network]):
@@ -116,75 +120,95 @@ class Networks(MutableMapping[str, pb.Network]):
         self._bodies[name] = body
 
 
-class Tasks(MutableMapping[str, "Task"]):
-    """Tasks by id: open ones as they are, ended ones as bytes, those of one trial together."""
+class Tasks(dict[str, "Task"]):
+    """Tasks by id: open ones as they are, ended ones as bytes, those of one trial together.
 
-    __hash__ = None  # type: ignore[assignment]
+    A dictionary of those that are values, so that reading an open one costs no call; the others are missing.
+    """
+
+    __hash__ = None
 
     def __init__(self) -> None:
         """Hold none."""
-        self._hot: dict[str, Task] = {}
+        super().__init__()
         self._trials: dict[str, dict[int, bytes]] = {}
         self._others: dict[str, dict[str, bytes]] = {}
         self._decode: Callable[[bytes], list[Task]] = _undecodable
 
-    def __getitem__(self, task_id: str) -> "Task":
-        """Return a task."""
-        task = self._hot.get(task_id)
-        return task if task is not None else self._thaw(task_id)
+    def __missing__(self, task_id: str) -> "Task":
+        """Return a task that is not a value."""
+        for task in self._decode(self._bytes_with(task_id)):
+            if task.id == task_id:
+                return task
+        raise KeyError(task_id)
 
-    def __setitem__(self, task_id: str, task: "Task") -> None:
-        """Add a task."""
-        self._hot[task_id] = task
-
-    def __delitem__(self, task_id: str) -> None:
-        """Forget an open task, or one that was not frozen; `drop` forgets a search's."""
-        del self._hot[task_id]
+    def get(self, task_id: str, default: "Task | None" = None) -> "Task | None":  # type: ignore[override]
+        """Return a task, or something else where it is not known."""
+        try:
+            return self[task_id]
+        except KeyError:
+            return default
 
     def __contains__(self, task_id: object) -> bool:
         """Say whether a task is known."""
-        if task_id in self._hot:
+        if super().__contains__(task_id):
             return True
-        if not isinstance(task_id, str):
-            return False
-        body = self._bodies_of(task_id)
+        body = self._bytes_with(task_id) if isinstance(task_id, str) else b""
         return bool(body) and any(task.id == task_id for task in self._decode(body))
 
     def __iter__(self) -> Iterator[str]:
         """Yield ids."""
-        return (task.id for task in self._all())
+        return (task.id for task in self.values())
 
     def __len__(self) -> int:
         """Return how many there are; those of ended trials are counted one by one."""
-        return sum(1 for _ in self._all())
+        return sum(1 for _ in self.values())
 
     def __eq__(self, other: object) -> bool:
         """Say whether both hold equal tasks, in whatever form."""
         if not isinstance(other, Tasks):
             return NotImplemented
-        mine = {task.id: task for task in self._all()}
-        return mine == {task.id: task for task in other._all()}
+        mine = {task.id: task for task in self.values()}
+        return mine == {task.id: task for task in other.values()}
+
+    def values(self) -> "Iterator[Task]":  # type: ignore[override]
+        """Yield all tasks."""
+        yield from super().values()
+        for bundles in self._trials.values():
+            for body in bundles.values():
+                yield from self._decode(body)
+        for singles in self._others.values():
+            for body in singles.values():
+                yield from self._decode(body)
+
+    def items(self) -> "Iterator[tuple[str, Task]]":  # type: ignore[override]
+        """Yield all ids and tasks."""
+        return ((task.id, task) for task in self.values())
+
+    def open(self, task_id: str) -> "Task | None":
+        """Return a task if it is not frozen, as every open one is."""
+        return super().get(task_id)
 
     def holds(self, task_id: str) -> bool:
         """Say whether a task is known and not frozen."""
-        return task_id in self._hot
+        return super().__contains__(task_id)
 
     def freeze(self, search: str, trial: int, ids: tuple[str, ...], body: bytes) -> None:
         """Keep the tasks of an ended trial as these bytes."""
         self._trials.setdefault(search, {})[trial] = body
         for task_id in ids:
-            self._hot.pop(task_id, None)
+            self.pop(task_id, None)
 
     def restore(self, trials: dict[str, dict[int, bytes]]) -> None:
         """Keep the tasks of ended trials, by search and number, as these bytes; those that are here as values go."""
         self._trials = trials
-        for task_id in [name for name in self._hot if self._bodies_of(name)]:
-            del self._hot[task_id]
+        for task_id in [task.id for task in super().values() if self._bytes_with(task.id)]:
+            del self[task_id]
 
     def freeze_alone(self, search: str, task_id: str, body: bytes) -> None:
         """Keep an ended task of no trial as these bytes."""
         self._others.setdefault(search, {})[task_id] = body
-        self._hot.pop(task_id, None)
+        self.pop(task_id, None)
 
     def read_by(self, decode: "Callable[[bytes], list[Task]]") -> None:
         """Say how bytes are made into tasks."""
@@ -192,19 +216,13 @@ class Tasks(MutableMapping[str, "Task"]):
 
     def drop(self, search: str) -> list[str]:
         """Forget a search's tasks; returns the ids of those that are not of frozen trials."""
-        gone = [task.id for task in self._hot.values() if task.search == search]
+        gone = [task.id for task in super().values() if task.search == search]
         for task_id in gone:
-            del self._hot[task_id]
+            del self[task_id]
         self._trials.pop(search, None)
         return [*gone, *self._others.pop(search, ())]
 
-    def _thaw(self, task_id: str) -> "Task":
-        for task in self._decode(self._bodies_of(task_id)):
-            if task.id == task_id:
-                return task
-        raise KeyError(task_id)
-
-    def _bodies_of(self, task_id: str) -> bytes:
+    def _bytes_with(self, task_id: str) -> bytes:
         """Return the bytes that a task is in, if it is known at all; else nothing, which is no task."""
         match = _TRIAL_TASK.fullmatch(task_id)
         if match is not None:
@@ -216,19 +234,6 @@ class Tasks(MutableMapping[str, "Task"]):
                 return of_name[task_id]
         return b""
 
-    def _all(self) -> "Iterator[Task]":
-        yield from self._hot.values()
-        for bundles in self._trials.values():
-            for body in bundles.values():
-                yield from self._decode(body)
-        for singles in self._others.values():
-            for body in singles.values():
-                yield from self._decode(body)
-
-    def values(self) -> "Iterator[Task]":  # type: ignore[override]
-        """Yield all tasks."""
-        return self._all()
-
 
 def _searches_of(task_id: str) -> Iterator[str]:
     """Yield the searches that a generate task's id may belong to: ids of searches may hold hyphens."""
@@ -236,10 +241,6 @@ def _searches_of(task_id: str) -> Iterator[str]:
     for _ in range(2):  # "s-g7", and "s-g7-2" where a call was withdrawn
         name = name.rpartition("-")[0]
         yield name
-
-
-def _trial(item: pb.Trial | bytes) -> pb.Trial:
-    return pb.Trial.FromString(item) if isinstance(item, bytes) else item
 
 
 def _undecodable(body: bytes) -> "list[Task]":

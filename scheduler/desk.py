@@ -138,10 +138,10 @@ class Desk:
 
     def _held(self, agent: str, token: pb.AttemptToken) -> Task | None:
         """Return the task whose current attempt an agent holds; number, epoch and holder are the fence."""
-        task = self._engine.state.tasks.get(token.task)
+        task = self._engine.state.tasks.open(token.task)
         if task is None or task.state is not TaskState.RUNNING:
             return None
-        attempt = task.current()
+        attempt = task.attempts[-1]
         mine = (attempt.number, attempt.epoch, attempt.agent) == (token.attempt, token.epoch, agent)
         return task if mine else None
 

@@ -237,7 +237,8 @@ class Engine:
 
     def uptime_s(self) -> float:
         """Return how long schedulers on this journal had been up when this step began."""
-        return max(self.state.uptime_s, self._uptime_offset_s + self.now)
+        uptime_s = self._uptime_offset_s + self.now
+        return uptime_s if uptime_s > self.state.uptime_s else self.state.uptime_s
 
     def _read_clock(self) -> None:
         """Note the time: what happens within a step happens at once."""

@@ -85,7 +85,7 @@ def _refs_of_trials(core: Core, search: str, begin: int) -> list[object_pb2.Obje
 
 def _messages(state: State, run: SearchRun, begin: int) -> Iterator[Message]:
     """Yield a slice of a search's trials, with what their tasks name besides."""
-    for trial in run.trials[begin : begin + _SLICE]:
+    for trial in (run.trials[index] for index in range(begin, min(begin + _SLICE, len(run.trials)))):
         yield trial
         training = state.tasks.get(name_of(run.id, trial.number, TaskKind.TRAIN))
         if training is not None and training.checkpoint is not None:

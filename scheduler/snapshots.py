@@ -74,8 +74,8 @@ class Snapshots:
         key = ended.row_key(run.id, number)
         if key not in self._written:
             self._fresh[key] = ended.encode(state.sequence, trial.outcome, body, tasks_body)
-        names = tuple(task.id for task in tasks)
-        for key in (f"trial/{run.id}/{number}", *(f"task/{name}" for name in names)):
+        names = tuple([task.id for task in tasks])
+        for key in (f"trial/{run.id}/{number}", *["task/" + name for name in names]):
             state.dirty.pop(key, None)
             if key in self._stored:
                 self._stored.remove(key)

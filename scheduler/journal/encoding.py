@@ -36,7 +36,11 @@ class EventEncoder:
             task, agent = change.task.encode(), change.agent.encode()
             if not task or not agent:  # empty fields are left out
                 return codec.encode_event(event)
-            return self._head + _LEASED + _sized(_FIRST + _sized(task) + _SECOND + _sized(agent))
+            size, other = len(task), len(agent)
+            if size + other > 120:
+                return self._head + _LEASED + _sized(_FIRST + _sized(task) + _SECOND + _sized(agent))
+            inner = _SMALL[size + other + 4] + _FIRST + _SMALL[size] + task + _SECOND + _SMALL[other] + agent
+            return self._head + _LEASED + inner
         assert isinstance(change, OutcomeReported)
         body = change.body if change.body is not None else change.outcome.SerializeToString()
         second = _SECOND + _sized(change.digest) if change.digest else b""

@@ -18,13 +18,12 @@ def digest_of(run: SearchRun, trial: pb.Trial) -> bytes:
     inherited by name. Otherwise its bytes do.
     """
     by_structure = not trial.instrumentation.probes and not trial.initial_weights.key
-    content = hashlib.sha256(_RULE)
-    content.update((trial.network.name if by_structure else trial.network.object.sha256).encode())
-    content.update(trial.initial_weights.sha256.encode())
+    network = trial.network.name if by_structure else trial.network.object.sha256
+    content = [_RULE, network.encode(), trial.initial_weights.sha256.encode()]
     for message in (run.spec.data, trial.train, trial.evaluate, trial.instrumentation):
         part = message.SerializeToString(deterministic=True)
-        content.update(len(part).to_bytes(8, "big") + part)
-    return content.digest()[:MEASURED_BYTES]
+        content += len(part).to_bytes(8, "big"), part
+    return hashlib.sha256(b"".join(content)).digest()[:MEASURED_BYTES]
 
 
 def measured(trial: pb.Trial, metric: str) -> float | None:

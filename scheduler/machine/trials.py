@@ -147,7 +147,7 @@ def end(work: Work, run: SearchRun, trial: pb.Trial, outcome: pb.TrialOutcome.Va
 
 def mark(work: Work, run: SearchRun, trial: int = 0) -> None:
     """Note that a search or one of its trials changed: for watchers and for the next snapshot."""
-    work.touch(run.id, trial)
+    work.touched[(run.id, trial)] = None
     work.state.dirty[f"trial/{run.id}/{trial}" if trial else f"search/{run.id}"] = None
 
 
