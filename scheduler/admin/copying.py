@@ -168,17 +168,21 @@ def _known_epoch(journal: Path) -> int:
 
 
 def _put_aside(journal: Path) -> Path | None:
-    """Rename a journal with what lies beside it; returns its new name."""
-    if not journal.exists():
+    """Rename a journal with what lies beside it, a log without its file too; returns its new name."""
+    parts = [suffix for suffix in ("-wal", "-shm", "") if journal.with_name(journal.name + suffix).exists()]
+    if not parts:
         return None
-    number = next(n for n in range(1, 1_000_000) if not journal.with_name(f"{journal.name}.before-{n}").exists())
+    number = next(n for n in range(1, 1_000_000) if not _beside(journal, n))
     aside = journal.with_name(f"{journal.name}.before-{number}")
     # The log first: without its file it is nothing, the file without its log would be taken for whole.
-    for suffix in ("-wal", "-shm", ""):
-        beside = journal.with_name(journal.name + suffix)
-        if beside.exists():
-            os.replace(beside, aside.with_name(aside.name + suffix))
+    for suffix in parts:
+        os.replace(journal.with_name(journal.name + suffix), aside.with_name(aside.name + suffix))
     return aside
+
+
+def _beside(journal: Path, number: int) -> bool:
+    name = f"{journal.name}.before-{number}"
+    return any(journal.with_name(name + suffix).exists() for suffix in ("", "-wal", "-shm"))
 
 
 def _publish(part: Path, target: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from nasmesh.clock import ManualClock
 from nasmesh.v1 import dispatch_service_pb2 as pb
+from nasmesh.v1 import job_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as api
-from nasmesh.v1 import search_pb2
 from scheduler.desk import Desk
 from scheduler.domain import OPEN_SEARCHES
 from scheduler.engine import Engine
@@ -24,13 +24,17 @@ Answer = Callable[[pb.Lease], pb.AttemptOutcome]
 class Past:
     """A scheduler on a journal, until it is closed, or left as a killed one leaves it."""
 
-    def __init__(self, path: Path, clock: ManualClock | None = None) -> None:
+    def __init__(self, path: Path, clock: ManualClock | None = None, server: job_pb2.Server | None = None) -> None:
         self.clock = clock or ManualClock()
         self.engine = Engine(SqliteJournal(path), self.clock, seed=1)
         self.engine.recover()
         self.desk, self.searches = Desk(self.engine), Searches(self.engine)
         self.session = make.Recorder()
-        self.entry = self.do(partial(self.desk.hello, self.session, make.make_hello("past")))
+        hello = make.make_hello("past")
+        if server is not None:
+            del hello.server.generators[:]
+            hello.server.generators.extend(server.generators)
+        self.entry = self.do(partial(self.desk.hello, self.session, hello))
 
     def do(self, *commands: Any) -> Any:
         results = self.engine.execute(list(commands))

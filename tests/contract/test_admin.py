@@ -353,6 +353,23 @@ def test_restore_when_the_backup_is_no_journal_then_refused_and_nothing_moved(pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["journal.db", "journal.db.lock", "junk.db"]
 
 
+def test_restore_when_a_log_lies_where_no_journal_is_then_it_is_not_taken_for_its_own(path: Path) -> None:
+    past = Past(path)
+    past.create("s", max_trials=3)
+    saved = backup(path, path.with_name("saved.db"))
+    past.work("s")
+    log = path.with_name("journal.db-wal").read_bytes()
+    past.close()
+    path.unlink()
+    path.with_name("journal.db-wal").write_bytes(log)
+    done = restore(Path(saved.path), path)
+    assert done.aside.endswith("journal.db.before-1")
+    assert path.with_name("journal.db.before-1-wal").read_bytes() == log
+    engine = recovered(path)
+    assert engine.state.sequence == saved.last_event + 1
+    engine.journal.close()
+
+
 def test_restore_when_the_log_of_a_killed_scheduler_is_lost_then_what_is_left_goes_on(path: Path) -> None:
     past = Past(path)
     past.create("s", max_trials=3)
