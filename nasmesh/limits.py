@@ -114,6 +114,16 @@ ADMISSION_MEMORY_BYTES: Final = 512 * MIB
 ADMISSION_NODES: Final = 20_000
 ADMISSION_INITIALIZERS: Final = 5_000
 ADMISSION_ATTRIBUTES: Final = 32
+# Inputs of Concat and Sum, outputs of Split.
+ADMISSION_ENDS: Final = 1024
+# Entries of one list of key-value texts; each is bounded by ADMISSION_METADATA_BYTES together with its neighbours.
+ADMISSION_ENTRIES: Final = 64
+# Longest shape, axes or split vector that is read.
+ADMISSION_INTEGERS: Final = 4096
+# Messages, numbers and texts of a file over SCANNED_BYTES; a node of a real network has about thirty.
+ADMISSION_PARTS: Final = 200_000
+# Smaller files cannot take much memory whatever they hold: at most a hundred times their size.
+ADMISSION_SCANNED_BYTES: Final = 256 * KIB
 # A block id, a candidate id and a role together reach 146 characters.
 ADMISSION_NAME_CHARS: Final = 192
 ADMISSION_METADATA_BYTES: Final = 4 * KIB

@@ -4,6 +4,7 @@ The checks run in a fixed order, cheapest first, on bytes only; onnx.checker is 
 that cannot run and models that ask for 10^16 bytes. Every refusal is one of Reason, with the node's name.
 """
 
+import functools
 from dataclasses import dataclass
 
 import onnx
@@ -15,7 +16,7 @@ from nasmesh.model.encode import from_bytes, to_bytes
 from nasmesh.model.forbidden import check_counts, check_forbidden
 from nasmesh.model.geometry import Dims
 from nasmesh.model.inference import Inference, check_operators, node_label
-from nasmesh.model.initializers import Interface
+from nasmesh.model.initializers import Interface, parameter_dims
 from nasmesh.model.lower import lower
 from nasmesh.model.reasons import Reason, rejected
 from nasmesh.model.recover import recover_checked
@@ -89,11 +90,19 @@ def _check_opset(model: onnx.ModelProto) -> None:
     if not low <= version <= high:
         raise rejected(Reason.OPSET_NOT_ALLOWED, f"opset {version}; use {low} to {high}", where="opset_import")
     for index, node in enumerate(model.graph.node):
-        try:
-            onnx.defs.get_schema(node.op_type, version, "")
-        except onnx.defs.SchemaError:
+        if not _is_in_opset(node.op_type, version):
             message = f"{node.op_type} is not in opset {version}"
-            raise rejected(Reason.OP_NOT_ALLOWED, message, where=node_label(node, index)) from None
+            raise rejected(Reason.OP_NOT_ALLOWED, message, where=node_label(node, index))
+
+
+@functools.cache
+def _is_in_opset(op_type: str, version: int) -> bool:
+    """Tell whether an operator of the allow-list exists in an opset; there are few of both."""
+    try:
+        onnx.defs.get_schema(op_type, version, "")
+    except onnx.defs.SchemaError:
+        return False
+    return True
 
 
 def _check_graph(model: onnx.ModelProto) -> Interface:
@@ -108,6 +117,7 @@ def _check_graph(model: onnx.ModelProto) -> Interface:
             raise rejected(Reason.TENSOR_TYPE, "an input that is no float32 tensor", where=value.name)
         if value.name in data and (not tensor.shape.dim or tensor.shape.dim[0].HasField("dim_value")):
             raise rejected(Reason.SHAPE_UNKNOWN, "the batch is fixed; make the first dimension free", where=value.name)
+    _check_values(model, interface)
     for name, dims in interface.dims.items():
         if any(size < 1 for size in dims):
             raise rejected(Reason.SHAPE_UNKNOWN, f"a parameter needs fixed dims of 1 or more, got {dims}", where=name)
@@ -119,6 +129,20 @@ def _check_graph(model: onnx.ModelProto) -> Interface:
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise rejected(Reason.GRAPH_INVALID, str(error).splitlines()[0][:200], where="graph") from None
     return interface
+
+
+def _check_values(model: onnx.ModelProto, interface: Interface) -> None:
+    """Refuse stored tensors that are trained without being float32, or that the list of inputs has otherwise."""
+    inputs = {value.name: value for value in model.graph.input}
+    for tensor in model.graph.initializer:
+        if tensor.name in interface.dims and tensor.data_type != onnx.TensorProto.FLOAT:
+            raise rejected(Reason.TENSOR_TYPE, "a parameter that is no float32 tensor", where=tensor.name)
+        value = inputs.get(tensor.name)
+        if value is None:
+            continue
+        declared = value.type.tensor_type
+        if declared.elem_type != tensor.data_type or list(parameter_dims(value)) != list(tensor.dims):
+            raise rejected(Reason.GRAPH_INVALID, "input and stored value differ in type or dims", where=tensor.name)
 
 
 def _shell(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -155,7 +179,28 @@ def _check_shapes_and_totals(inference: Inference) -> tuple[dict[str, Dims], Cou
     ):
         if value > limit:
             raise rejected(Reason.TOO_LARGE, f"{value} {what}; the limit is {limit}", where="graph")
+    _check_declared(model, single)
     return single, counts
+
+
+def _check_declared(model: onnx.ModelProto, dims: dict[str, Dims]) -> None:
+    """Refuse a file that says of a value what is not so: engines believe it."""
+    for value in (*model.graph.output, *model.graph.value_info):
+        if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+            raise rejected(Reason.TENSOR_TYPE, "a value that is declared as no float32 tensor", where=value.name)
+        tensor, found = value.type.tensor_type, dims.get(value.name)
+        stated = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+        if not tensor.HasField("shape"):
+            continue
+        if (
+            found is None
+            or len(stated) != len(found)
+            or any(size not in (None, known) for size, known in zip(stated[1:], found[1:], strict=True))
+        ):
+            message = f"declared as {stated}, its shape is {found}"
+            raise rejected(Reason.SHAPE_MISMATCH, message, where=value.name)
+        if value.name == model.graph.output[0].name and stated[0] is not None:
+            raise rejected(Reason.SHAPE_UNKNOWN, "the batch is fixed; make the first dimension free", where=value.name)
 
 
 def _check_batch(name: str, single: Dims, many: Dims) -> None:

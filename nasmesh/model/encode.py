@@ -1,16 +1,13 @@
 """Bytes of ONNX objects: one model, one byte string."""
 
-from collections.abc import Iterable
-
 import onnx
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import DecodeError, EncodeError, Message
+from google.protobuf.message import DecodeError, EncodeError
 
-from nasmesh.limits import ADMISSION_NODES, CHECKPOINT_BYTES
+from nasmesh.errors import Invalid
+from nasmesh.limits import ADMISSION_NODES, ADMISSION_PARTS, ADMISSION_SCANNED_BYTES, CHECKPOINT_BYTES
 from nasmesh.model.reasons import Reason, rejected
-
-_PLAIN_ATTRIBUTES = (onnx.AttributeProto.INT, onnx.AttributeProto.INTS, onnx.AttributeProto.FLOAT)
-_PLAIN_FIELDS = 3  # name, type and value
+from nasmesh.model.text import is_all_text
+from nasmesh.wire import check_fields
 
 
 def to_bytes(model: onnx.ModelProto) -> bytes:
@@ -29,6 +26,7 @@ def from_bytes(content: bytes, *, limit: int = CHECKPOINT_BYTES) -> onnx.ModelPr
     if len(content) > limit:
         message = f"{len(content)} bytes; the limit is {limit}"
         raise rejected(Reason.TOO_LARGE, message, where="content")
+    _check_parts(content)
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
@@ -37,47 +35,23 @@ def from_bytes(content: bytes, *, limit: int = CHECKPOINT_BYTES) -> onnx.ModelPr
     if len(model.graph.node) > ADMISSION_NODES:  # before anything walks over them
         message = f"{len(model.graph.node)} nodes; the limit is {ADMISSION_NODES}"
         raise rejected(Reason.TOO_MANY, message, where="graph.node")
-    _check_text(model)
+    if not is_all_text(model, content):
+        raise rejected(Reason.NOT_ONNX, "a name or text is not UTF-8", where="content")
     if not model.HasField("graph"):
         raise rejected(Reason.NOT_ONNX, "the bytes are not an ONNX model: there is no graph", where="content")
     return model
 
 
-def _check_text(message: Message) -> None:
-    """Refuse text that is not UTF-8: protobuf hands it out as bytes, which no later check expects."""
-    if isinstance(message, onnx.TensorProto):
-        _refuse_bytes([message.name, message.doc_string])
-        for entry in (*message.metadata_props, *message.external_data):
-            _check_text(entry)
-        return  # listing a tensor's fields would copy its data
-    graph = message if isinstance(message, onnx.GraphProto) else None
-    if graph is not None:
-        _check_nodes(graph)
-    for descriptor, value in message.ListFields():
-        if descriptor.type == FieldDescriptor.TYPE_STRING:
-            _refuse_bytes(value if descriptor.is_repeated else [value])
-        elif descriptor.type == FieldDescriptor.TYPE_MESSAGE and (graph is None or descriptor.name != "node"):
-            for part in value if descriptor.is_repeated else (value,):
-                _check_text(part)
-
-
-def _check_nodes(graph: onnx.GraphProto) -> None:
-    """Look at what every node has by name, and at the rest where a node has more: there may be many nodes."""
-    texts: list[str | bytes] = []
-    for node in graph.node:
-        texts += (node.name, node.op_type, node.domain, *node.input, *node.output)
-        for attribute in node.attribute:
-            texts.append(attribute.name)
-            if attribute.type not in _PLAIN_ATTRIBUTES or len(attribute.ListFields()) > _PLAIN_FIELDS:
-                _check_text(attribute)
-        if node.doc_string or node.metadata_props or node.overload or node.device_configurations:
-            _check_text(node)
-    _refuse_bytes(texts)
-
-
-def _refuse_bytes(texts: Iterable[str | bytes]) -> None:
-    if any(isinstance(text, bytes) for text in texts):
-        raise rejected(Reason.NOT_ONNX, "a name or text is not UTF-8", where="content")
+def _check_parts(content: bytes) -> None:
+    """Refuse what would become much larger by being parsed, before that happens."""
+    if len(content) <= ADMISSION_SCANNED_BYTES:
+        return
+    try:
+        check_fields(content, onnx.ModelProto, most=ADMISSION_PARTS)
+    except Invalid as error:
+        reason = Reason.NOT_ONNX if error.reason == "MESSAGE_MALFORMED" else Reason.TOO_MANY
+        said = "the bytes are not an ONNX model" if reason is Reason.NOT_ONNX else error.message
+        raise rejected(reason, said, where="content") from None
 
 
 def _too_large() -> Exception:

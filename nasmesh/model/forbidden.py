@@ -1,17 +1,21 @@
 """The parts of admission that look at the message alone: counts, names, and what may not be there at all."""
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import onnx
 
 from nasmesh import limits
-from nasmesh.model.initializers import parameter_names
+from nasmesh.model.initializers import INIT_KEY, parameter_names
 from nasmesh.model.metadata import ARCHITECTURE_KEY, TRAINING_KEY
 from nasmesh.model.reasons import Reason, rejected
 from nasmesh.model.tensors import check_tensor
 
 _NAME = re.compile(r"[!-~]+")
+# What the training engine can hold: its names become source text, where a quote would be code of the network's author.
+_PARAMETER = re.compile(r"[A-Za-z0-9_:;/@+#$~.-]+")
+_RESERVED = frozenset({"_operations", "_constants"})
 _SUBGRAPHS = frozenset({"If", "Loop", "Scan"})
 _NESTED = (
     onnx.AttributeProto.GRAPH,
@@ -30,19 +34,25 @@ def check_counts(model: onnx.ModelProto) -> None:
     _at_most(len(graph.initializer), limits.ADMISSION_INITIALIZERS, "initialisers", "graph.initializer")
     _at_most(len(graph.input), limits.ADMISSION_INITIALIZERS, "inputs", "graph.input")
     _at_most(len(graph.value_info), 4 * limits.ADMISSION_NODES, "value infos", "graph.value_info")
+    _at_most(len(graph.output), limits.ADMISSION_ENDS, "outputs", "graph.output")
+    _at_most(len(model.opset_import), limits.ADMISSION_ENTRIES, "opsets", "opset_import")
+    made: list[str] = []
+    named: list[str] = []
     for node in graph.node:
-        _at_most(len(node.attribute), limits.ADMISSION_ATTRIBUTES, "attributes", node.name[:80] or node.op_type[:80])
-        _check_name(node.name, may_be_empty=True)
-        for name in (*node.input, *node.output):
-            _check_name(name, may_be_empty=True)
-    seen: set[str] = set()
-    valued = {tensor.name for tensor in graph.initializer}
-    fresh = [value.name for value in graph.input if value.name not in valued]
-    for name in (*(t.name for t in graph.initializer), *fresh, *(n for node in graph.node for n in node.output if n)):
-        _check_name(name, may_be_empty=False)
-        if name in seen:
-            raise rejected(Reason.NAME_DUPLICATE, "two values have this name", where=name)
-        seen.add(name)
+        where = node.name[:80] or node.op_type[:80]
+        _at_most(len(node.attribute), limits.ADMISSION_ATTRIBUTES, "attributes", where)
+        _at_most(len(node.input), limits.ADMISSION_ENDS, "inputs of a node", where)
+        _at_most(len(node.output), limits.ADMISSION_ENDS, "outputs of a node", where)
+        named += (node.name, *node.input, *node.output)
+        made += node.output
+    _check_names([name for name in named if name])
+    valued = [tensor.name for tensor in graph.initializer]
+    fresh = set(valued)
+    named = [*valued, *(value.name for value in graph.input if value.name not in fresh), *(n for n in made if n)]
+    _check_names(named)
+    if len(set(named)) != len(named):
+        twice = next(name for name, times in Counter(named).items() if times > 1)
+        raise rejected(Reason.NAME_DUPLICATE, "two values have this name", where=twice)
     inputs = [value.name for value in graph.input]
     if len(set(inputs)) != len(inputs):
         raise rejected(Reason.NAME_DUPLICATE, "two inputs have one name", where="graph.input")
@@ -56,6 +66,9 @@ def check_parameter_names(names: Iterable[str]) -> None:
         if "::" in name or not all(name.split(".")):
             raise rejected(Reason.NAME_INVALID, "a parameter's name may not have '::' or an empty part", where=name)
         parts = name.split(".")
+        if not _PARAMETER.fullmatch(name) or parts[0] in _RESERVED:
+            message = "a parameter's name has dotted parts of letters, digits and _:;/@+#$~-"
+            raise rejected(Reason.NAME_INVALID, message, where=name)
         for length in range(1, len(parts)):
             prefix = ".".join(parts[:length])
             if prefix in taken:
@@ -63,11 +76,21 @@ def check_parameter_names(names: Iterable[str]) -> None:
                 raise rejected(Reason.NAME_INVALID, message, where=name)
 
 
+_PLAIN_FIELDS = 3
+_MODEL_FIELDS = {
+    *("ir_version", "opset_import", "producer_name", "producer_version", "domain", "model_version"),
+    *("doc_string", "graph", "metadata_props", "training_info", "functions"),
+}
+
+
 def check_forbidden(model: onnx.ModelProto, *, checkpoint: bool) -> None:
     """Refuse external data, functions, subgraphs, training info, sparse and string tensors, long metadata."""
     if model.functions:
         message = "model-local functions; import the network, which inlines them"
         raise rejected(Reason.FUNCTIONS, message, where=model.functions[0].name)
+    extra = sorted({descriptor.name for descriptor, _ in model.ListFields()} - _MODEL_FIELDS)
+    if extra:
+        raise rejected(Reason.GRAPH_INVALID, f"the model has {', '.join(extra)}; remove that", where="model")
     if model.graph.sparse_initializer:
         raise rejected(Reason.TENSOR_TYPE, "sparse tensors are not supported", where="graph.sparse_initializer")
     if model.graph.quantization_annotation:
@@ -92,11 +115,27 @@ def _check_node(node: onnx.NodeProto) -> None:
             raise rejected(Reason.FUNCTIONS, f"attribute {attribute.name[:60]!r} refers to a function", where=where)
         if attribute.HasField("t"):
             check_tensor(attribute.t, where)
+        if len(attribute.ListFields()) > _PLAIN_FIELDS:
+            _check_extras(attribute, where)
+    if node.overload or node.device_configurations:
+        raise rejected(Reason.FUNCTIONS, "a node of a function, or bound to devices", where=where)
+
+
+def _check_extras(attribute: onnx.AttributeProto, where: str) -> None:
+    """Refuse an attribute with several values: which of them counts, readers might see differently."""
+    values = [descriptor.name for descriptor, _ in attribute.ListFields()]
+    values = [name for name in values if name not in ("name", "type", "doc_string")]
+    if len(values) > 1 or len(attribute.doc_string) > limits.ADMISSION_METADATA_BYTES:
+        message = f"attribute {attribute.name[:60]!r} holds {', '.join(values)}; one value is enough"
+        raise rejected(Reason.ATTRIBUTE_NOT_ALLOWED, message, where=where)
 
 
 def _check_location(tensor: onnx.TensorProto) -> None:
     if tensor.data_location != onnx.TensorProto.DEFAULT or tensor.external_data:
         raise rejected(Reason.EXTERNAL_DATA, "the tensor's data is outside the object", where=tensor.name)
+    if len(tensor.dims) > limits.ADMISSION_RANK:  # before anything multiplies them
+        message = f"rank {len(tensor.dims)}; use up to {limits.ADMISSION_RANK}"
+        raise rejected(Reason.VALUE_OUT_OF_RANGE, message, where=tensor.name)
     if tensor.data_type == onnx.TensorProto.STRING or tensor.string_data:
         raise rejected(Reason.TENSOR_TYPE, "string tensors are not supported", where=tensor.name)
 
@@ -118,6 +157,7 @@ def _check_training(model: onnx.ModelProto, *, checkpoint: bool) -> None:
 
 def _check_metadata(model: onnx.ModelProto, *, checkpoint: bool) -> None:
     long = {ARCHITECTURE_KEY} | ({TRAINING_KEY} if checkpoint else set())
+    _at_most(len(model.metadata_props), limits.ADMISSION_ENTRIES, "entries", "metadata_props")
     keys = [prop.key for prop in model.metadata_props]
     if len(set(keys)) != len(keys):
         raise rejected(Reason.NAME_DUPLICATE, "a metadata key is there twice", where="metadata_props")
@@ -133,17 +173,50 @@ def _check_metadata(model: onnx.ModelProto, *, checkpoint: bool) -> None:
     values = (*graph.input, *graph.output, *graph.value_info)
     texts += [(value.name, value.doc_string, value.metadata_props) for value in values]
     for name, text, props in texts:
+        if not text and not props:
+            continue
+        _check_props(props, name)
         size = len(text) + sum(len(prop.key) + len(prop.value) for prop in props)
         if size > limits.ADMISSION_METADATA_BYTES:
             message = f"{size} characters of documentation; the limit is {limits.ADMISSION_METADATA_BYTES}"
             raise rejected(Reason.METADATA_TOO_LARGE, message, where=name)
-    if len(model.doc_string) > limits.ADMISSION_METADATA_BYTES:
+    for value in values:
+        _check_type_size(value)
+    named = len(model.producer_name) + len(model.producer_version) + len(model.domain)
+    if len(model.doc_string) + named > limits.ADMISSION_METADATA_BYTES:
         raise rejected(Reason.METADATA_TOO_LARGE, "a long documentation text", where="doc_string")
+
+
+def _check_props(props: Sequence[onnx.StringStringEntryProto], where: str) -> None:
+    """Refuse many entries, one key twice, and an init rule without a word: readers would differ about what it says."""
+    _at_most(len(props), limits.ADMISSION_ENTRIES, "entries of metadata", where)
+    if len({prop.key for prop in props}) != len(props):
+        raise rejected(Reason.NAME_DUPLICATE, "a metadata key is there twice", where=where)
+    if any(prop.key == INIT_KEY and not prop.value for prop in props):
+        raise rejected(Reason.INIT_RULE_INVALID, "an empty init rule", where=where)
+
+
+def _check_type_size(value: onnx.ValueInfoProto) -> None:
+    dims = value.type.tensor_type.shape.dim
+    _at_most(len(dims), limits.ADMISSION_RANK, "dimensions", value.name)
+    texts = [value.type.denotation, *(text for dim in dims for text in (dim.dim_param, dim.denotation))]
+    if max(map(len, texts)) > limits.ADMISSION_NAME_CHARS:
+        message = f"a dimension's name is longer than {limits.ADMISSION_NAME_CHARS}"
+        raise rejected(Reason.NAME_INVALID, message, where=value.name)
 
 
 def _at_most(count: int, limit: int, what: str, where: str) -> None:
     if count > limit:
         raise rejected(Reason.TOO_MANY, f"{count} {what}; the limit is {limit}", where=where)
+
+
+def _check_names(names: list[str]) -> None:
+    """Check many names at the price of a few: nearly always all of them are sound."""
+    together = "".join(names)
+    is_plain = together.isascii() and together.isprintable() and " " not in together
+    if not is_plain or max(map(len, names), default=1) > limits.ADMISSION_NAME_CHARS or not all(names):
+        for name in names:
+            _check_name(name, may_be_empty=False)
 
 
 def _check_name(name: str, *, may_be_empty: bool) -> None:

@@ -11,13 +11,14 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from nasmesh.limits import ADMISSION_INTEGERS
 from nasmesh.model.geometry import Dims
 from nasmesh.model.imported_graph import Workbench
 from nasmesh.model.inference import node_label
 from nasmesh.model.operators import OPERATORS, check_operator
 from nasmesh.model.reasons import Reason, rejected
 from nasmesh.model.shape_rules import SHAPE_RULES
-from nasmesh.model.site import MAX_INTEGERS, Site
+from nasmesh.model.site import Site
 
 _BATCHES = (7919, 7927)
 _INTEGER_TYPES = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
@@ -62,7 +63,7 @@ def _seed(view: _View, bench: Workbench, data: str) -> None:
         view.dims[value.name] = (view.batch, *sizes[1:]) if value.name == data else sizes
     for name, tensor in bench.tensors.items():
         view.dims[name] = tuple(tensor.dims)
-        if tensor.data_type in _INTEGER_TYPES and int(np.prod(tensor.dims, dtype=object)) <= MAX_INTEGERS:
+        if tensor.data_type in _INTEGER_TYPES and int(np.prod(tensor.dims, dtype=object)) <= ADMISSION_INTEGERS:
             view.integers[name] = numpy_helper.to_array(tensor)
 
 
@@ -86,7 +87,7 @@ def _fold(node: onnx.NodeProto, views: list[_View], where: str) -> bool:
             result = np.asarray(rule(operands, attributes))
         except (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError):
             raise rejected(Reason.GRAPH_INVALID, "shape arithmetic that does not work out", where=where) from None
-        if result.size > MAX_INTEGERS or result.dtype.kind not in "iu":
+        if result.size > ADMISSION_INTEGERS or result.dtype.kind not in "iu":
             raise rejected(Reason.GRAPH_INVALID, "shape arithmetic that is too large", where=where)
         view.integers[node.output[0]] = result
     return True

@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from nasmesh.limits import ADMISSION_DIM, ADMISSION_RANK
+from nasmesh.limits import ADMISSION_DIM, ADMISSION_INTEGERS, ADMISSION_RANK
 from nasmesh.model.geometry import Dims
-from nasmesh.model.initializers import Interface
+from nasmesh.model.initializers import STATISTICS, Interface, statistic_names
 from nasmesh.model.operators import OPERATORS, check_operator
 from nasmesh.model.reasons import Reason, rejected
 from nasmesh.model.shape_rules import SHAPE_RULES
-from nasmesh.model.site import MAX_INTEGERS, Site
+from nasmesh.model.site import Site
 from nasmesh.model.tensors import check_tensor, constant_of
 
 
@@ -55,8 +55,11 @@ class Inference:
         fixed.update(interface.dims)
         constants = _constants(model, interface.dims)
         floats = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
-        floats.update(value.name for value in model.graph.input)
+        floats.update(
+            value.name for value in model.graph.input if value.name not in fixed or value.name in interface.dims
+        )
         known = {*fixed, *interface.data}
+        _check_statistics(model, known)
         for index, node in enumerate(model.graph.node):
             if node.op_type == "Constant":
                 tensor = constant_of(node)
@@ -121,6 +124,21 @@ def _check_kinds(node: onnx.NodeProto, where: str, constants: dict[str, np.ndarr
             raise rejected(Reason.TENSOR_TYPE, message, where=where)
 
 
+def _check_statistics(model: onnx.ModelProto, leaves: set[str]) -> None:
+    """Refuse running statistics that are computed, or that are anything else as well: nothing could train them."""
+    statistics = statistic_names(model)
+    if not statistics:
+        return
+    for index, node in enumerate(model.graph.node):
+        is_norm = node.op_type == "BatchNormalization"
+        for position, name in enumerate(node.input):
+            if name not in statistics:
+                continue
+            if name not in leaves or not (is_norm and position in STATISTICS):
+                message = f"{name[:80]!r} is a running statistic of batch norm; it may be nothing else"
+                raise rejected(Reason.GRAPH_INVALID, message, where=node_label(node, index))
+
+
 def _data_dims(model: onnx.ModelProto, interface: Interface, batch: int) -> dict[str, Dims]:
     known: dict[str, Dims] = {}
     for value in model.graph.input:
@@ -143,7 +161,7 @@ def _check_leaves(known: dict[str, Dims]) -> None:
 
 def _constants(model: onnx.ModelProto, trained: dict[str, Dims]) -> dict[str, np.ndarray]:
     """Return the values of small constants; large ones can be no shape."""
-    small = [t for t in model.graph.initializer if t.name not in trained and math.prod(t.dims) <= MAX_INTEGERS]
+    small = [t for t in model.graph.initializer if t.name not in trained and math.prod(t.dims) <= ADMISSION_INTEGERS]
     for tensor in small:
         check_tensor(tensor, tensor.name)
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in small}

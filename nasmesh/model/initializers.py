@@ -26,7 +26,8 @@ _ARITY = {
     "xavier_normal": 0,
     "xavier_uniform": 0,
 }
-_STATISTICS = (3, 4)
+STATISTICS = (3, 4)
+"""Inputs of a batch norm that are running mean and variance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def is_parameter(model: onnx.ModelProto, name: str) -> bool:
 def statistic_names(model: onnx.ModelProto) -> set[str]:
     """Return the names of batch norm's running statistics."""
     norms = [node for node in model.graph.node if node.op_type == "BatchNormalization" and len(node.input) == 5]
-    return {node.input[position] for node in norms for position in _STATISTICS}
+    return {node.input[position] for node in norms for position in STATISTICS}
 
 
 def trainable_names(model: onnx.ModelProto) -> list[str]:

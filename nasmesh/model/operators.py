@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import helper
 
-from nasmesh.limits import ADMISSION_DILATION, ADMISSION_DIM, ADMISSION_PAD, ADMISSION_RANK, ADMISSION_STRIDE
+from nasmesh.limits import (
+    ADMISSION_DILATION,
+    ADMISSION_DIM,
+    ADMISSION_ENDS,
+    ADMISSION_INTEGERS,
+    ADMISSION_PAD,
+    ADMISSION_RANK,
+    ADMISSION_STRIDE,
+)
 from nasmesh.model.operations import MAX_KERNEL
 from nasmesh.model.reasons import Reason, rejected
 
@@ -57,12 +65,14 @@ class Operator:
     attributes: dict[str, Rule] = field(default_factory=dict)
 
 
+_TEXT = 64  # more than any text that is allowed
 _FLAG = Numbers(0, 1)
 _AXIS = Numbers(-ADMISSION_RANK, ADMISSION_RANK)
 _AXES = Numbers(-ADMISSION_RANK, ADMISSION_RANK, many=True)
 _ANY = Real()
-_EPSILON = Real(0.0, 1.0)
-_MANY = 1024  # inputs of Concat and Sum, outputs of Split
+_POSITIVE = Real(1e-12, 1e30)
+_EPSILON = Real(1e-12, 1.0)  # engines refuse 0
+_MANY = ADMISSION_ENDS
 # Padding up to 31, or as much as the widest dilated kernel needs to keep the size; the exact bound depends on the node.
 _MOST_PAD = max(ADMISSION_PAD, (MAX_KERNEL - 1) * ADMISSION_DILATION)
 _WINDOW: dict[str, Rule] = {
@@ -105,7 +115,7 @@ OPERATORS: dict[str, Operator] = {
         most=3,
         attributes={"epsilon": _EPSILON, "num_groups": Numbers(1, ADMISSION_DIM), "stash_type": Numbers(1, 1)},
     ),
-    "LRN": Operator(attributes={"size": Numbers(1, 1023), "alpha": _ANY, "beta": _ANY, "bias": _ANY}),
+    "LRN": Operator(attributes={"size": Numbers(1, 1023), "alpha": _POSITIVE, "beta": _POSITIVE, "bias": _ANY}),
     "Dropout": Operator(most=3, constants=(1, 2), attributes={"seed": Numbers(-(2**63), 2**63 - 1)}),
     **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Softplus", "Softsign", "HardSwish", "Mish", "Identity"), _UNARY),
     **dict.fromkeys(("Erf", "Exp", "Log", "Sqrt", "Neg", "Abs", "Reciprocal"), _UNARY),
@@ -139,6 +149,15 @@ OPERATORS: dict[str, Operator] = {
 }
 
 
+_CONSTANT_TYPES = {
+    "value": onnx.AttributeProto.TENSOR,
+    "value_float": onnx.AttributeProto.FLOAT,
+    "value_floats": onnx.AttributeProto.FLOATS,
+    "value_int": onnx.AttributeProto.INT,
+    "value_ints": onnx.AttributeProto.INTS,
+}
+
+
 def check_operator(node: onnx.NodeProto, where: str) -> dict[str, object]:
     """Return a node's attributes by name after checking the node against the allow-list.
 
@@ -169,7 +188,8 @@ def _checked(op_type: str, attribute: onnx.AttributeProto, rule: Rule | None, wh
         Real: (onnx.AttributeProto.FLOAT,),
         Text: (onnx.AttributeProto.STRING,),
     }[type(rule)]
-    value = helper.get_attribute_value(attribute) if attribute.type in fits else None
+    is_short = len(attribute.ints) <= 2 * ADMISSION_RANK and len(attribute.s) <= _TEXT
+    value = helper.get_attribute_value(attribute) if attribute.type in fits and is_short else None
     if isinstance(value, bytes):
         value = value.decode("ascii", "replace")
     if value is None or not _within(value, rule):
@@ -197,10 +217,10 @@ def _shown(rule: Rule) -> str:
 
 
 def _constant_attribute(node: onnx.NodeProto, where: str) -> dict[str, object]:
-    allowed = {"value", "value_float", "value_floats", "value_int", "value_ints"}
-    if len(node.attribute) != 1 or node.attribute[0].name not in allowed:
+    if len(node.attribute) != 1 or node.attribute[0].name not in _CONSTANT_TYPES:
         raise rejected(Reason.ATTRIBUTE_NOT_ALLOWED, "Constant needs one dense numeric value", where=where)
     attribute = node.attribute[0]
-    if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.STRING, onnx.AttributeProto.SPARSE_TENSOR):
+    wanted = _CONSTANT_TYPES[attribute.name]
+    if attribute.type != wanted or max(len(attribute.ints), len(attribute.floats)) > ADMISSION_INTEGERS:
         raise rejected(Reason.ATTRIBUTE_NOT_ALLOWED, "Constant needs one dense numeric value", where=where)
     return {attribute.name: helper.get_attribute_value(attribute)}

@@ -29,6 +29,9 @@ def _dropout(site: Site) -> list[Dims]:
     ratio = site.constants[1] if len(site.inputs) > 1 else None
     if ratio is not None and (ratio.ndim or ratio.dtype != np.float32 or not 0.0 <= float(ratio) < 1.0):
         raise site.fail("the ratio must be one number, 0 <= ratio < 1")
+    mode = site.constants[2] if len(site.inputs) > 2 else None
+    if mode is not None and (mode.ndim or mode.dtype != np.bool_):
+        raise site.fail("the training mode must be one boolean")
     return [site.dims(0)]
 
 
@@ -63,6 +66,8 @@ def _window_dims(site: Site, sizes: Dims, kernel: list[int]) -> Dims:
     strides, dilations = site.ints("strides", [1] * rank), site.ints("dilations", [1] * rank)
     pads = site.ints("pads", [0] * 2 * rank)
     auto = site.attributes.get("auto_pad", "NOTSET")
+    if auto != "NOTSET" and "pads" in site.attributes:
+        raise site.fail("both auto_pad and pads are given")
     result = []
     for axis, size in enumerate(sizes):
         extent = (kernel[axis] - 1) * dilations[axis] + 1
@@ -201,6 +206,8 @@ def _along_axis(site: Site) -> list[Dims]:
 
 def _image(site: Site) -> list[Dims]:
     dims = _spatial(site)
+    if len(dims) != 4:
+        raise site.fail(f"needs images, got {dims}; onnxruntime knows no other")
     if site.integer("size", 1) % 2 == 0:
         raise site.fail("an even size; onnxruntime needs an odd one")
     return [dims]

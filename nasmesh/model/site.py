@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from nasmesh.limits import ADMISSION_INTEGERS
 from nasmesh.model.geometry import Dims
 from nasmesh.model.reasons import Reason, rejected
-
-MAX_INTEGERS = 4096  # longest shape or axes vector read
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Site:
         if self.optional(position) is None:
             return None
         value = self.constants[position]
-        if value is None or value.dtype.kind not in "iu" or value.ndim > 1 or value.size > MAX_INTEGERS:
+        if value is None or value.dtype.kind not in "iu" or value.ndim > 1 or value.size > ADMISSION_INTEGERS:
             raise self.fail(f"input {position} must be a constant list of integers")
         return [int(number) for number in value.reshape(-1)]
 

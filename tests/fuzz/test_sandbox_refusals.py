@@ -1,4 +1,4 @@
-"""Where a program cannot be shut in it is not run; its answers in protobuf are looked through before they are parsed."""
+"""Where a program cannot be shut in it is not run; its answers in protobuf are looked at before they are parsed."""
 
 import struct
 import subprocess
