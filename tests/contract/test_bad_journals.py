@@ -1,5 +1,6 @@
 """Journals that are no good, given to the real program: refused with what to do, nothing served, nothing harmed."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -14,13 +15,15 @@ from pathlib import Path
 import pytest
 
 from nasmesh.clock import ManualClock, seeded_random
-from nasmesh.errors import Invalid, NasmeshError
-from nasmesh.v1 import journal_pb2
+from nasmesh.errors import Conflict, Invalid, NasmeshError
+from nasmesh.rpc.channel import errors_from_rpc
+from nasmesh.v1 import journal_pb2, search_pb2
 from scheduler.engine import Engine
 from scheduler.journal.base import Batch
 from scheduler.journal.sqlite import SqliteJournal
 from tests.builders import journals
 from tests.builders import scheduling as make
+from tests.builders.scheduler_server import client, create, working
 
 ROOT = Path(__file__).parents[2]
 Spoil = Callable[[Path], None]
@@ -325,3 +328,28 @@ def test_refusal_when_repeated_then_the_same_until_the_cause_is_gone(good: Path,
     past.work("open", make.make_outcome)
     assert past.engine.state.searches["open"].state.name == "SUCCEEDED"
     past.close()
+
+
+def test_request_id_when_replayed_with_another_body_over_kill_9_then_conflict(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+
+    async def once(address: str, search_id: str, trials: int) -> search_pb2.Search:
+        async with client(address) as stub, working(address):
+            with errors_from_rpc():
+                return await create(stub, make.make_spec(max_trials=trials), search_id=search_id, request_id="once")
+
+    with program(path) as process:
+        serves(process)
+        first = asyncio.run(once((tmp_path / "port").read_text().strip(), "s", 4))
+        process.kill()
+        process.wait()
+    (tmp_path / "port").unlink()
+    with program(path) as process:
+        serves(process)
+        address = (tmp_path / "port").read_text().strip()
+        again = asyncio.run(once(address, "s", 4))
+        assert (again.name, again.create_time) == (first.name, first.create_time)
+        for search_id, trials in (("s", 5), ("other", 4)):
+            with pytest.raises(Conflict) as caught:
+                asyncio.run(once(address, search_id, trials))
+            assert caught.value.reason == "REQUEST_ID_REUSED"
