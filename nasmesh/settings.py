@@ -24,6 +24,9 @@ KNOWN = {
     "NASMESH_CERT_FILE": "certificate that clients and agents show [none]",
     "NASMESH_KEY_FILE": "its key",
     "NASMESH_TOKEN_FILE": "file with the token that clients and agents show [none]",
+    "NASMESH_METRICS": "HOST:PORT where a program serves metrics for Prometheus [none]",
+    "NASMESH_TRACES": "where spans go: otlp:http://HOST:PORT or file:PATH [nowhere]",
+    "NASMESH_TRACES_RATIO": "share of traces that are kept, 0 to 1; whoever starts a trace decides [1]",
     "NASMESH_FAILPOINT": "tests only: where a program kills itself, as NAME:kill [none]",
 }
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -43,6 +46,9 @@ class Settings:
     log_level: str
     log_format: str
     failpoint: str
+    metrics: str = ""
+    traces: str = ""
+    traces_ratio: float = 1.0
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
@@ -69,6 +75,9 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         log_level=_one_of(env, "NASMESH_LOG_LEVEL", LOG_LEVELS, "info"),
         log_format=_one_of(env, "NASMESH_LOG_FORMAT", LOG_FORMATS, "auto"),
         failpoint=env.get("NASMESH_FAILPOINT", ""),
+        metrics=env.get("NASMESH_METRICS", ""),
+        traces=env.get("NASMESH_TRACES", ""),
+        traces_ratio=_share(env, "NASMESH_TRACES_RATIO"),
         tls_cert=_file(env, "NASMESH_TLS_CERT"),
         tls_key=_file(env, "NASMESH_TLS_KEY"),
         tls_ca=_file(env, "NASMESH_TLS_CA"),
@@ -122,4 +131,16 @@ def _one_of(env: Mapping[str, str], name: str, allowed: tuple[str, ...], default
     value = (env.get(name) or default).lower()
     if value not in allowed:
         raise Invalid("SETTING_INVALID", f"{name}: {value[:80]!r} is not one of {', '.join(allowed)}", field=name)
+    return value
+
+
+def _share(env: Mapping[str, str], name: str) -> float:
+    """Return a number from 0 to 1; 1 where the variable is not set."""
+    text = env.get(name) or "1"
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise Invalid("SETTING_INVALID", f"{name}: {text[:80]!r} is not a number from 0 to 1", field=name)
     return value

@@ -9,8 +9,10 @@ from pathlib import Path
 from nasmesh.errors import Invalid, NasmeshError, Unavailable
 from nasmesh.logs import configure, get_logger
 from nasmesh.rpc.access import add_server_flags, server_access
+from nasmesh.rpc.observing import add_metrics_flag, metrics_address
 from nasmesh.rpc.open_files import raise_open_files
 from nasmesh.settings import DEFAULT_SCHEDULER, Settings, read_settings
+from nasmesh.telemetry.tracing import configure_tracing, stop_tracing
 from nasmesh.unpickling import forbid_unpickling
 from scheduler.program import Options, run
 
@@ -25,6 +27,7 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> Options:
     )
     parser.add_argument("--store", default=settings.store, metavar="URL", help="object store [%(default)s]")
     parser.add_argument("--insecure", action="store_true", help="serve other machines without TLS or identities")
+    add_metrics_flag(parser, settings)
     add_server_flags(parser, settings)
     flags = parser.parse_args(argv)
     return Options(
@@ -35,6 +38,7 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> Options:
         insecure=flags.insecure,
         failpoint=settings.failpoint,
         access=server_access(flags),
+        metrics=metrics_address(flags.metrics, insecure=flags.insecure),
     )
 
 
@@ -45,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = read_settings()
         options = parse_flags(argv, settings)
         configure("scheduler", settings=settings)
+        configure_tracing("scheduler", settings)
         raise_open_files()
         asyncio.run(run(options))
     except NasmeshError as error:
@@ -55,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  (the edge: the log has the trace; nothing acknowledged is lost)
         get_logger("scheduler").error("stopped_by_fault", error=f"{type(error).__name__}: {error}", exc_info=True)
         return 1
+    finally:
+        stop_tracing()
     return 0
 
 

@@ -4,6 +4,7 @@ Nothing here decides anything. Only the thread that runs the engine writes; the 
 """
 
 from bisect import bisect_left
+from collections.abc import Mapping
 
 # Upper bounds of commit times in seconds: an fsync takes 0.1 ms on a fast disk and seconds on a sick one.
 COMMIT_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -33,7 +34,8 @@ class Activity:
         self.attempts_lost = Counts()
         self.failures = Counts()
         self.networks_refused = Counts()
-        self.calls_denied = Counts()
+        self.calls_denied: Mapping[str, int] = {}
+        """Refused calls by reason, as the server's gate counts them."""
         self.commits = 0
         self.commit_failures = 0
         self.commit_s = 0.0
@@ -71,10 +73,6 @@ class Activity:
     def refused(self, reason: str) -> None:
         """Count a proposed network that was refused."""
         self.networks_refused.add(reason)
-
-    def denied(self, reason: str) -> None:
-        """Count a call that its caller may not make."""
-        self.calls_denied.add(reason)
 
     # --- the queue -----------------------------------------------------------------------------------------------
 

@@ -33,16 +33,20 @@ def change_of(engine: "Engine", effect: Changed, time_us: int) -> Change:
         trial = run.trials[number - 1]
         body = trial.SerializeToString()
         if trial.outcome:
+            if engine.traces is not None:
+                engine.traces.trial_ended(run, trial, time_us)
             engine.snapshots.end_trial(engine.state, run, number, trial, body)
         return Change(sequence, time_us, number, body)
     return convert.search_change(run, sequence, time_us, engine.specs.of(run))
 
 
-def _queued(engine: "Engine", effect: Queued, _time_us: int) -> None:
+def _queued(engine: "Engine", effect: Queued, time_us: int) -> None:
     state = engine.state
     task = state.tasks[effect.task]
     engine.work.queued(state.searches[task.search], task, effect.failures, engine.now)
     engine.activity.queued(task.id, engine.now)
+    if engine.traces is not None:
+        engine.traces.queued(state.searches[task.search], task, time_us)
 
 
 def _granted(engine: "Engine", effect: Granted, _time_us: int) -> None:
@@ -61,7 +65,10 @@ def _granted(engine: "Engine", effect: Granted, _time_us: int) -> None:
         engine.step.outbox.append((entry.session, message))
 
 
-def _closed(engine: "Engine", effect: Closed, _time_us: int) -> None:
+def _closed(engine: "Engine", effect: Closed, time_us: int) -> None:
+    if engine.traces is not None:
+        task = engine.state.tasks[effect.task]
+        engine.traces.closed(engine.state.searches[task.search], task, time_us)
     engine.work.closed(effect.task, effect.agent)
     note_closed(engine, effect)
 

@@ -6,6 +6,7 @@ from nasmesh.v1 import measurement_pb2 as measurement_pb
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler.agents import AgentEntry
 from scheduler.domain import SearchRun, State, Task, TaskKind
+from scheduler.traces import lease_place
 from scheduler.watch import Change
 
 
@@ -73,6 +74,8 @@ def fill_lease(lease: dispatch_service_pb2.Lease, state: State, task: Task) -> N
     token = lease.token
     token.task, token.attempt, token.epoch = task.id, attempt.number, attempt.epoch
     lease.search = run.name
+    if run.traceparent:
+        lease.traceparent = lease_place(run, task, attempt.number).traceparent
     if task.trial:
         lease.trial = run.trial_name(task.trial)
     if task.kind is TaskKind.TRAIN:

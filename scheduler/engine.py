@@ -10,6 +10,7 @@ from nasmesh import limits
 from nasmesh.clock import Clock
 from nasmesh.errors import NasmeshError, Unavailable
 from nasmesh.logs import get_logger
+from nasmesh.telemetry import tracing
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2
 from scheduler.activity import Activity
@@ -39,6 +40,7 @@ from scheduler.replaying import replay_event
 from scheduler.snapshots import Snapshots
 from scheduler.specs import Specs
 from scheduler.step import Command, Step
+from scheduler.traces import Traces
 from scheduler.watch import WatchHub
 from scheduler.workload import Workload
 
@@ -64,6 +66,7 @@ class Engine:
         self.hub = WatchHub()
         self.activity = Activity()
         self.outage = Outage()
+        self.traces = Traces() if tracing.enabled() else None
         self.work = Workload(self.agents, seed=seed, lease_s=lease_s)
         self.specs = Specs()
         self._encoder = EventEncoder()
@@ -157,6 +160,8 @@ class Engine:
         """Tell everybody, now that the step is durable."""
         if step.batch is not None:
             self._refused = None
+        if self.traces is not None:
+            self.traces.tell()
         for session, message in step.outbox:
             session.send(message)
         for search, changes in step.news.items():
@@ -174,6 +179,8 @@ class Engine:
         _log.error("journal_refused", reason=error.reason, events=len(step.events), commands=len(step.results))
         self._refused = (error, self.clock.monotonic() + RETRY_JOURNAL_S)
         step.results[:] = [error] * len(step.results)
+        if self.traces is not None:
+            self.traces.drop()
         for entry, kind in step.given:  # no agent has heard of these leases, so none will say again that it has room
             entry.free[kind] = entry.free.get(kind, 0) + 1
         self._load()

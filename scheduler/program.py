@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,11 @@ from nasmesh.clock import SystemClock, new_seed
 from nasmesh.errors import Invalid, NasmeshError
 from nasmesh.logs import get_logger
 from nasmesh.rpc.access import NO_SERVER_ACCESS, ServerAccess
+from nasmesh.rpc.observing import metrics_served, observers
 from nasmesh.rpc.server import Door, RunningAioServer, Service, serve_aio
 from nasmesh.store.base import ObjectStore
 from nasmesh.store.open import open_store
+from nasmesh.telemetry.calls import Calls
 from nasmesh.v1 import dispatch_service_pb2_grpc, scheduler_service_pb2_grpc
 from scheduler.collecting import settle
 from scheduler.core import Core
@@ -27,6 +29,7 @@ from scheduler.health import Health
 from scheduler.journal.base import Journal
 from scheduler.journal.memory import MemoryJournal
 from scheduler.journal.sqlite import SqliteJournal
+from scheduler.metrics import source
 from scheduler.service import SchedulerServicer
 
 _log = get_logger("scheduler")
@@ -43,6 +46,7 @@ class Options:
     insecure: bool = False
     failpoint: str = ""
     access: ServerAccess = NO_SERVER_ACCESS
+    metrics: str = ""
 
 
 def open_journal(url: str) -> Journal:
@@ -58,12 +62,13 @@ def open_journal(url: str) -> Journal:
 class Scheduler:
     """A scheduler that serves. `address` is where."""
 
-    def __init__(self, core: Core, server: RunningAioServer, health: Health) -> None:
-        """Hold a started one; use start."""
+    def __init__(self, core: Core, server: RunningAioServer, health: Health, beside: ExitStack) -> None:
+        """Hold a started one; use start. `beside` is closed at the end."""
         self.core = core
         self.address = server.address
         self._server = server
         self._health = health
+        self._beside = beside
         self._running = asyncio.create_task(core.run())
 
     async def wait(self) -> None:
@@ -78,6 +83,7 @@ class Scheduler:
         with suppress(asyncio.CancelledError, NasmeshError):
             await self._running
         await self._server.stop(grace_s)
+        await asyncio.to_thread(self._beside.close)
 
 
 async def start(
@@ -97,15 +103,20 @@ async def start(
     engine = Engine(journal or open_journal(options.journal), SystemClock(), seed=new_seed())
     core = Core(engine, Failpoints(options.failpoint))
     services = _services(core, objects)
-    door = door or Door(options.access, options.insecure)
+    calls = Calls()
+    door = door or Door(options.access, options.insecure, around=observers(calls, options.metrics, aio=True))
     server = await serve_aio(services, options.listen, serving=False, door=door)
+    engine.activity.calls_denied = server.gate.refusals
+    beside = ExitStack()
     try:
+        beside.enter_context(metrics_served(options.metrics, [calls.readings, source(engine)]))
         await core.recover()
     except BaseException:
+        beside.close()
         await server.stop(0)
         raise
     health = Health(server, engine.activity, engine.clock, stuck_s=stuck_s)
-    scheduler = Scheduler(core, server, health)
+    scheduler = Scheduler(core, server, health, beside)
     await health.begin()
     return scheduler
 

@@ -29,11 +29,13 @@ class Searches:
         """Serve an engine."""
         self._engine = engine
 
-    def create(self, request: pb.CreateSearchRequest, *, caller: Identity = LOCAL) -> pb.CreateSearchResponse:
+    def create(
+        self, request: pb.CreateSearchRequest, *, caller: Identity = LOCAL, traceparent: str = ""
+    ) -> pb.CreateSearchResponse:
         """Create a search, or check it only; raises what CreateSearch documents."""
         if request.validate_only:
             return self._validated(request)
-        act = partial(self._create, request, caller)
+        act = partial(self._create, request, caller, traceparent)
         return once(self._engine, request.request_id, request, act, pb.CreateSearchResponse, caller=caller)
 
     def cancel(self, request: pb.CancelSearchRequest, *, caller: Identity = LOCAL) -> pb.CancelSearchResponse:
@@ -109,13 +111,13 @@ class Searches:
                 field="spec.data.dataset",
             )
 
-    def _create(self, request: pb.CreateSearchRequest, caller: Identity) -> pb.CreateSearchResponse:
+    def _create(self, request: pb.CreateSearchRequest, caller: Identity, traceparent: str) -> pb.CreateSearchResponse:
         identifier = self._free_id(request.search_id)
         quotas.check_open_searches(self._engine.state, caller)
         quotas.check_queued_networks(self._engine.state, caller.name)
         spec = complete_spec(request.spec, self._engine.agents.generators())
         self._check_data(spec.data.dataset)
-        self._engine.record(SearchCreated(identifier, spec, owner=caller.name))
+        self._engine.record(SearchCreated(identifier, spec, owner=caller.name, traceparent=traceparent))
         _log.info("search_created", search=identifier, generator=spec.generator.generator, data=spec.data.dataset)
         return pb.CreateSearchResponse(search=convert.search_message(self._engine.state.searches[identifier]))
 

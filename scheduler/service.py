@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from nasmesh.rpc.identity import current_identity
 from nasmesh.store.base import ObjectStore
+from nasmesh.telemetry import tracing
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2_grpc as rpc
 from scheduler import transfer
@@ -40,7 +41,7 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
 
     async def CreateSearch(self, request: pb.CreateSearchRequest, context: Context) -> pb.CreateSearchResponse:
         """Create a search, or check it."""
-        return await self._ask(self._searches.create, request)
+        return await self._ask(partial(self._searches.create, traceparent=tracing.current()), request)
 
     async def GetSearch(self, request: pb.GetSearchRequest, context: Context) -> pb.GetSearchResponse:
         """Return one search."""

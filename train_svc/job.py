@@ -9,6 +9,7 @@ from nasmesh.settings import read_settings
 from nasmesh.store.base import ObjectStore
 from nasmesh.store.keys import ObjectKind
 from nasmesh.store.open import open_store
+from nasmesh.telemetry import tracing
 from nasmesh.v1 import measurement_pb2, object_pb2
 from nasmesh.v1 import train_service_pb2 as pb
 from train_svc import snapshot
@@ -42,7 +43,9 @@ def train(start: pb.StartTrainingRequest, context: JobContext, store: ObjectStor
     def save(elapsed_s: float) -> object_pb2.ObjectRef:
         return store.put(ObjectKind.CHECKPOINT, snapshot.save(training, elapsed_s=elapsed_s))
 
-    checkpoint = Fit(training, context, clock, save).run()
+    with tracing.span_within("train", {"first_step": training.step}) as span:
+        checkpoint = Fit(training, context, clock, save).run()
+        span.set(steps=training.step, device=describe(training.device))
     measurements = _measurements(training)  # before publishing, which may put averaged weights in place
     published = publish(training)
     return pb.TrainResult(

@@ -29,6 +29,7 @@ with quiet_interrupts():
     )
     from nasmesh.errors import Invalid, NasmeshError
     from nasmesh.settings import read_settings
+    from nasmesh.telemetry.tracing import configure_tracing
 
 # Typer carries click within it from 0.2x on; this is ClickException, the root of its usage errors, either way.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
@@ -47,7 +48,8 @@ app = typer.Typer(
 @app.callback()
 def check_environment() -> None:
     """Neural architecture search as a mesh of services."""
-    read_settings()
+    settings = read_settings()
+    configure_tracing("cli", settings)
 
 
 mesh.register(app)

@@ -13,6 +13,8 @@ from nasmesh.agent.loop import DRAIN_S, Agent
 from nasmesh.agent.targets import GENERATE, TRAIN, RemoteTarget, served_contract
 from nasmesh.errors import Unavailable
 from nasmesh.logs import configure, get_logger
+from nasmesh.rpc.observing import metrics_served
+from nasmesh.telemetry.tracing import configure_tracing, stop_tracing
 from nasmesh.unpickling import forbid_unpickling
 
 _LOG = get_logger("program")
@@ -28,15 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         forbid_unpickling()
         settings = parse_agent_flags(argv)
         configure("agent", settings=settings.environment)
+        configure_tracing("agent", settings.environment)
         lifetime = Lifetime()
         with locked_directory(settings.work_dir):
             contract = _await_contract(settings, lifetime)
             if contract:
                 agent = _agent(settings, contract)
-                thread = lifetime.follow(agent)
-                lifetime.wait()
-                agent.drain()
-                thread.join(DRAIN_S + 1.0)
+                with metrics_served(settings.metrics, [agent.readings]):
+                    thread = lifetime.follow(agent)
+                    lifetime.wait()
+                    agent.drain()
+                    thread.join(DRAIN_S + 1.0)
+            stop_tracing()
             return lifetime.exit_code()
 
     return guarded(run)

@@ -18,6 +18,7 @@ from nasmesh.rpc.access import (
     client_access,
     server_access,
 )
+from nasmesh.rpc.observing import add_metrics_flag, metrics_address
 from nasmesh.rpc.options import is_loopback
 from nasmesh.settings import Settings, parse_address, read_settings
 
@@ -46,6 +47,8 @@ class ServerSettings:
     """What the server shows and asks for."""
     own_access: ClientAccess
     """What its agent shows the scheduler."""
+    metrics: str
+    """HOST:PORT where metrics are served; empty: nowhere."""
     environment: Settings
     own: argparse.Namespace
     """What the program's own flags say."""
@@ -67,6 +70,7 @@ def parse_server_flags(
     parser.add_argument("--scheduler", default="", metavar="HOST:PORT", help="work for this scheduler [none]")
     _add_agent_flags(parser, slots=slots)
     settings = read_settings()
+    add_metrics_flag(parser, settings)
     add_server_flags(parser, settings)
     add_client_flags(parser, settings)
     if add_own is not None:
@@ -88,6 +92,7 @@ def parse_server_flags(
         insecure=flags.insecure,
         access=server_access(flags),
         own_access=client_access(flags),
+        metrics=metrics_address(flags.metrics, insecure=flags.insecure),
         environment=settings,
         own=flags,
     )
@@ -107,6 +112,7 @@ class AgentSettings:
     insecure: bool
     access: ClientAccess
     target_access: ClientAccess
+    metrics: str
     environment: Settings
 
 
@@ -118,6 +124,7 @@ def parse_agent_flags(argv: Sequence[str] | None) -> AgentSettings:
     parser.add_argument("--target-tls", action="store_true", help="speak TLS to the target too, even on this machine")
     _add_agent_flags(parser, slots=1)
     settings = read_settings()
+    add_metrics_flag(parser, settings)
     add_client_flags(parser, settings)
     flags = parser.parse_args(argv)
     parse_address(flags.scheduler, field="scheduler")
@@ -137,6 +144,7 @@ def parse_agent_flags(argv: Sequence[str] | None) -> AgentSettings:
         insecure=flags.insecure,
         access=access,
         target_access=NO_CLIENT_ACCESS if target_bare else access,
+        metrics=metrics_address(flags.metrics, insecure=flags.insecure),
         environment=settings,
     )
 

@@ -15,6 +15,7 @@ from nasmesh.clock import Clock, SystemClock
 from nasmesh.errors import Denied, Invalid, NasmeshError, Unauthenticated
 from nasmesh.logs import get_logger
 from nasmesh.rpc.access import NO_CLIENT_ACCESS, ClientAccess
+from nasmesh.telemetry.samples import Reading, Sample
 from nasmesh.v1 import dispatch_service_pb2 as pb
 
 _LOG = get_logger("agent")
@@ -60,8 +61,19 @@ class Agent:
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._connection: Connection | None = None
+        self._connections = 0
         self._heartbeats = Heartbeats(self._beat, clock=self._clock)
         self._work = Workload(drivers, spool=self._spool, send=self._send, reported=self._heartbeats.progress)
+
+    def readings(self) -> Sequence[Reading]:
+        """Return what metrics tell of the agent."""
+        with self._lock:
+            connected = self._connection is not None
+        return [
+            Sample("nasmesh_agent_connected", int(connected)),
+            Sample("nasmesh_agent_connections", self._connections),
+            *self._work.readings(),
+        ]
 
     def run(self) -> None:
         """Serve the scheduler until drained; outlasts its absence.
@@ -123,6 +135,7 @@ class Agent:
         connection = Connection(self._scheduler, hello, insecure=self._insecure, access=self._access)
         with self._lock:
             self._connection = connection
+            self._connections += 1
         try:
             self._welcome(connection.welcome)
             backoff.reset()

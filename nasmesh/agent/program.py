@@ -9,7 +9,11 @@ from nasmesh.agent.lifetime import Lifetime, guarded, locked_directory, write_ad
 from nasmesh.agent.loop import DRAIN_S, Agent
 from nasmesh.jobs.table import JobTable
 from nasmesh.logs import configure, get_logger
+from nasmesh.rpc.observing import metrics_served, observers
 from nasmesh.rpc.server import Door, RunningServer, Service, serve_threads
+from nasmesh.telemetry.calls import Calls
+from nasmesh.telemetry.exposition import Source
+from nasmesh.telemetry.tracing import configure_tracing, stop_tracing
 from nasmesh.unpickling import forbid_unpickling
 
 _LOG = get_logger("program")
@@ -51,6 +55,7 @@ def run_server_program(program: Program, argv: Sequence[str] | None = None) -> i
             program.name, listen=program.listen, slots=program.slots, argv=argv, add_own=program.add_flags
         )
         configure(program.name, settings=settings.environment)
+        configure_tracing(program.name, settings.environment)
         lifetime = Lifetime()
         with locked_directory(settings.work_dir):
             served = program.build(settings)
@@ -59,32 +64,49 @@ def run_server_program(program: Program, argv: Sequence[str] | None = None) -> i
             finally:
                 if served.jobs is not None:
                     served.jobs.close()
+                stop_tracing()
 
     return guarded(main)
 
 
 def _serve(settings: ServerSettings, served: Served, lifetime: Lifetime) -> int:
-    running = serve_threads([served.service], settings.listen, door=Door(settings.access, settings.insecure))
+    calls = Calls()
+    around = observers(calls, settings.metrics)
+    running = serve_threads(
+        [served.service], settings.listen, door=Door(settings.access, settings.insecure, around=around)
+    )
     try:
         agent = _agent(settings, served, running) if settings.scheduler else None
-        thread = lifetime.follow(agent) if agent is not None else None
-        if settings.port_file is not None:
-            write_address(settings.port_file, running.address)
-        _LOG.info("serving", address=running.address, scheduler=settings.scheduler or None, store=settings.store)
-        lifetime.wait()
-        _LOG.info("draining")
-        running.set_serving(False)
-        if served.jobs is not None:
-            # Before the agent cancels what it holds: the first request to stop says how much time there is.
-            served.jobs.begin_drain(JOB_GRACE_S)
-        if agent is not None and thread is not None:
-            agent.drain()
-            thread.join(DRAIN_S + 1.0)
-        if served.jobs is not None:
-            served.jobs.drain(JOB_GRACE_S)
-        return lifetime.exit_code()
+        with metrics_served(settings.metrics, _sources(calls, served, agent)):
+            return _work(settings, served, running, agent, lifetime)
     finally:
         running.stop(STOP_GRACE_S)
+
+
+def _sources(calls: Calls, served: Served, agent: Agent | None) -> list[Source]:
+    jobs = [] if served.jobs is None else [served.jobs.readings]
+    return [calls.readings, *jobs, *([] if agent is None else [agent.readings])]
+
+
+def _work(
+    settings: ServerSettings, served: Served, running: RunningServer, agent: Agent | None, lifetime: Lifetime
+) -> int:
+    thread = lifetime.follow(agent) if agent is not None else None
+    if settings.port_file is not None:
+        write_address(settings.port_file, running.address)
+    _LOG.info("serving", address=running.address, scheduler=settings.scheduler or None, store=settings.store)
+    lifetime.wait()
+    _LOG.info("draining")
+    running.set_serving(False)
+    if served.jobs is not None:
+        # Before the agent cancels what it holds: the first request to stop says how much time there is.
+        served.jobs.begin_drain(JOB_GRACE_S)
+    if agent is not None and thread is not None:
+        agent.drain()
+        thread.join(DRAIN_S + 1.0)
+    if served.jobs is not None:
+        served.jobs.drain(JOB_GRACE_S)
+    return lifetime.exit_code()
 
 
 def _agent(settings: ServerSettings, served: Served, running: RunningServer) -> Agent:

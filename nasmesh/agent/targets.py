@@ -10,6 +10,7 @@ from nasmesh.errors import Invalid
 from nasmesh.rpc.access import NO_CLIENT_ACCESS, ClientAccess
 from nasmesh.rpc.channel import errors_from_rpc, open_channel
 from nasmesh.rpc.deadlines import deadline_s
+from nasmesh.telemetry import tracing
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -67,7 +68,9 @@ class RemoteTarget:
             path, request_serializer=type(request).SerializeToString, response_deserializer=answer.FromString
         )
         with errors_from_rpc(self._address):
-            return _checked(call(request, timeout=deadline_s(path)), answer, method)
+            with tracing.span_within(path.lstrip("/"), kind="client"):
+                response = call(request, timeout=deadline_s(path))
+            return _checked(response, answer, method)
 
     def stream(self, method: str, request: Message, answer: type[Answer]) -> Iterator[Answer]:
         """Call a streaming method; leaving the iteration hangs up."""

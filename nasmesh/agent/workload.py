@@ -14,6 +14,8 @@ from nasmesh.errors import Invalid, NasmeshError, Unavailable
 from nasmesh.jobs.failures import failure, failure_of
 from nasmesh.limits import DRAIN_GRACE_S, MESSAGE_BYTES, RELEASE_GRACE_S
 from nasmesh.logs import bind, get_logger
+from nasmesh.telemetry import tracing
+from nasmesh.telemetry.samples import Reading, Sample
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import job_pb2, search_pb2
 
@@ -92,6 +94,13 @@ class Workload:
                 # Nothing was begun in this process: its lease stays on disk for the next one.
                 self._held.end(attempt, None)
         self._start_waiting()
+
+    def readings(self) -> Sequence[Reading]:
+        """Return what metrics tell of the work in hand."""
+        return [
+            Sample("nasmesh_agent_held", len(self._held.attempts())),
+            Sample("nasmesh_agent_outcomes_spooled", len(self._held.outcomes())),
+        ]
 
     def wait_until_empty(self, timeout_s: float) -> bool:
         """Wait until nothing is in hand and every outcome is acknowledged; returns whether that came in time."""
@@ -186,7 +195,9 @@ class Workload:
     def _work_on(self, attempt: Attempt) -> None:
         token = attempt.token
         with bind(search=attempt.lease.search, task=token.task, attempt=token.attempt, epoch=token.epoch):
-            outcome = self._outcome(attempt)
+            with tracing.continued(attempt.lease.traceparent, "attempt", _described(attempt)) as span:
+                outcome = self._outcome(attempt)
+                span.set(outcome=outcome.WhichOneof("result") or "", reason=outcome.failure.reason)
             _LOG.info("attempt_ended", how=outcome.WhichOneof("result"), reason=outcome.failure.reason or None)
             told = None
             if attempt.superseded:
@@ -263,3 +274,8 @@ class Workload:
         except NasmeshError as error:
             # It may never have been started; what is left a server forgets by itself after a day.
             _LOG.debug("job_not_deleted", job=job_id, reason=error.reason)
+
+
+def _described(attempt: Attempt) -> dict[str, str | int | float | bool]:
+    lease, token = attempt.lease, attempt.token
+    return {"search": lease.search, "trial": lease.trial, "task": token.task, "attempt": token.attempt}

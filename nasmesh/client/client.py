@@ -19,6 +19,7 @@ from nasmesh.limits import PAGE_SIZE
 from nasmesh.rpc.access import NO_CLIENT_ACCESS, ClientAccess
 from nasmesh.rpc.channel import errors_from_rpc, open_channel, results
 from nasmesh.settings import DEFAULT_SCHEDULER
+from nasmesh.telemetry import tracing
 from nasmesh.v1 import dataset_pb2, generate_service_pb2, object_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
@@ -99,7 +100,8 @@ class Client(LifecycleCalls):
         request = pb.CreateSearchRequest(
             search_id=search_id, spec=spec, request_id=request_id or new_id(), validate_only=validate_only
         )
-        return self._call(lambda: self._stub.CreateSearch(request)).search
+        with tracing.span("CreateSearch", kind="client"):  # whoever asks for a search begins its trace
+            return self._call(lambda: self._stub.CreateSearch(request)).search
 
     def get_search(self, search: str) -> search_pb2.Search:
         """Return one search; raises NotFound (SEARCH_UNKNOWN)."""

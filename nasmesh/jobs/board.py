@@ -13,10 +13,13 @@ from nasmesh.clock import Clock
 from nasmesh.errors import Busy, Conflict, NotFound, Stale, Unavailable
 from nasmesh.jobs.attention import Attention, orphaned
 from nasmesh.jobs.records import RecordDirectory
+from nasmesh.jobs.tally import JobTally, state_name
 from nasmesh.jobs.view import ENDED, JobView, record_of, view_of
 from nasmesh.limits import ORPHAN_GRACE_S, ORPHAN_S, SPOOL_KEEP_S
 from nasmesh.logs import get_logger
 from nasmesh.rpc.call import caller_waits
+from nasmesh.telemetry import tracing
+from nasmesh.telemetry.samples import Reading, Sample
 from nasmesh.v1 import job_pb2, worker_pb2
 
 _LISTEN_S = 1.0
@@ -34,7 +37,10 @@ class Job:
     cancel_at: float | None = None
     """When the process of a cancelled job is ended, on the monotonic clock; None: not cancelled."""
     wake: Callable[[], None] | None = None
+    began_at: float | None = None
     ended_at: float = 0.0
+    traceparent: str = ""
+    """Trace of the call that started it."""
 
 
 class Board:
@@ -55,6 +61,7 @@ class Board:
         self._queue: deque[Job] = deque()
         self._draining = False
         self._closed = False
+        self._tally = JobTally()
         for job_id, content in records.load():
             self._load(job_id, content)
 
@@ -78,7 +85,7 @@ class Board:
             if sum(not job.view.ended for job in self._jobs.values()) >= self._capacity:
                 raise Busy("NO_SLOT", f"all slots and the queue are full ({self._capacity} jobs)", retry_after_s=1.0)
             view = JobView(job_id, job_pb2.JOB_STATE_QUEUED, 1, request)
-            job = Job(view, Attention(self._clock.monotonic()))
+            job = Job(view, Attention(self._clock.monotonic()), traceparent=tracing.current())
             job.states.append(job.view)
             self._jobs[job_id] = job
             self._queue.append(job)
@@ -149,6 +156,7 @@ class Board:
             if self._closed:
                 return None
             job = self._queue.popleft()
+            job.began_at = self._clock.monotonic()
             self._move(job, replace(job.view, state=job_pb2.JOB_STATE_RUNNING), is_state=True)
             return job
 
@@ -253,7 +261,19 @@ class Board:
             self._log.error("job_record_not_written", job=view.job_id, error=str(error))
         job.ended_at = self._clock.monotonic()
         self._move(job, view, is_state=True)
+        with self._changed:
+            self._tally.add(view.state, None if job.began_at is None else job.ended_at - job.began_at)
         self._log.info("job_ended", job=view.job_id, state=job_pb2.JobState.Name(view.state))
+
+    def readings(self) -> Sequence[Reading]:
+        """Return what metrics tell of the jobs."""
+        with self._changed:
+            states = [state_name(job.view.state) for job in self._jobs.values() if not job.view.ended]
+            return [
+                *(Sample("nasmesh_jobs", states.count(state), (state,)) for state in ("queued", "running")),
+                *(Sample("nasmesh_jobs_ended", count, (state,)) for state, count in self._tally.ended.items()),
+                self._tally.seconds.reading("nasmesh_job_seconds"),
+            ]
 
     def _forget_old(self) -> None:
         limit = self._clock.monotonic() - SPOOL_KEEP_S

@@ -23,6 +23,8 @@ from nasmesh.jobs.failures import failure_of
 from nasmesh.jobs.frames import read_frame, write_frame
 from nasmesh.limits import MESSAGE_BYTES
 from nasmesh.logs import configure
+from nasmesh.settings import read_settings
+from nasmesh.telemetry import tracing
 from nasmesh.unpickling import forbid_unpickling
 from nasmesh.v1 import worker_pb2 as pb
 
@@ -87,9 +89,13 @@ class Child:
         context = JobContext(
             job.job_id, send=lambda mark: self._pipe.send(pb.WorkerReply(mark=mark)), cancelled=cancelled
         )
-        finished = _outcome(self._work, job, context)
+        with tracing.continued(job.traceparent, "job", {"job": job.job_id}) as span:
+            finished = _outcome(self._work, job, context)
+            span.set(outcome=finished.WhichOneof("outcome") or "")
         context.flush()
         self._pipe.send(pb.WorkerReply(finished=finished))
+        # This process is ended without notice: what it has to tell of the job goes now.
+        tracing.flush()
 
 
 def _outcome(work: Work, job: pb.RunJob, context: JobContext) -> pb.JobFinished:
@@ -142,7 +148,9 @@ def main() -> None:
     _limit_memory(int(sys.argv[3]))
     # Ctrl-C at a terminal is the server's to handle; it asks its children to stop in its own order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    configure(sys.argv[1].partition(":")[0])
+    program = sys.argv[1].partition(":")[0]
+    configure(program)
+    tracing.configure_tracing(program, read_settings())
     pipe = _Pipe()
     Child(load_work(sys.argv[1]), pipe).run()
 

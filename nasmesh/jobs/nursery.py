@@ -37,6 +37,8 @@ class Nursery:
         """Children ordered that no slot has claimed."""
         self._timer: threading.Timer | None = None
         self._closed = False
+        self.started = 0
+        """Children started so far."""
         self._thread = threading.Thread(target=self._run, name="nursery", daemon=True)
         self._thread.start()
 
@@ -104,4 +106,5 @@ class Nursery:
             except OSError as error:
                 self._delivered.put(error)
             else:
+                self.started += 1
                 self._delivered.put(child)

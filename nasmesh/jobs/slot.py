@@ -55,7 +55,8 @@ class Slot:
         """Return how the job ended. On every path but a Finished frame the child is gone afterwards."""
         job_id = job.view.job_id
         job.wake = child.wake
-        child.send(worker_pb2.WorkerRequest(run=worker_pb2.RunJob(job_id=job_id, request=job.view.request)))
+        run = worker_pb2.RunJob(job_id=job_id, request=job.view.request, traceparent=job.traceparent)
+        child.send(worker_pb2.WorkerRequest(run=run))
         out_of_time = self._clock.monotonic() + self._limits.job_timeout_s
         stop_sent = False
         while True:

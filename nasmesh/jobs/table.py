@@ -1,6 +1,6 @@
 """JobTable, the engine of train and evaluate servers: start by id, watch from a sequence number, cancel, delete."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from google.protobuf.message import Message
@@ -14,6 +14,7 @@ from nasmesh.jobs.process import ChildLimits
 from nasmesh.jobs.records import RecordDirectory
 from nasmesh.jobs.slot import Slot
 from nasmesh.jobs.view import JobView
+from nasmesh.telemetry.samples import Reading, Sample
 
 __all__ = ["ChildLimits", "JobTable", "JobView"]
 
@@ -60,6 +61,14 @@ class JobTable:
             for number in range(slots)
         ]
         self.slots = slots
+
+    def readings(self) -> Sequence[Reading]:
+        """Return what metrics tell of the table."""
+        return [
+            Sample("nasmesh_slots", self.slots),
+            Sample("nasmesh_children_started", self._nursery.started),
+            *self._board.readings(),
+        ]
 
     def start(self, job_id: str, request: Message) -> JobView:
         """Start a job, or return the one that exists with this id and body.

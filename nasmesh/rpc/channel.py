@@ -11,6 +11,7 @@ from nasmesh.rpc import options
 from nasmesh.rpc.access import NO_CLIENT_ACCESS, ClientAccess
 from nasmesh.rpc.deadlines import deadline_s
 from nasmesh.rpc.status import from_rpc_error
+from nasmesh.telemetry import tracing
 
 Item = TypeVar("Item")
 
@@ -81,14 +82,15 @@ class _Details(NamedTuple):
 
 
 def _with_deadline(details: Any) -> Any:
-    """Return the details with the table's deadline where the caller gave none."""
-    if details.timeout is not None:
+    """Return the details with the table's deadline where the caller gave none, and with the trace in work."""
+    trace = tracing.metadata()
+    if details.timeout is not None and trace is None:
         return details
     method = details.method.decode() if isinstance(details.method, bytes) else details.method
     return _Details(
         details.method,
-        deadline_s(method),
-        details.metadata,
+        deadline_s(method) if details.timeout is None else details.timeout,
+        details.metadata if trace is None else (*(details.metadata or ()), *trace),
         details.credentials,
         details.wait_for_ready,
         getattr(details, "compression", None),

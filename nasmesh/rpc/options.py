@@ -81,12 +81,12 @@ def plaintext_address(address: str, *, insecure: bool, reason: str, field: str) 
     host, port = parse_address(address, field=field)
     if host == "localhost":
         host = "127.0.0.1"
-    tls = "--tls-cert" if field == "listen" else "--ca-file"
+    tls = {"listen": "--tls-cert for TLS, ", "metrics": ""}.get(field, "--ca-file for TLS, ")
     if not insecure and not is_loopback(host):
         raise Invalid(
             reason,
             f"{field}: {address} is reachable from other machines and this connection has no TLS; "
-            f"use 127.0.0.1, {tls} for TLS, or --insecure on a network that you trust",
+            f"use 127.0.0.1, {tls}or --insecure on a network that you trust",
             field=field,
         )
     return format_address(host, port)

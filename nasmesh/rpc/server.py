@@ -55,6 +55,8 @@ class Door:
     """Serve other machines without TLS, or without asking who calls."""
     rates: Rates = field(default_factory=Rates)
     connections: options.Connections = field(default_factory=options.Connections)
+    around: Sequence[Any] = ()
+    """Interceptors around the gate, of the kind that the server takes: they see every call and its status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ def serve_threads(
     gate = _gate(target, door)
     server = grpc.server(
         futures.ThreadPoolExecutor(workers, thread_name_prefix="rpc"),
-        interceptors=[CallInterceptor(gate)],
+        interceptors=[*door.around, CallInterceptor(gate)],
         options=options.server_options(door.connections),
         maximum_concurrent_rpcs=workers,
     )
@@ -183,7 +185,7 @@ async def serve_aio(
     target = _listen_address(listen, door)
     gate = _gate(target, door)
     server = grpc.aio.server(
-        interceptors=[AioCallInterceptor(gate)],
+        interceptors=[*door.around, AioCallInterceptor(gate)],
         options=options.server_options(door.connections),
         maximum_concurrent_rpcs=limits.CONCURRENT_CALLS,
     )

@@ -6,6 +6,8 @@ from nasmesh.errors import Invalid
 from nasmesh.store.base import ObjectStore
 from nasmesh.store.directory import DirectoryStore
 from nasmesh.store.memory import MemoryStore
+from nasmesh.store.traced import TracedStore
+from nasmesh.telemetry import tracing
 
 
 def open_store(url: str) -> ObjectStore:
@@ -13,6 +15,11 @@ def open_store(url: str) -> ObjectStore:
 
     Raises Invalid (STORE_URL_INVALID) for anything else, Unavailable (STORE_DOWN) where the directory cannot be made.
     """
+    store = _open(url)
+    return TracedStore(store) if tracing.enabled() else store
+
+
+def _open(url: str) -> ObjectStore:
     if url == "memory:":
         return MemoryStore()
     path = url.removeprefix("dir:") if url.startswith("dir:") else url if url.startswith("/") else ""

@@ -38,6 +38,9 @@ def test_every_known_variable_is_read() -> None:
         "NASMESH_DATA": "/d",
         "NASMESH_LOG_LEVEL": "DEBUG",
         "NASMESH_LOG_FORMAT": "json",
+        "NASMESH_METRICS": "127.0.0.1:9400",
+        "NASMESH_TRACES": "file:/t",
+        "NASMESH_TRACES_RATIO": "0.25",
         "NASMESH_FAILPOINT": "after_commit:kill",
         **ACCESS,
     }
@@ -46,6 +49,7 @@ def test_every_known_variable_is_read() -> None:
     assert (settings.home, settings.store, settings.data) == (Path("/h"), "memory:", Path("/d"))
     assert (settings.scheduler, settings.journal) == ("10.0.0.1:7400", "memory:")
     assert (settings.log_level, settings.log_format) == ("debug", "json")
+    assert (settings.metrics, settings.traces, settings.traces_ratio) == ("127.0.0.1:9400", "file:/t", 0.25)
     assert settings.failpoint == "after_commit:kill"
     for name, path in ACCESS.items():
         assert getattr(settings, name.removeprefix("NASMESH_").lower()) == Path(path)
@@ -66,7 +70,12 @@ def test_misspelt_variable_is_refused_naming_the_nearest(wrong: str, meant: str)
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("NASMESH_LOG_LEVEL", "loud"), ("NASMESH_LOG_FORMAT", "xml"), ("NASMESH_SCHEDULER", "nowhere")],
+    [
+        ("NASMESH_LOG_LEVEL", "loud"),
+        ("NASMESH_LOG_FORMAT", "xml"),
+        ("NASMESH_SCHEDULER", "nowhere"),
+        ("NASMESH_TRACES_RATIO", "2"),
+    ],
 )
 def test_wrong_value_is_refused_naming_the_variable(name: str, value: str) -> None:
     with pytest.raises(Invalid, match=name) as caught:

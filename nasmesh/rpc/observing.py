@@ -1,0 +1,57 @@
+"""How a program lets itself be observed: the flag for metrics, the rule where they may be served, the interceptors."""
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from nasmesh.logs import get_logger
+from nasmesh.rpc.options import plaintext_address
+from nasmesh.settings import Settings
+from nasmesh.telemetry import tracing
+from nasmesh.telemetry.calls import Calls
+from nasmesh.telemetry.exposition import Source, serve_metrics
+from nasmesh.telemetry.serving import AioObservingInterceptor, ObservingInterceptor
+
+_log = get_logger("metrics")
+
+
+def add_metrics_flag(parser: argparse.ArgumentParser, settings: Settings) -> None:
+    """Add --metrics."""
+    parser.add_argument(
+        "--metrics",
+        default=settings.metrics,
+        metavar="HOST:PORT",
+        help="serve metrics for Prometheus at http://HOST:PORT/metrics [NASMESH_METRICS or none]",
+    )
+
+
+def metrics_address(address: str, *, insecure: bool) -> str:
+    """Return where metrics are served, empty for nowhere; raises Invalid (ADDRESS_INVALID, METRICS_PLAINTEXT).
+
+    They tell names and rates and have no TLS: beyond this machine only where `insecure` says so.
+    """
+    if not address:
+        return ""
+    return plaintext_address(address, insecure=insecure, reason="METRICS_PLAINTEXT", field="metrics")
+
+
+def observers(calls: Calls, metrics: str, *, aio: bool = False) -> Sequence[Any]:
+    """Return the interceptors of a server: none where neither metrics nor traces are on."""
+    if not metrics and not tracing.enabled():
+        return ()
+    return (AioObservingInterceptor(calls),) if aio else (ObservingInterceptor(calls),)
+
+
+@contextmanager
+def metrics_served(address: str, sources: Iterable[Source]) -> Iterator[None]:
+    """Serve metrics within the block, where an address is given; raises what serve_metrics raises."""
+    if not address:
+        yield
+        return
+    served = serve_metrics(address, sources)
+    _log.info("serving_metrics", address=served.address)
+    try:
+        yield
+    finally:
+        served.close()
