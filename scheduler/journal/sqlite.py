@@ -278,7 +278,7 @@ class SqliteJournal:
         return Invalid(
             "JOURNAL_INCOMPLETE",
             f"journal {self._path}: a scheduler was killed on it, and the file {self._path.name}-wal with what was"
-            " acknowledged last is not beside it; put it back, or start from what is left with"
-            f" nasmesh admin restore {self._path} --journal sqlite:{self._path} --force",
+            " acknowledged last is not beside it; put it back. If it is lost, or another program has opened the journal"
+            f" since and folded it in, go on with: nasmesh admin restore {self._path} --journal sqlite:{self._path} --force",
             field="journal",
         )
