@@ -279,6 +279,7 @@ class SqliteJournal:
             "JOURNAL_INCOMPLETE",
             f"journal {self._path}: a scheduler was killed on it, and the file {self._path.name}-wal with what was"
             " acknowledged last is not beside it; put it back. If it is lost, or another program has opened the journal"
-            f" since and folded it in, go on with: nasmesh admin restore {self._path} --journal sqlite:{self._path} --force",
+            " since and folded it in, go on with:"
+            f" nasmesh admin restore {self._path} --journal sqlite:{self._path} --force",
             field="journal",
         )
