@@ -59,6 +59,11 @@ class Trials(dict[int, pb.Trial]):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
 
+    def body(self, index: int) -> bytes:
+        """Return a trial's bytes."""
+        frozen = self._frozen[index]
+        return self[index].SerializeToString() if frozen is None else frozen
+
     def append(self, trial: pb.Trial) -> None:
         """Add a trial."""
         self[len(self._frozen)] = trial

@@ -13,7 +13,8 @@ from nasmesh.errors import Invalid
 # A page ends early before it outgrows a message; the rest of it is room for the envelope.
 _PAGE_BYTES = limits.MESSAGE_BYTES * 3 // 4
 
-Item = TypeVar("Item", bound=Message)
+Item = TypeVar("Item")
+Listed = TypeVar("Listed", bound=Message)
 
 
 def start_after(kind: str, token: str) -> str:
@@ -40,8 +41,15 @@ def start_index(kind: str, token: str) -> int:
     return int(key) if key else -1
 
 
-def take(kind: str, size: int, rows: Iterable[tuple[str, Callable[[], Item]]]) -> tuple[list[Item], str]:
+def take(kind: str, size: int, rows: Iterable[tuple[str, Callable[[], Listed]]]) -> tuple[list[Listed], str]:
     """Return a page of (key, make message) rows and the next page's token; raises Invalid (FIELD_INVALID)."""
+    return take_weighed(kind, size, rows, lambda message: message.ByteSize())
+
+
+def take_weighed(
+    kind: str, size: int, rows: Iterable[tuple[str, Callable[[], Item]]], weigh: Callable[[Item], int]
+) -> tuple[list[Item], str]:
+    """Return a page as `take` does, of items whose encoded size `weigh` tells."""
     if not 0 <= size <= limits.PAGE_SIZE_MAX:
         raise Invalid("FIELD_INVALID", f"page_size must be 1 to {limits.PAGE_SIZE_MAX}, not {size}", field="page_size")
     most = size or limits.PAGE_SIZE
@@ -49,7 +57,7 @@ def take(kind: str, size: int, rows: Iterable[tuple[str, Callable[[], Item]]]) -
     last, total = "", 0
     for key, make in rows:
         item = make() if len(items) < most else None
-        total += item.ByteSize() if item is not None else 0
+        total += weigh(item) if item is not None else 0
         if item is None or (items and total > _PAGE_BYTES):
             return items, base64.urlsafe_b64encode(f"{kind}:{last}".encode()).decode()
         items.append(item)
