@@ -1,0 +1,107 @@
+"""T4: a real scheduler killed by SIGKILL, at random moments and around its commits, while agents and a client go on."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nasmesh.clock import seeded_random
+from tests.builders import scheduling as make
+from tests.chaos import witness
+from tests.chaos.programs import Program, free_address, scheduler
+from tests.e2e.mesh import ROOT
+from tests.sim.history import Observation, faults
+
+POINTS = ("before_commit", "after_commit", "after_recovery", "")
+TRIALS = 12
+_LOOK_S = 0.01
+
+
+@dataclass(slots=True)
+class Report:
+    """What was killed, and what was seen."""
+
+    kills: dict[str, int] = field(default_factory=dict)
+    searches: int = 0
+    trials: int = 0
+    history: list[Observation] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def told(self) -> str:
+        kills = " ".join(f"{key or 'random'}={count}" for key, count in sorted(self.kills.items()))
+        return (
+            f"T4: {sum(self.kills.values())} kills ({kills}), {self.searches} searches, {self.trials} trials,"
+            f" {len(self.history)} observations, {self.seconds:.1f} s"
+        )
+
+
+async def kill_scheduler(home: Path, kills: int, *, seed: int) -> Report:
+    """Kill a scheduler so many times while searches run one after another; then let them end and check everything."""
+    began = time.perf_counter()
+    report = Report()
+    address = free_address()
+    victim = scheduler(home, address)
+    client = witness.Client(address, report.history)
+    names: list[str] = []
+    searching = asyncio.create_task(_search(client, names))
+    try:
+        async with witness.working(address, report.history):
+            await _strike(victim, kills, seed, report)
+            victim.start()
+            victim.await_serving()
+            while len(names) < 2:  # the last one begins after the last kill
+                await witness.again()
+            searching.cancel()
+            await asyncio.wait_for(_finish(client, names, report), 120)
+    finally:
+        searching.cancel()
+        victim.close()
+    check_journal(home)
+    wrong = list(faults(report.history))
+    assert not wrong, wrong[:5]
+    report.seconds = time.perf_counter() - began
+    return report
+
+
+async def _strike(victim: Program, kills: int, seed: int, report: Report) -> None:
+    rng = seeded_random(seed)
+    for number in range(kills):
+        point = POINTS[number % len(POINTS)]
+        after = rng.randint(1, 25)
+        failpoint = f"{point}:kill:{1 if point == 'after_recovery' else after}"
+        victim.start(**({"NASMESH_FAILPOINT": failpoint} if point else {}))
+        if await asyncio.to_thread(victim.await_serving):
+            until = time.monotonic() + (20.0 if point else rng.uniform(0.0, 0.4))
+            while not victim.has_died() and time.monotonic() < until:
+                await asyncio.sleep(_LOOK_S)
+            assert not point or victim.has_died(), f"{failpoint} was not reached: {victim.log.read_text()[-2000:]}"
+        victim.kill()
+        report.kills[point] = report.kills.get(point, 0) + 1
+
+
+async def _search(client: witness.Client, names: list[str]) -> None:
+    """Run searches one after the other, two watchers on each, until cancelled."""
+    while True:
+        name = f"s{len(names) + 1}"
+        await client.create(name, make.make_spec(max_trials=TRIALS, parallelism=4))
+        names.append(name)
+        await asyncio.gather(client.follow("first", name), client.follow("second", name))
+
+
+async def _finish(client: witness.Client, names: list[str], report: Report) -> None:
+    for name in names:
+        await client.follow("late", name)
+        trials = await client.read(name)
+        assert len(trials) == TRIALS
+        witness.check_results(trials)
+        report.trials += len(trials)
+    report.searches = len(names)
+
+
+def check_journal(home: Path) -> None:
+    """Have `nasmesh admin check` read the journal whole."""
+    command = [sys.executable, "-m", "clients.cli.main", "admin", "check", "--journal", str(home / "journal.db")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

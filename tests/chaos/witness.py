@@ -1,0 +1,211 @@
+"""Agents and a client of a real scheduler that outlast its deaths, do toy work, and note all that they see."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from nasmesh.v1 import dispatch_service_pb2 as pb
+from nasmesh.v1 import dispatch_service_pb2_grpc as dispatch_rpc
+from nasmesh.v1 import scheduler_service_pb2 as api
+from nasmesh.v1 import scheduler_service_pb2_grpc as rpc
+from nasmesh.v1 import search_pb2
+from tests.builders import scheduling as make
+from tests.sim.history import Acknowledged, Answered, Leased, Listed, ListedSearch, Observation, Watched, Welcomed
+
+AWAY = (grpc.RpcError, asyncio.InvalidStateError)
+_PAUSE_S = 0.05
+# Each try dials anew: gRPC's own pauses between tries are made for schedulers that stay away for longer.
+_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
+
+
+def dial(address: str) -> grpc.aio.Channel:
+    """Return a channel of its own to a scheduler that may be away."""
+    return grpc.aio.insecure_channel(address, options=_OPTIONS)
+
+
+async def again() -> None:
+    """Wait before the next try at a scheduler that is away."""
+    await asyncio.sleep(_PAUSE_S)
+
+
+class Agent:
+    """A light agent: remembers what it holds and what was not acknowledged, and says so when it comes back."""
+
+    def __init__(self, address: str, name: str, history: list[Observation], kinds: tuple[int, ...]) -> None:
+        self._address = address
+        self._name = name
+        self._history = history
+        self._kinds = kinds
+        self._outcomes: dict[tuple[str, int, int], pb.AttemptOutcome] = {}
+        self._epoch = 0
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            with contextlib.suppress(*AWAY):
+                async with dial(self._address) as channel:
+                    await self._converse(dispatch_rpc.DispatchServiceStub(channel).Work())
+            await again()
+
+    async def _converse(self, call: Any) -> None:
+        hello = make.make_hello(self._name, kinds=self._kinds)
+        hello.epoch = self._epoch
+        hello.held.extend(outcome.token for outcome in self._outcomes.values())
+        await call.write(pb.WorkRequest(hello=hello))
+        while (message := await call.read()) is not grpc.aio.EOF:
+            kind = message.WhichOneof("kind")
+            if kind == "welcome":
+                await self._welcomed(call, message.welcome)
+            elif kind == "lease":
+                await self._work(call, message.lease)
+            elif kind == "outcome_reply":
+                self._answered(message.outcome_reply)
+                await self._offer(call)
+
+    async def _welcomed(self, call: Any, welcome: pb.Welcome) -> None:
+        self._history.append(Welcomed(self._name, welcome.epoch))
+        self._epoch = max(self._epoch, welcome.epoch)
+        for token in welcome.superseded:
+            self._outcomes.pop(_key(token), None)
+        for outcome in self._outcomes.values():
+            await call.write(pb.WorkRequest(outcome=outcome))
+        await self._offer(call)
+
+    async def _offer(self, call: Any) -> None:
+        for kind in self._kinds:
+            ready = pb.AgentReady(kind=search_pb2.TaskKind.ValueType(kind), free=2)
+            await call.write(pb.WorkRequest(ready=ready))
+
+    async def _work(self, call: Any, lease: pb.Lease) -> None:
+        token = lease.token
+        self._history.append(Leased(self._name, token.task, token.attempt, token.epoch))
+        outcome = toy_outcome(lease)
+        self._outcomes[_key(token)] = outcome
+        await call.write(pb.WorkRequest(outcome=outcome))
+
+    def _answered(self, reply: pb.OutcomeReply) -> None:
+        token = reply.token
+        self._outcomes.pop(_key(token), None)
+        if reply.disposition == pb.OUTCOME_DISPOSITION_RECORDED:
+            self._history.append(Acknowledged(self._name, token.task, token.attempt, token.epoch, done=True))
+
+
+def toy_outcome(lease: pb.Lease) -> pb.AttemptOutcome:
+    """Return what a lease always gives, with the attempt that gave it."""
+    outcome = make.make_outcome(lease)
+    if outcome.HasField("train"):
+        outcome.train.environment["attempt"] = str(lease.token.attempt)
+    elif outcome.HasField("evaluate"):
+        outcome.evaluate.environment["attempt"] = str(lease.token.attempt)
+    else:
+        outcome.generate.next_call.in_flight_below = 4
+    return outcome
+
+
+def _key(token: pb.AttemptToken) -> tuple[str, int, int]:
+    return token.task, token.attempt, token.epoch
+
+
+class Client:
+    """A client that asks until it is answered, asks the same once more, and watches on from where it was."""
+
+    def __init__(self, address: str, history: list[Observation]) -> None:
+        self._address = address
+        self.history = history
+
+    async def ask(self, method: str, request: Any) -> Any:
+        """Return the answer to a call, repeated while the scheduler is away."""
+        while True:
+            with contextlib.suppress(*AWAY):
+                async with dial(self._address) as channel:
+                    return await getattr(rpc.SchedulerServiceStub(channel), method)(request, timeout=10)
+            await again()
+
+    async def create(self, name: str, spec: search_pb2.SearchSpec) -> None:
+        """Create a search, twice by the same request id."""
+        request = api.CreateSearchRequest(search_id=name, spec=spec, request_id=f"create-{name}")
+        for _ in range(2):
+            reply = await self.ask("CreateSearch", request)
+            self.history.append(Answered(request.request_id, _digest(request), _digest(reply)))
+
+    async def follow(self, watcher: str, name: str) -> None:
+        """Watch a search to its end, across restarts, and note every change."""
+        last = 0
+        while True:
+            with contextlib.suppress(*AWAY):
+                async with dial(self._address) as channel:
+                    request = api.WatchSearchRequest(name=f"searches/{name}", after_sequence=last)
+                    async for change in rpc.SchedulerServiceStub(channel).WatchSearch(request):
+                        if change.WhichOneof("change") == "progress":
+                            continue
+                        last = change.sequence
+                        self._note(watcher, f"searches/{name}", change)
+                    return
+            await again()
+
+    def _note(self, watcher: str, search: str, change: api.WatchSearchResponse) -> None:
+        if change.HasField("trial"):
+            seen = Watched(watcher, search, change.sequence, change.trial.number, change.trial.outcome)
+        else:
+            seen = Watched(watcher, search, change.sequence, 0, change.search.state)
+        self.history.append(seen)
+
+    async def read(self, name: str) -> list[search_pb2.Trial]:
+        """Read a search at the end, note what is there, and return its trials."""
+        parent = f"searches/{name}"
+        search = (await self.ask("GetSearch", api.GetSearchRequest(name=parent))).search
+        self.history.append(ListedSearch(parent, search.state, search.sequence))
+        trials: list[search_pb2.Trial] = []
+        token = ""
+        while True:
+            page = await self.ask("ListTrials", api.ListTrialsRequest(parent=parent, page_size=50, page_token=token))
+            trials.extend(page.trials)
+            token = page.next_page_token
+            if not token:
+                break
+        for trial in trials:
+            one = (await self.ask("GetTrial", api.GetTrialRequest(name=trial.name))).trial
+            assert one == trial
+            self.history.append(_listed(parent, trial))
+        return trials
+
+
+def _listed(search: str, trial: search_pb2.Trial) -> Listed:
+    scores = sum(found.metric == "accuracy" for found in trial.measurements)
+    by = {kind: trial.environment.get(f"{kind}.attempt", "") for kind in ("train", "evaluate")}
+    return Listed(search, trial.number, trial.outcome, scores, by["train"], by["evaluate"])
+
+
+def _digest(message: Any) -> str:
+    return hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()[:16]
+
+
+def check_results(trials: list[search_pb2.Trial]) -> None:
+    """Check that trials came out as they always do, whoever was killed meanwhile."""
+    assert [trial.number for trial in trials] == list(range(1, len(trials) + 1))
+    for trial in trials:
+        assert trial.outcome == search_pb2.TRIAL_OUTCOME_SUCCEEDED, trial
+        text = f"{trial.name} {trial.train.seed}"
+        assert trial.checkpoint == make.make_ref(text, "checkpoints")
+        assert trial.model == make.make_ref(f"{text} model", "checkpoints")
+        (score,) = (found.value for found in trial.measurements if found.metric == "accuracy")
+        assert score == (trial.number * 37 % 100) / 100
+
+
+@asynccontextmanager
+async def working(address: str, history: list[Observation], *, agents: int = 3) -> AsyncIterator[None]:
+    """Have agents at work during a block."""
+    running = [
+        asyncio.create_task(Agent(address, f"a{number}", history, make.ALL_KINDS).run()) for number in range(agents)
+    ]
+    try:
+        yield
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

@@ -1,0 +1,213 @@
+"""T13: what clients and agents saw of real runs, and whether it could have been: checked afterwards, from that alone.
+
+A history is a list of observations in the order in which they were made, across restarts of the scheduler. It knows
+nothing of the journal: what it finds wrong is wrong for those who use the system.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from nasmesh.v1 import search_pb2 as pb
+
+_ENDED = frozenset({pb.SEARCH_STATE_SUCCEEDED, pb.SEARCH_STATE_FAILED, pb.SEARCH_STATE_CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A client's request was answered."""
+
+    request_id: str
+    body: str
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class Welcomed:
+    """An agent was welcomed by a scheduler of an epoch."""
+
+    agent: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """An agent got an attempt."""
+
+    agent: str
+    task: str
+    attempt: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """An agent's outcome was answered RECORDED; `done`: it was a success."""
+
+    agent: str
+    task: str
+    attempt: int
+    epoch: int
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A watcher saw a change: of the search (trial 0, `state` is the search's) or of a trial (`state` its outcome)."""
+
+    watcher: str
+    search: str
+    sequence: int
+    trial: int
+    state: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """At the end a trial was listed: its outcome, how often it was scored, and the attempts that are recorded."""
+
+    search: str
+    trial: int
+    outcome: int
+    scores: int
+    trained_by: str
+    scored_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSearch:
+    """At the end a search was listed."""
+
+    search: str
+    state: int
+    sequence: int
+
+
+Observation = Answered | Welcomed | Leased | Acknowledged | Watched | Listed | ListedSearch
+History = Sequence[Observation]
+
+
+def faults(history: History) -> Iterator[str]:
+    """Yield everything in a history that must not be, each with the promise that it breaks."""
+    yield from _answers(history)
+    yield from _epochs(history)
+    yield from _attempts(history)
+    yield from _outcomes(history)
+    yield from _watches(history)
+    yield from _ends(history)
+
+
+def _answers(history: History) -> Iterator[str]:
+    known: dict[str, Answered] = {}
+    for seen in history:
+        if isinstance(seen, Answered):
+            before = known.setdefault(seen.request_id, seen)
+            if before != seen:
+                yield f"I10: {seen.request_id} was answered {before.reply}, then {seen.reply} (to {seen.body})"
+
+
+def _epochs(history: History) -> Iterator[str]:
+    highest: dict[str, int] = {}
+    for seen in history:
+        if isinstance(seen, Welcomed):
+            if seen.epoch < highest.get(seen.agent, 0):
+                yield f"I5: {seen.agent} was welcomed in epoch {seen.epoch} after {highest[seen.agent]}"
+            highest[seen.agent] = max(seen.epoch, highest.get(seen.agent, 0))
+
+
+def _attempts(history: History) -> Iterator[str]:
+    """Check leases: numbers and epochs of a task only grow, and no attempt is given twice to different agents."""
+    last: dict[str, Leased] = {}
+    for seen in history:
+        if not isinstance(seen, Leased):
+            continue
+        before = last.get(seen.task)
+        if before is not None and seen.attempt == before.attempt:
+            if seen != before:
+                yield f"I5: attempt {seen.attempt} of {seen.task} was leased as {before}, then as {seen}"
+        elif before is not None and (seen.attempt < before.attempt or seen.epoch < before.epoch):
+            yield f"I5: {seen} after {before}"
+        last[seen.task] = seen
+
+
+def _outcomes(history: History) -> Iterator[str]:
+    """Check acknowledgements: one success a task, of the attempt that was leased last, and nothing after it."""
+    leased: dict[str, Leased] = {}
+    done: dict[str, Acknowledged] = {}
+    for seen in history:
+        if isinstance(seen, Leased):
+            leased[seen.task] = seen
+            if seen.task in done:
+                yield f"I4: {seen} after {done[seen.task]}"
+        elif isinstance(seen, Acknowledged):
+            lease = leased.get(seen.task)
+            if lease is None or (lease.agent, lease.attempt, lease.epoch) != (seen.agent, seen.attempt, seen.epoch):
+                yield f"I3: {seen}, leased was {lease}"
+            if seen.task in done:
+                yield f"I2: {seen} after {done[seen.task]}"
+            if seen.done:
+                done[seen.task] = seen
+
+
+def _watches(history: History) -> Iterator[str]:
+    """Check watchers: every change once and in order, none after an end."""
+    position: dict[tuple[str, str], int] = {}
+    ended: dict[tuple[str, str, int], int] = {}
+    for seen in history:
+        if not isinstance(seen, Watched):
+            continue
+        key = (seen.watcher, seen.search)
+        wanted = position.get(key, 0) + 1
+        if seen.sequence != wanted:
+            yield f"watch: {seen.watcher} saw change {seen.sequence} of {seen.search} where {wanted} was next"
+        position[key] = seen.sequence
+        row = (*key, seen.trial)
+        if row in ended and seen.state != ended[row]:
+            yield f"I4: {seen} after its end in {ended[row]}"
+        if (seen.trial and seen.state) or (not seen.trial and seen.state in _ENDED):
+            ended.setdefault(row, seen.state)
+
+
+def _ends(history: History) -> Iterator[str]:
+    """Check what is there at the end against all that was told on the way (I1), and that nothing is double (I2)."""
+    trials = {(seen.search, seen.trial): seen for seen in history if isinstance(seen, Listed)}
+    searches = {seen.search: seen for seen in history if isinstance(seen, ListedSearch)}
+    if len(trials) != sum(isinstance(seen, Listed) for seen in history):
+        yield "I2: a trial is listed twice"
+    for found in trials.values():
+        if found.scores != (found.outcome == pb.TRIAL_OUTCOME_SUCCEEDED):
+            yield f"I2: {found}"
+    for seen in history:
+        if isinstance(seen, Watched):
+            yield from _kept(seen, trials, searches)
+        elif isinstance(seen, Acknowledged) and seen.done:
+            yield from _recorded(seen, trials)
+        elif isinstance(seen, Answered) and _created(seen) not in searches:
+            yield f"I1: the search of {seen.request_id} is gone"
+
+
+def _created(seen: Answered) -> str:
+    """Return the search that a request made; requests to create one are named after it."""
+    return f"searches/{seen.request_id.removeprefix('create-')}"
+
+
+def _kept(seen: Watched, trials: dict[tuple[str, int], Listed], searches: dict[str, ListedSearch]) -> Iterator[str]:
+    if seen.search not in searches or searches[seen.search].sequence < seen.sequence:
+        yield f"I1: change {seen.sequence} of {seen.search} was told and is gone: {searches.get(seen.search)}"
+    elif seen.trial and (seen.search, seen.trial) not in trials:
+        yield f"I1: trial {seen.trial} of {seen.search} was told and is gone"
+    elif seen.trial and seen.state and trials[seen.search, seen.trial].outcome != seen.state:
+        yield f"I4: {seen} is now {trials[seen.search, seen.trial]}"
+    elif not seen.trial and seen.state in _ENDED and searches[seen.search].state != seen.state:
+        yield f"I4: {seen} is now {searches[seen.search]}"
+
+
+def _recorded(seen: Acknowledged, trials: dict[tuple[str, int], Listed]) -> Iterator[str]:
+    """Check that an acknowledged training or score is the one that its trial shows."""
+    head, _, kind = seen.task.rpartition("-")
+    search, _, number = head.rpartition("-t")
+    if kind not in ("train", "evaluate") or not number.isdigit():
+        return
+    found = trials.get((f"searches/{search}", int(number)))
+    by = found and (found.trained_by if kind == "train" else found.scored_by)
+    if by != str(seen.attempt):
+        yield f"I1: {seen} is not what its trial shows: {found}"
