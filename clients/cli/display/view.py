@@ -65,7 +65,11 @@ class SearchView:
     @property
     def active(self) -> list[Trial]:
         """Trials without an outcome, those at work first."""
-        waiting = (search_pb2.TRIAL_PHASE_TRAIN_QUEUED, search_pb2.TRIAL_PHASE_EVALUATE_QUEUED)
+        waiting = (
+            search_pb2.TRIAL_PHASE_TRAIN_QUEUED,
+            search_pb2.TRIAL_PHASE_EVALUATE_QUEUED,
+            search_pb2.TRIAL_PHASE_ADMIT_QUEUED,
+        )
         return sorted(
             (trial for trial in self.trials.values() if trial.outcome == search_pb2.TRIAL_OUTCOME_UNSPECIFIED),
             key=lambda trial: (trial.phase in waiting, trial.number),
