@@ -1,14 +1,16 @@
 """`nasmesh admin` on real journals: what it finds, what it tells, and that it never harms what it reads."""
 
 import json
+import logging
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+import structlog
 
 from nasmesh.clock import ManualClock
 from nasmesh.errors import Conflict, Invalid, NotFound, Stale, Unavailable
@@ -31,12 +33,23 @@ from tests.builders.journals import Past
 Run = Callable[..., tuple[int, str, str]]
 
 
+@pytest.fixture(autouse=True)
+def own_logs() -> Iterator[None]:
+    """Put the process's logging back after a program has configured it for itself."""
+    root = logging.getLogger()
+    handlers, level, logs = list(root.handlers), root.level, structlog.get_config()
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.configure(**logs)
+
+
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run the program as `nasmesh admin` does."""
     monkeypatch.setenv("NASMESH_HOME", str(tmp_path / "home"))
 
     def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()  # what was logged before is not the program's
         code = main([str(argument) for argument in arguments])
         told = capsys.readouterr()
         return code, told.out, told.err
