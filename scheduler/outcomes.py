@@ -144,18 +144,20 @@ def _check_proposed(run: SearchRun, trial: pb.ProposedTrial, field: str, *, fina
         raise _invalid(f"{field}.violation.value", "is not finite")
     if final:
         return
-    for parent in [*trial.parents, *([trial.inherit_from] if trial.inherit_from else [])]:
+    inherited = trial.inherit_from
+    for parent in [*trial.parents, inherited] if inherited else trial.parents:
         search, number = ids.parse_trial(parent, field=f"{field}.parents")
         if search != run.id or number > len(run.trials):
             raise _invalid(f"{field}.parents", f"there is no trial {parent}")
-    if trial.train.include_validation:
+    train, plan, spec = trial.train, trial.instrumentation, run.spec
+    if train.include_validation:
         raise _invalid(f"{field}.train.include_validation", "only the final phase may train on the validation split")
-    trial.train.CopyFrom(merged_train(run, trial.train, field))
-    if not trial.instrumentation.probes and not run.spec.instrumentation.probes:
-        trial.instrumentation.SetInParent()
+    train.CopyFrom(merged_train(run, train, field))
+    if not plan.probes and not spec.instrumentation.probes:
+        plan.SetInParent()
         return
-    training_config.check_instrumentation(trial.instrumentation, f"{field}.instrumentation")
-    trial.instrumentation.CopyFrom(both(run.spec.instrumentation, trial.instrumentation))
+    training_config.check_instrumentation(plan, f"{field}.instrumentation")
+    plan.CopyFrom(both(spec.instrumentation, plan))
 
 
 def merged_train(run: SearchRun, overrides: training_pb2.TrainConfig, field: str) -> training_pb2.TrainConfig:

@@ -69,14 +69,14 @@ def create(
     state.tasks_created += 1
     name = _name_question(state, run, ask) if ask is not None else name_of(run.id, trial, kind)
     task = Task(name, kind, run.id, trial, state.tasks_created, ask=ask, proposal=proposal)
-    if task.id in state.tasks:
+    if state.tasks.holds(name):  # what is frozen has ended with its trial, and questions are named past it
         raise IllegalTransitionError(f"cannot create twice: {state.tasks[task.id].story()}")
-    state.tasks[task.id] = task
-    state.dirty[f"task/{task.id}"] = None
-    run.open_tasks[task.id] = None
+    state.tasks[name] = task
+    state.dirty["task/" + name] = None
+    run.open_tasks[name] = None
     if ask is not None:
-        run.generate_task = task.id
-    work.effects.append(Queued(task.id, 0))
+        run.generate_task = name
+    work.effects.append(Queued(name, 0))
     return task
 
 

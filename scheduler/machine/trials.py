@@ -202,17 +202,19 @@ def count_use(state: State, network: str) -> None:
 
 
 def _record_network(state: State, network: pb.Network) -> None:
-    count_use(state, network.name)
-    if network.name not in state.networks:
+    name = network.name
+    count_use(state, name)
+    if name not in state.networks:
         state.dirty[f"network/{len(state.network_names):012d}"] = None
-        state.networks[network.name] = network
-        state.network_names.append(network.name)
+        state.networks[name] = network
+        state.network_names.append(name)
 
 
 def _seed(trial: pb.Trial, train: training_pb2.TrainConfig, seed: int) -> None:
-    trial.train.CopyFrom(train)
-    if not trial.train.HasField("seed"):
-        trial.train.seed = seed
+    config = trial.train
+    config.CopyFrom(train)
+    if not config.HasField("seed"):
+        config.seed = seed
 
 
 def _inherit(run: SearchRun, trial: pb.Trial, parent: str) -> pb.Failure | None:
