@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nasmesh import ids
-from nasmesh.errors import Compacted, Invalid, NotFound
+from nasmesh.errors import Compacted, Invalid, NotFound, Unavailable
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import search_pb2 as pb_search
 from scheduler import convert, outcomes
@@ -60,7 +60,7 @@ def replay(path: Path, search: str, generator: PipedGenerator) -> Replay:
     """Replay a search; stops at the first event that comes out differently.
 
     Raises NotFound (SEARCH_UNKNOWN, JOURNAL_MISSING), Compacted (JOURNAL_COMPACTED), Invalid (NAME_INVALID,
-    JOURNAL_CORRUPT), Unavailable (GENERATOR_ABSENT).
+    JOURNAL_CORRUPT), Unavailable (GENERATOR_ABSENT, or why the generator gives no answer).
     """
     identifier = ids.parse_name("searches", search if "/" in search else f"searches/{search}", field="search")
     reader = JournalReader(path)
@@ -131,6 +131,8 @@ class _Derivation:
         if lease is None or not (kind == "generate" or refused):
             return  # an attempt that was lost, given back or crashed decided nothing
         fresh = self._generator.ask(lease)
+        if fresh.failure.retryable:  # no answer is no other answer
+            raise Unavailable(fresh.failure.reason, f"{task.id} could not be asked again: {fresh.failure.message}")
         try:
             fresh = outcomes.check(run, task, fresh)
         except Invalid as error:

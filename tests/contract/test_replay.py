@@ -16,7 +16,7 @@ from nasmesh.agent.spool import Spool
 from nasmesh.agent.targets import LocalTarget
 from nasmesh.client import parse_spec
 from nasmesh.clock import seeded_random
-from nasmesh.errors import Compacted, NotFound
+from nasmesh.errors import Compacted, NotFound, Unavailable
 from nasmesh.store.base import ObjectStore
 from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import dispatch_service_pb2 as pb
@@ -130,6 +130,19 @@ def test_replay_when_generator_refused_then_the_refusal_comes_again(life: Life) 
     life.past.close()
     found = replay(life.path, "s", life.generator)
     assert (found.differences, found.refusals, found.calls, found.state) == ([], 1, 0, "FAILED")
+
+
+def test_replay_when_the_generator_gives_no_answer_then_that_is_no_difference(life: Life, tmp_path: Path) -> None:
+    class Away(LocalGenerator):
+        def ask(self, lease: pb.Lease) -> pb.AttemptOutcome:
+            return make.make_failure(lease, "SERVER_UNREACHABLE", counted=False)
+
+    life.past.create("s", spec=parse_spec(SPEC, ["budget.maxTrials=2"]))
+    life.work()
+    life.past.close()
+    with pytest.raises(Unavailable, match="s-g1 could not be asked again") as caught:
+        replay(life.path, "s", Away(tmp_path / "away", MemoryStore()))
+    assert caught.value.reason == "SERVER_UNREACHABLE"
 
 
 def test_replay_when_a_search_was_deleted_then_its_decisions_are_still_derived(life: Life) -> None:
