@@ -47,7 +47,7 @@ def _check_parts(content: bytes) -> None:
     if len(content) <= ADMISSION_SCANNED_BYTES:
         return
     try:
-        check_fields(content, onnx.ModelProto, most=ADMISSION_PARTS)
+        check_fields(content, onnx.ModelProto, most=ADMISSION_PARTS, most_alike=2 * ADMISSION_NODES)
     except Invalid as error:
         reason = Reason.NOT_ONNX if error.reason == "MESSAGE_MALFORMED" else Reason.TOO_MANY
         said = "the bytes are not an ONNX model" if reason is Reason.NOT_ONNX else error.message

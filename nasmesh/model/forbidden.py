@@ -33,7 +33,7 @@ def check_counts(model: onnx.ModelProto) -> None:
     _at_most(len(graph.node), limits.ADMISSION_NODES, "nodes", "graph.node")
     _at_most(len(graph.initializer), limits.ADMISSION_INITIALIZERS, "initialisers", "graph.initializer")
     _at_most(len(graph.input), limits.ADMISSION_INITIALIZERS, "inputs", "graph.input")
-    _at_most(len(graph.value_info), 4 * limits.ADMISSION_NODES, "value infos", "graph.value_info")
+    _at_most(len(graph.value_info), limits.ADMISSION_NODES, "value infos", "graph.value_info")
     _at_most(len(graph.output), limits.ADMISSION_ENDS, "outputs", "graph.output")
     _at_most(len(model.opset_import), limits.ADMISSION_ENTRIES, "opsets", "opset_import")
     made: list[str] = []

@@ -4,6 +4,7 @@ An attribute that is not listed is refused, and so is an operator. No listed ope
 inputs that carry shapes or axes must be constants.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -223,4 +224,6 @@ def _constant_attribute(node: onnx.NodeProto, where: str) -> dict[str, object]:
     wanted = _CONSTANT_TYPES[attribute.name]
     if attribute.type != wanted or max(len(attribute.ints), len(attribute.floats)) > ADMISSION_INTEGERS:
         raise rejected(Reason.ATTRIBUTE_NOT_ALLOWED, "Constant needs one dense numeric value", where=where)
+    if not all(map(math.isfinite, (attribute.f, *attribute.floats))):
+        raise rejected(Reason.DATA_NOT_FINITE, "the constant has NaN or infinity", where=where)
     return {attribute.name: helper.get_attribute_value(attribute)}

@@ -105,14 +105,7 @@ def disk_large_file(asked):
 
 
 def disk_inodes(asked):
-    made = 0
-    try:
-        for number in range(100_000):
-            os.close(os.open(f"/tmp/{number}", os.O_CREAT | os.O_RDWR))
-            made += 1
-    except OSError as error:
-        return f"{made} files, then {error}"
-    raise BreachError(f"{made} files")
+    return must_fail(lambda: [os.close(os.open(f"/tmp/{n}", os.O_CREAT | os.O_RDWR)) for n in range(100_000)])
 
 
 def processor_spin(asked):
@@ -134,11 +127,10 @@ def fork_bomb(asked):
 
 
 def thread_bomb(asked):
-    def more():
-        FOREVER.wait()
-
+    start = threading.Thread.start
     return must_fail(
-        lambda: [threading.Thread(target=more, daemon=True).start() for _ in range(5000)], (OSError, RuntimeError)
+        lambda: [start(threading.Thread(target=FOREVER.wait, daemon=True)) for _ in range(5000)],
+        (OSError, RuntimeError),
     )
 
 
@@ -171,9 +163,6 @@ def raise_limits(asked):
     for what in (resource.RLIMIT_DATA, resource.RLIMIT_NPROC, resource.RLIMIT_CPU, resource.RLIMIT_AS):
         must_fail(lambda what=what: resource.setrlimit(what, (most, most)), (OSError, ValueError))
     return must_fail(lambda: os.nice(-15))
-
-
-# --- network and secrets ---------------------------------------------------------------------------
 
 
 def network_host(asked):
@@ -335,9 +324,6 @@ def outlive_with_pipes(asked):
         os.setsid()
         FOREVER.wait()
     return "left a reader of the pipes behind"
-
-
-# --- answers -------------------------------------------------------------------------------------------
 
 
 def output_huge(asked):
