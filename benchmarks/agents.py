@@ -47,9 +47,9 @@ class Mesh:
         self._connect([[name, kinds[number // PROCESSES % 2]] for number, name in enumerate(names)], self._loads)
         self.connect_s = time.monotonic() - began
         self.bytes_each = (self.scheduler.resident_bytes() - before) / count
-        stub = rpc.SchedulerServiceStub(stack.enter_context(grpc.insecure_channel(self.scheduler.address)))
+        self._stub = rpc.SchedulerServiceStub(stack.enter_context(grpc.insecure_channel(self.scheduler.address)))
         spec = noop.spec(max_trials=MOST_TRIALS, parallelism=IN_FLIGHT)
-        stub.CreateSearch(api.CreateSearchRequest(spec=spec, search_id="s"))
+        self._stub.CreateSearch(api.CreateSearchRequest(spec=spec, search_id="s"))
 
     def behave(self, **manner: object) -> None:
         """Tell all agents how to work."""
@@ -72,6 +72,18 @@ class Mesh:
             came |= answer["came"]
         self.flow(on=False)
         return sent, came
+
+    def trials(self) -> int:
+        """Return how many trials the search has."""
+        return int(self._stub.GetSearch(api.GetSearchRequest(name="searches/s")).search.trials.succeeded)
+
+    def reach(self, trials: int) -> None:
+        """Work at full speed until the search has so many trials."""
+        self.behave(in_flight_below=IN_FLIGHT, tracing=False)
+        self.flow(on=True)
+        while self.trials() < trials:
+            time.sleep(0.1)
+        self.flow(on=False)
 
     def kill_and_return(self) -> dict[str, float]:
         """Kill the scheduler, start it again, and wait for all agents."""
@@ -128,9 +140,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="shorter; ends within 50 s")
     parser.add_argument("--agents", type=int, default=5000, help="how many [%(default)s]")
+    parser.add_argument("--trials", type=int, default=0, help="trials before the last latency [10000, quick 3000]")
     flags = parser.parse_args()
+    flags.trials = flags.trials or (3000 if flags.quick else 10_000)
     raise_open_files()
-    seconds = 4.0 if flags.quick else 20.0
+    seconds = 3.0 if flags.quick else 20.0
     figures: dict[str, float] = {"agents": flags.agents}
     rows: list[Sequence[object]] = []
     with tempfile.TemporaryDirectory() as root, contextlib.ExitStack() as stack:
@@ -140,10 +154,16 @@ def main() -> None:
         mesh.behave(tracing=True, at_most=1)
         sent, came = mesh.trace(seconds)
         _latency(rows, figures, "dispatch_idle", "outcome to an idle agent's lease", dispatch_s(sent, came))
-        _latency(rows, figures, "proposal_to_lease", "proposal to its lease", proposal_s(sent, came))
+        _latency(rows, figures, "proposal_to_lease", "proposal to its lease, first trials", proposal_s(sent, came))
         mesh.behave(tracing=True, in_flight_below=IN_FLIGHT)
         sent, came = mesh.trace(seconds)
-        _latency(rows, figures, "dispatch_loaded", f"the same, {IN_FLIGHT} in flight, no work", dispatch_s(sent, came))
+        name = f"outcome to its lease, {IN_FLIGHT} in flight at full speed"
+        _latency(rows, figures, "dispatch_loaded", name, dispatch_s(sent, came))
+        mesh.reach(flags.trials)
+        figures["proposal_to_lease_late_trials"] = mesh.trials()
+        mesh.behave(tracing=True, at_most=1)
+        sent, came = mesh.trace(seconds)
+        _latency(rows, figures, "proposal_to_lease_late", f"with {mesh.trials()} trials", proposal_s(sent, came))
         figures |= mesh.kill_and_return()
     print_table(f"{flags.agents} agents, milliseconds", ("path", "p50", "p90", "p99", "max", "samples"), rows)
     for name, value in figures.items():

@@ -63,6 +63,7 @@ class Manner:
     mean_s: float = 0.0
     sigma: float = 0.0
     ahead: int = 0
+    dataset: str = noop.DATASET
     own_connection: bool = True
     flowing: bool = False
     tracing: bool = False
@@ -86,7 +87,7 @@ class LoadAgent:
 
     def __init__(self, name: str, kinds: Sequence[noop.Kind], manner: Manner) -> None:
         """Work on these kinds, one at a time of each."""
-        self._hello = noop.hello(name, kinds, slots=1 + manner.ahead)
+        self._hello = noop.hello(name, kinds, slots=1 + manner.ahead, dataset=manner.dataset)
         self._kinds = kinds
         self._manner = manner
         self._random = Random(name)

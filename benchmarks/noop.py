@@ -9,16 +9,17 @@ from nasmesh.v1 import dispatch_service_pb2 as pb
 
 GENERATOR = "generators/nothing"
 DATASET = "datasets/digits"
+OTHER_DATASET = "datasets/fashion-mnist"
 GENERATE = search_pb2.TASK_KIND_GENERATE
 TRAIN = search_pb2.TASK_KIND_TRAIN
 EVALUATE = search_pb2.TASK_KIND_EVALUATE
 Kind: TypeAlias = search_pb2.TaskKind.ValueType
 
 
-def spec(*, max_trials: int, parallelism: int) -> search_pb2.SearchSpec:
+def spec(*, max_trials: int, parallelism: int, dataset: str = DATASET) -> search_pb2.SearchSpec:
     """Return a search of networks that nobody builds."""
     result = search_pb2.SearchSpec(parallelism=parallelism, seed=7)
-    result.data.dataset = DATASET
+    result.data.dataset = dataset
     result.generator.generator = GENERATOR
     result.space.chain.min_layers = 1
     result.space.chain.max_layers = 3
@@ -27,16 +28,17 @@ def spec(*, max_trials: int, parallelism: int) -> search_pb2.SearchSpec:
     result.objectives.add(metric="accuracy", goal=search_pb2.GOAL_MAXIMIZE)
     result.budget.max_trials = max_trials
     result.train.steps = 10
+    result.cache = search_pb2.CACHE_MODE_REPEAT  # networks come again: what is measured is doing them
     return result
 
 
-def hello(name: str, kinds: Sequence[Kind], *, slots: int = 1) -> pb.AgentHello:
-    """Return how an agent introduces itself."""
+def hello(name: str, kinds: Sequence[Kind], *, slots: int = 1, dataset: str = DATASET) -> pb.AgentHello:
+    """Return how an agent introduces itself; a data set of its own keeps it to the searches on that."""
     message = pb.AgentHello(agent=f"agents/{name}", version="0", accepts_batches=True)
     for kind in kinds:
         message.slots.add(kind=kind, slots=slots)
     message.server.engine = "nothing"
-    message.server.datasets.append(dataset_pb2.Dataset(name=DATASET, available=True))
+    message.server.datasets.append(dataset_pb2.Dataset(name=dataset, available=True))
     if GENERATE in kinds:
         generator = message.server.generators.add(name=GENERATOR, version="1", spaces=["chain"])
         generator.settings_schema.update({"type": "object"})
