@@ -1,10 +1,15 @@
 """`nasmesh rehearse` against the real thing: the same specification, the same networks, one after the other."""
 
 import json
+import subprocess
 from pathlib import Path
+
+import psutil
+import pytest
 
 from nasmesh.client import parse_spec
 from nasmesh.v1 import search_pb2
+from tests.e2e.mesh import ROOT, clean_environment, command, survivors
 from tests.e2e.toys import Toys
 
 SPEC = """
@@ -39,3 +44,28 @@ def test_rehearsal_when_trials_come_one_by_one_then_it_proposes_what_a_real_sear
         table = mesh.nasmesh("rehearse", *flags[:4], "--agents", "1,3").stdout.splitlines()
         assert table[0].split()[:3] == ["agents", "time", "speed-up"]
         assert [line.split()[0] for line in table[1:3]] == ["1", "3"]
+
+
+@pytest.mark.parametrize("victim", ["scheduler.rehearsal", "nasmesh.agent.piped"])
+def test_rehearsal_when_part_of_it_is_killed_then_nothing_is_left(tmp_path: Path, victim: str) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC.replace("maxTrials: 12", "maxTrials: 5000"))
+    flags = command("rehearse", "-f", str(path), "--agents", "4")
+    process = subprocess.Popen(
+        flags, env=clean_environment(tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        family = [psutil.Process(process.pid)]
+        for _ in range(600):
+            family = [family[0], *family[0].children(recursive=True)]
+            if any("generate_svc" in member.cmdline() for member in family):
+                break
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        assert len(family) == 3
+        next(member for member in family if victim in member.cmdline()).kill()
+        process.wait(30)
+        assert survivors(family) == []
+    finally:
+        process.kill()
+        process.wait()
