@@ -10,6 +10,7 @@ from pathlib import Path
 from nasmesh.errors import Compacted, Invalid, NasmeshError, Stale, Unavailable
 from nasmesh.logs import get_logger
 from scheduler.journal.base import Answer, Batch
+from scheduler.journal.inserting import insert
 from scheduler.journal.logfile import read_log
 from scheduler.journal.schema import (
     APPLICATION_ID,
@@ -89,13 +90,13 @@ class SqliteJournal:
                 if found != self._epoch:
                     raise Stale("EPOCH_STALE", f"journal: epoch {found} has taken over from {self._epoch}")
                 numbered = enumerate(batch.events, start=batch.first_sequence)
-                db.executemany("INSERT INTO event VALUES (?, ?, ?)", [(n, b, event_crc(n, b)) for n, b in numbered])
+                insert(db, "INSERT INTO event", [(n, body, event_crc(n, body)) for n, body in numbered])
                 if batch.answers:
                     rows = [(key, a.body_digest, a.reply, a.time_s) for key, a in batch.answers.items()]
-                    db.executemany("INSERT INTO answer VALUES (?, ?, ?, ?)", rows)
+                    insert(db, "INSERT INTO answer", rows)
                 if batch.rows:
                     keyed = [(key, body, row_crc(key, body)) for key, body in batch.rows.items() if body]
-                    db.executemany("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?)", keyed)
+                    insert(db, "INSERT OR REPLACE INTO snapshot", keyed)
                     gone = [(key,) for key, body in batch.rows.items() if not body]
                     db.executemany("DELETE FROM snapshot WHERE key = ?", gone)
                 if batch.snapshot_sequence:
