@@ -1,5 +1,6 @@
 """Replay of searches that persons interfered with, in this process: the real generator and driver, no sockets."""
 
+import sqlite3
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from nasmesh.errors import Compacted, NotFound, Unavailable
 from nasmesh.store.base import ObjectStore
 from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import dispatch_service_pb2 as pb
+from nasmesh.v1 import journal_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as api
 from scheduler.admin.checking import check
 from scheduler.admin.compacting import compact
@@ -27,7 +29,7 @@ from scheduler.admin.rederiving import replay
 from scheduler.lifecycle import Lifecycle
 from scheduler.piped import PipedGenerator
 from tests.builders import scheduling as make
-from tests.builders.journals import Past
+from tests.builders.journals import Past, edit_event, edit_row, events_of
 
 SPEC = """
 data: { dataset: datasets/digits }
@@ -130,6 +132,71 @@ def test_replay_when_generator_refused_then_the_refusal_comes_again(life: Life) 
     life.past.close()
     found = replay(life.path, "s", life.generator)
     assert (found.differences, found.refusals, found.calls, found.state) == ([], 1, 0, "FAILED")
+
+
+@pytest.fixture
+def ended(life: Life) -> Life:
+    """A search that has ended, its journal at rest."""
+    life.past.create("s", spec=parse_spec(SPEC))
+    life.work()
+    life.past.close()
+    return life
+
+
+def first_of(life: Life) -> str:
+    found = replay(life.path, "s", life.generator)
+    return found.differences[0].where if found.differences else ""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "where"),
+    [
+        (lambda result: setattr(result.trials[0].network, "macs", 1), "trials[0].network.macs"),
+        (lambda result: setattr(result.trials[0].train, "epochs", 7.0), "trials[0].train.epochs"),
+        (lambda result: setattr(result.trials[0], "proposal_id", "mine"), "trials[0].proposal_id"),
+        (lambda result: setattr(result, "state", result.state[:-1] + b" }"), ".state"),
+        (lambda result: setattr(result.next_call, "in_flight_below", 99), ".next_call.in_flight_below"),
+        (lambda result: setattr(result, "done", True), ".done"),
+    ],
+)
+def test_replay_when_an_answer_was_edited_then_found_and_named(
+    ended: Life, spoil: Callable[[pb.GenerateResult], None], where: str
+) -> None:
+    answers = {
+        sequence: event
+        for sequence, body in events_of(ended.path).items()
+        if (event := journal_pb2.JournalEvent.FromString(body)).outcome_reported.outcome.generate.trials
+    }
+    sequence = sorted(answers)[1]
+    event = answers[sequence]
+    outcome = event.outcome_reported.outcome
+    spoil(outcome.generate)
+    edit_event(ended.path, sequence, event.SerializeToString())
+    found = replay(ended.path, "s", ended.generator)
+    assert found.event == sequence
+    assert found.differences[0].where.startswith(f"{outcome.token.task}, attempt 1")
+    assert found.differences[0].where.endswith(where)
+
+
+def test_replay_when_a_result_was_edited_then_the_stored_trial_differs(ended: Life) -> None:
+    """What the generator does not look at is compared with the row that was stored as the trial ended."""
+    for sequence, body in events_of(ended.path).items():
+        event = journal_pb2.JournalEvent.FromString(body)
+        if event.outcome_reported.outcome.token.task == "s-t3-train":
+            event.outcome_reported.outcome.train.device_time_s += 1.0
+            edit_event(ended.path, sequence, event.SerializeToString())
+    assert first_of(ended) == "searches/s/trials/3.device_time_s"
+
+
+def test_replay_when_a_stored_trial_is_not_what_follows_then_named(ended: Life) -> None:
+    with sqlite3.connect(ended.path) as db:
+        body = db.execute("SELECT body FROM snapshot WHERE key = 'ended/s/000000005'").fetchone()[0]
+    row = journal_pb2.EndedRecord.FromString(body)
+    trial = search_pb2.Trial.FromString(row.trial)
+    trial.train.seed += 1
+    row.trial = trial.SerializeToString()
+    edit_row(ended.path, "ended/s/000000005", row.SerializeToString())
+    assert first_of(ended) == "searches/s/trials/5.train.seed"
 
 
 def test_replay_when_the_generator_gives_no_answer_then_that_is_no_difference(life: Life, tmp_path: Path) -> None:

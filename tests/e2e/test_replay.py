@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import pytest
 from nasmesh.client import parse_spec
 from nasmesh.clock import seeded_random
 from nasmesh.v1 import journal_pb2, search_pb2
-from tests.builders.journals import edit_event, edit_row, events_of
+from tests.builders.journals import edit_event, events_of
 from tests.e2e.mesh import ROOT, await_port_file, clean_environment, nasmesh
 from tests.e2e.toys import Toys
 
@@ -121,46 +120,6 @@ def test_replay_when_the_seed_was_another_then_the_first_call_is_named(
     assert code == 1
     assert first["where"].startswith("killed-g1, attempt 1.trials[0]")
     assert first["recorded"] != first["replayed"]
-
-
-@pytest.mark.parametrize("what", ["network", "state"])
-def test_replay_when_the_journal_was_edited_then_found_and_named(
-    journal: Path, tmp_path: Path, target: str, what: str
-) -> None:
-    copy = Path(shutil.copy(journal, tmp_path / "copy.db"))
-    answers = {
-        sequence: event
-        for sequence, body in events_of(copy).items()
-        if (event := journal_pb2.JournalEvent.FromString(body)).outcome_reported.outcome.HasField("generate")
-    }
-    sequence, event = list(answers.items())[len(answers) // 2]
-    result = event.outcome_reported.outcome.generate
-    where = {"network": "network.macs", "state": ".state"}[what]
-    if what == "network":
-        result.trials[0].network.macs += 1
-    else:
-        result.state = result.state[:-1] + b" }"
-    edit_event(copy, sequence, event.SerializeToString())
-    code, found = replayed(copy, "--target", target)
-    task = event.outcome_reported.outcome.token.task
-    assert (code, found["event"]) == (1, sequence)
-    assert found["differences"][0]["where"].startswith(f"{task}, attempt")  # type: ignore[index]
-    assert found["differences"][0]["where"].endswith(where)  # type: ignore[index]
-
-
-def test_replay_when_stored_trials_are_not_what_follows_then_named(journal: Path, tmp_path: Path, target: str) -> None:
-    """The machine's own decisions are compared with the rows of the rows that were stored."""
-    copy = Path(shutil.copy(journal, tmp_path / "copy.db"))
-    with sqlite3.connect(copy) as db:
-        body = db.execute("SELECT body FROM snapshot WHERE key = 'ended/killed/000000007'").fetchone()[0]
-    row = journal_pb2.EndedRecord.FromString(body)
-    trial = search_pb2.Trial.FromString(row.trial)
-    trial.train.seed += 1
-    row.trial = trial.SerializeToString()
-    edit_row(copy, "ended/killed/000000007", row.SerializeToString())
-    code, found = replayed(copy, "--target", target)
-    assert code == 1
-    assert found["differences"][0]["where"] == "searches/killed/trials/7.train.seed"  # type: ignore[index]
 
 
 def test_replay_when_it_cannot_be_then_says_why(journal: Path, tmp_path: Path) -> None:
