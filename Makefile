@@ -5,7 +5,7 @@ OUT ?= runs/$(DATASET)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: sim seeded-bugs help setup run data test test-unit test-e2e check fix protos bench peers
+.PHONY: fuzz sim seeded-bugs help setup run data test test-unit test-e2e check fix protos bench peers
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ peers: ## install Optuna and Vizier into .tools/peers, for the benchmark of the 
 bench: ## run every benchmark quickly
 	@scripts/setup.sh dev
 	@for name in train_step slot_idle startup control_plane agents utilisation queries; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
+
+fuzz: ## long tiers of hostile input: 5,000,000 mutants, ten minutes of raw bytes, every hostile generator (an hour)
+	@scripts/setup.sh dev
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/fuzz --long -s
 
 SEEDS ?= 0:100000
 sim: ## live 100,000 simulated lives with faults (SEEDS=FROM:TO), or one of them (SEED=n)

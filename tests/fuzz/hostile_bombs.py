@@ -30,7 +30,7 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     for name, number in graph_fields.items():
         for count in (50_000, 1_000_000):
             yield f"{count} empty {name}", good + _field(7, _field(number, b"") * count)
-    for name, number in {"functions": 25, "training": 20, "metadata": 14, "opsets": 8, "configuration": 26}.items():
+    for name, number in {"functions": 25, "training": 20, "notes": 14, "opsets": 8, "configuration": 26}.items():
         yield f"1000000 empty {name}", good + _field(number, b"") * 1_000_000
     node_fields = {"inputs": 1, "outputs": 2, "attributes": 5, "node metadata": 9}
     for name, number in node_fields.items():

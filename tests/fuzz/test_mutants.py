@@ -75,6 +75,7 @@ def check_admitted(found: Admitted, content: bytes) -> None:
     assert all(0 < size <= limits.ADMISSION_DIM for name in outputs for size in found.dims[name])
 
 
+@pytest.mark.timeout(3 * 3600)
 def test_mutants_get_a_verdict_or_a_typed_refusal_in_bounded_time(request: pytest.FixtureRequest) -> None:
     option = request.config.getoption
     count = option("--count") or (LONG if option("--long") else A_CHANGE)
@@ -123,6 +124,7 @@ def table(tmp_path: Path) -> Iterator[JobTable]:
     made.close()
 
 
+@pytest.mark.timeout(3600)
 def test_what_is_admitted_runs_or_fails_with_a_reason_under_caps(
     table: JobTable, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
