@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasmesh.errors import Invalid, NasmeshError
+from nasmesh.errors import Invalid, NasmeshError, NotFound
 from nasmesh.logs import configure
 from nasmesh.settings import Settings, read_settings
+from nasmesh.store.open import open_store
 from scheduler.admin import display, telling
 from scheduler.admin.checking import check
 from scheduler.admin.compacting import compact
@@ -55,20 +56,27 @@ def journal_path(url: str) -> Path:
     return Path(url).expanduser().absolute()
 
 
+def existing(store: str) -> str:
+    """Return the URL of a store; raises NotFound (STORE_MISSING) rather than have an empty directory made."""
+    path = store.removeprefix("dir:")
+    if (path.startswith("/") or path != store) and not Path(path).expanduser().is_dir():
+        raise NotFound("STORE_MISSING", f"store: there is no directory {path[:200]}", field="store")
+    return store
+
+
 def run(flags: argparse.Namespace) -> int:
     """Carry a command out and return the exit code: 0, or 1 where a check found something."""
     journal = journal_path(flags.journal)
     match flags.command:
         case "check":
-            from nasmesh.store.open import open_store
-
-            report = check(journal, open_store(flags.store) if flags.store else None)
+            report = check(journal, open_store(existing(flags.store)) if flags.store else None)
             telling.report(report, as_json=flags.json)
             return 1 if report.violations else 0
         case "explain":
             telling.story(explain(journal, flags.subject), as_json=flags.json)
         case "replay":
-            with PipedGenerator(target=flags.target, store=flags.store, insecure=flags.insecure) as generator:
+            store = existing(flags.store) if flags.store else ""
+            with PipedGenerator(target=flags.target, store=store, insecure=flags.insecure) as generator:
                 done = replay(journal, flags.search, generator)
             telling.replayed(done, as_json=flags.json)
             return 1 if done.differences else 0

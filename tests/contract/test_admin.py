@@ -161,6 +161,10 @@ def test_check_when_there_is_no_journal_then_not_found(path: Path, run: Run) -> 
     assert (code, json.loads(out)["error"]["reason"]) == (4, "JOURNAL_MISSING")
     assert err.startswith("error: journal: there is no file")
     assert run("check", "--journal", "memory:")[0] == 2
+    journals.ended(path)
+    store = path.with_name("no-store")
+    code, out, _ = run("check", "--journal", path, "--store", f"dir:{store}", "--json")
+    assert (code, json.loads(out)["error"]["reason"], store.exists()) == (4, "STORE_MISSING", False)
 
 
 # --- explain --------------------------------------------------------------------------------------------------------
