@@ -55,7 +55,7 @@ peers: ## install Optuna and Vizier into .tools/peers, for the benchmark of the 
 
 bench: ## run every benchmark quickly
 	@scripts/setup.sh dev
-	@for name in train_step slot_idle startup control_plane agents utilisation queries; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
+	@for name in train_step slot_idle startup control_plane agents utilisation queries growth restart; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
 fuzz: ## long tiers of hostile input: 5,000,000 mutants, ten minutes of raw bytes, every hostile generator (an hour)
 	@scripts/setup.sh dev
