@@ -1,10 +1,11 @@
 """The child process: imports one work function, stays warm, and runs one job after another.
 
-`python -m nasmesh.jobs.child MODULE:FUNCTION PARENT_PID ADDRESS_SPACE_BYTES` speaks frames of worker.proto over its
-standard input and output; what the work prints goes to standard error. It dies with its parent: at the end of standard
-input, and by the kernel's hand.
+`python -m nasmesh.jobs.child MODULE:FUNCTION PARENT_PID ADDRESS_SPACE_BYTES DATA_BYTES` speaks frames of worker.proto
+over its standard input and output; what the work prints goes to standard error. It dies with its parent: at the end of
+standard input, and by the kernel's hand.
 """
 
+import contextlib
 import ctypes
 import importlib
 import os
@@ -16,6 +17,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from nasmesh.errors import Invalid
 from nasmesh.jobs.context import Cancelled, JobContext
@@ -122,9 +124,13 @@ def _die_with_parent(parent: int) -> None:
         os._exit(0)
 
 
-def _limit_memory(limit: int) -> None:
-    if limit > 0:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+def _limit_memory(address_space: int, data: int) -> None:
+    for kind, limit in ((resource.RLIMIT_AS, address_space), (resource.RLIMIT_DATA, data)):
+        if limit > 0:
+            resource.setrlimit(kind, (limit, limit))
+    # Where the machine itself runs out, a job is to go, not its server.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -145,7 +151,7 @@ def main() -> None:
     """Become the child of the server that started this process with its own process id as second argument."""
     _die_with_parent(int(sys.argv[2]))
     forbid_unpickling()
-    _limit_memory(int(sys.argv[3]))
+    _limit_memory(int(sys.argv[3]), int(sys.argv[4]))
     # Ctrl-C at a terminal is the server's to handle; it asks its children to stop in its own order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     program = sys.argv[1].partition(":")[0]

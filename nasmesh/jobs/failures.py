@@ -12,6 +12,7 @@ UNCOUNTED_REASONS = frozenset({"STORE_DOWN", "DRAINING", "SERVER_UNREACHABLE", "
 _FINAL = (Invalid, NotFound, Conflict, Stale, Denied, Unauthenticated)
 
 _TEXT = 500
+_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch says it by a plain RuntimeError
 
 
 def failure_of(error: BaseException) -> pb.Failure:
@@ -24,7 +25,7 @@ def failure_of(error: BaseException) -> pb.Failure:
             counted=error.reason not in UNCOUNTED_REASONS,
         )
     # torch's own out-of-memory error is recognised by name: this module must not import torch.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY in str(error):
         return out_of_memory("an allocation failed")
     return failure("JOB_FAILED", f"the work raised {type(error).__name__}: {error}", retryable=True)
 

@@ -100,7 +100,7 @@ class Nursery:
                 child = ChildProcess(
                     self._work,
                     environment=self._environment,
-                    address_space_bytes=self._limits.address_space_bytes,
+                    limits=self._limits,
                     on_warm=self._plan_spare,
                 )
             except OSError as error:

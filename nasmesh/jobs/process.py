@@ -20,6 +20,7 @@ from nasmesh.v1 import worker_pb2 as pb
 _TAIL_LINES = 6
 _LINE_CHARS = 300
 _TERMINATE_S = 0.3
+_BURST_BYTES = 1 << 30
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -28,7 +29,8 @@ class ChildLimits:
     """What one job may use. Sizes in bytes, times in seconds."""
 
     memory_bytes: int = 8 << 30
-    """Resident memory of the child, looked at twice a second."""
+    """Resident memory of the child, looked at twice a second; on a machine without GPU the kernel also refuses what
+    goes beyond it by more than a gigabyte, so that one great allocation is not over before anybody looks."""
     job_timeout_s: float = 24 * 3600.0
     """Longest a job may run."""
     cancel_grace_s: float = CANCEL_GRACE_S - 0.5
@@ -65,11 +67,11 @@ class ChildProcess:
     """A running child. `send` and `next_event` belong to one slot's thread; `wake` may be called from any."""
 
     def __init__(
-        self, work: str, *, environment: Mapping[str, str], address_space_bytes: int, on_warm: Callable[[], None]
+        self, work: str, *, environment: Mapping[str, str], limits: ChildLimits, on_warm: Callable[[], None]
     ) -> None:
         """Start the child. The calling thread must outlive it: the kernel ties the child's life to that thread."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "nasmesh.jobs.child", work, str(os.getpid()), str(address_space_bytes)],
+            [sys.executable, "-m", "nasmesh.jobs.child", work, str(os.getpid()), *_limit_arguments(limits)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -179,3 +181,9 @@ class ChildProcess:
                 if text:
                     self._tail.append(text[:_LINE_CHARS])
                 sys.stderr.write(text + "\n")
+
+
+def _limit_arguments(limits: ChildLimits) -> list[str]:
+    """Return the child's RLIMIT_AS and RLIMIT_DATA; a GPU's driver maps more than it uses: then no data limit."""
+    has_gpu = Path("/dev/nvidiactl").exists()
+    return [str(limits.address_space_bytes), str(0 if has_gpu else limits.memory_bytes + _BURST_BYTES)]

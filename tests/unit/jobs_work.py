@@ -80,6 +80,19 @@ def _memory(order: pb.StartTrainingRequest, context: JobContext) -> bytes:
     return b""
 
 
+def _burst(order: pb.StartTrainingRequest, context: JobContext) -> bytes:
+    _KEEP.append(bytearray(4 << 30))
+    context.report(pb.TrainProgress(step=1))
+    threading.Event().wait(60)
+    return b""
+
+
+def _burst_of_torch(order: pb.StartTrainingRequest, context: JobContext) -> bytes:
+    import torch
+
+    return bytes(torch.zeros(1 << 30)[:1].numpy())
+
+
 def _huge(order: pb.StartTrainingRequest, context: JobContext) -> bytes:
     return bytes(5 << 20)
 
@@ -123,6 +136,8 @@ ACTIONS = {
     "refuse": _refuse,
     "raise": _raise,
     "memory": _memory,
+    "burst": _burst,
+    "tensor": _burst_of_torch,
     "huge": _huge,
     "garbage": _garbage,
 }

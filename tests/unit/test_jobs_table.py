@@ -182,6 +182,19 @@ def test_memory_over_the_limit_ends_the_job(make: Make) -> None:
     assert reason(wait(table, "memory-1")) == "CHILD_OUT_OF_MEMORY"
 
 
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="with a GPU there is no such limit")
+@pytest.mark.parametrize("job_id", ["burst-1", "tensor-1"])
+def test_an_allocation_far_beyond_the_limit_is_refused_before_it_happens(make: Make, job_id: str) -> None:
+    table = make(limits=ChildLimits(memory_bytes=1 << 30))
+    start(table, job_id)
+    view = wait(table, job_id)
+    assert reason(view) == "CHILD_OUT_OF_MEMORY"
+    assert view.failure is not None
+    assert "an allocation failed" in view.failure.message  # said by the child, which lives on
+    start(table, "echo-1")
+    assert wait(table, "echo-1").state == job_pb2.JOB_STATE_SUCCEEDED
+
+
 def test_address_space_limit_turns_an_allocation_into_a_failure(make: Make) -> None:
     table = make(limits=ChildLimits(memory_bytes=1 << 30, address_space_bytes=500 << 20))
     start(table, "memory-1")
