@@ -134,7 +134,14 @@ def python_worker(module: str, directory: Path, *arguments: str, name: str = "")
 def environment(home: Path) -> Mapping[str, str]:
     """Return this environment with a home of its own, none of a person's settings, and no proxy."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("NASMESH_")}
-    return {**kept, "NASMESH_HOME": str(home), "NASMESH_LOG_LEVEL": "warning", "GRPC_ENABLE_FORK_SUPPORT": "0"}
+    return {
+        **kept,
+        "NASMESH_HOME": str(home),
+        "NASMESH_LOG_LEVEL": "warning",
+        "GRPC_ENABLE_FORK_SUPPORT": "0",
+        # As our scheduler sets it for itself, for every server and client here: it costs each a fifth less a message.
+        "GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener",
+    }
 
 
 def _pipe(pipe: IO[str] | None) -> IO[str]:
