@@ -1,0 +1,186 @@
+"""`nasmesh admin backup` and `restore` on real journals: whole or not at all, and epochs that only grow."""
+
+import logging
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import structlog
+
+from nasmesh.clock import ManualClock
+from nasmesh.errors import Conflict, Invalid, Stale, Unavailable
+from nasmesh.v1 import dispatch_service_pb2 as pb
+from nasmesh.v1 import journal_pb2
+from scheduler.admin.__main__ import main
+from scheduler.admin.checking import check
+from scheduler.admin.copying import EPOCH_STEP, backup, restore
+from scheduler.engine import Engine
+from scheduler.journal.base import Batch
+from scheduler.journal.sqlite import SqliteJournal
+from tests.builders import journals
+from tests.builders import scheduling as make
+from tests.builders.journals import Past
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def own_logs() -> Iterator[None]:
+    """Put the process's logging back after a program has configured it for itself."""
+    root = logging.getLogger()
+    handlers, level, logs = list(root.handlers), root.level, structlog.get_config()
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.configure(**logs)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run the program as `nasmesh admin` does."""
+    monkeypatch.setenv("NASMESH_HOME", str(tmp_path / "home"))
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()  # what was logged before is not the program's
+        code = main([str(argument) for argument in arguments])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return call
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+def recovered(path: Path) -> Engine:
+    engine = Engine(SqliteJournal(path), ManualClock(), seed=1)
+    engine.recover()
+    return engine
+
+
+def test_backup_when_a_scheduler_never_rests_then_whole_and_of_one_moment(path: Path, tmp_path: Path) -> None:
+    journals.ended(path)
+    journal = SqliteJournal(path)
+    journal.open()
+    first = last = max(journals.events_of(path)) + 1
+    stop = threading.Event()
+
+    def write() -> None:
+        nonlocal last
+        while not stop.is_set():
+            drained = journal_pb2.JournalAgentDrained(agent=f"agents/a{last % 7}", draining=bool(last % 2))
+            event = journal_pb2.JournalEvent(uptime_s=1e6, agent_drained=drained)
+            journal.append(Batch(last, (event.SerializeToString(),)))
+            last += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        copies = [backup(path, tmp_path / f"copy-{number}.db") for number in range(5)]
+    finally:
+        stop.set()
+        writer.join()
+        journal.close()
+    assert last > first
+    for copied in copies:
+        assert sorted(journals.events_of(Path(copied.path))) == list(range(1, copied.last_event + 1))
+        assert check(Path(copied.path)).violations == [], copied
+        assert list(tmp_path.glob(f"{Path(copied.path).name}*")) == [Path(copied.path)], "one file"
+    with pytest.raises(Conflict):
+        backup(path, Path(copies[0].path))
+
+
+def test_backup_when_the_journal_is_damaged_then_no_file_appears(path: Path, tmp_path: Path) -> None:
+    journals.ended(path)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE event SET body = x'00' WHERE sequence = 7")
+    with pytest.raises(Invalid, match="event 7"):
+        backup(path, tmp_path / "copy.db")
+    assert list(tmp_path.glob("copy*")) == []
+
+
+def test_restore_when_done_then_the_past_goes_on_under_a_higher_epoch(path: Path, tmp_path: Path, run: Run) -> None:
+    past = Past(path)
+    past.create("s", max_trials=3)
+    past.work("s", until=2)
+    saved = backup(path, tmp_path / "saved.db")
+    held = past.leases()
+    assert restore_refused(tmp_path / "saved.db", path) == "JOURNAL_LOCKED"
+    past.close()
+    for _ in range(5):
+        recovered(path).journal.close()
+    assert restore_refused(tmp_path / "saved.db", path) == "JOURNAL_EXISTS"
+    code, out, _ = run("restore", tmp_path / "saved.db", "--journal", path, "--force")
+    assert code == 0
+    assert "goes on: searches/s" in out
+    assert "may run again" in out
+    assert path.with_name("journal.db.before-1").exists()
+    assert max(journals.events_of(path)) == saved.last_event
+    past = Past(path)
+    assert past.engine.state.epoch == 6 + EPOCH_STEP + 1
+    late = make.make_outcome(held[0])
+    past.session.sent.clear()
+    past.report(late)
+    assert past.session.sent[-1].outcome_reply.disposition == pb.OUTCOME_DISPOSITION_SUPERSEDED
+    hello = make.make_hello("ahead")
+    hello.epoch = 6
+    assert past.engine.execute([partial(past.desk.hello, make.Recorder(), hello)])[0].name == "agents/ahead"
+    hello.epoch = past.engine.state.epoch + 1
+    assert isinstance(past.engine.execute([partial(past.desk.hello, make.Recorder(), hello)])[0], Stale)
+    past.work("s")
+    assert past.engine.state.searches["s"].state.name == "SUCCEEDED"
+    past.close()
+    assert check(path).violations == []
+
+
+def restore_refused(source: Path, journal: Path) -> str:
+    with pytest.raises((Conflict, Unavailable)) as caught:
+        restore(source, journal)
+    return caught.value.reason
+
+
+def test_restore_when_the_backup_is_no_journal_then_refused_and_nothing_moved(path: Path, tmp_path: Path) -> None:
+    journals.ended(path)
+    before = path.read_bytes()
+    (tmp_path / "junk.db").write_bytes(b"junk" * 5000)
+    with pytest.raises(Invalid):
+        restore(tmp_path / "junk.db", path, force=True)
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["journal.db", "journal.db.lock", "junk.db"]
+
+
+def test_restore_when_a_log_lies_where_no_journal_is_then_it_is_not_taken_for_its_own(path: Path) -> None:
+    past = Past(path)
+    past.create("s", max_trials=3)
+    saved = backup(path, path.with_name("saved.db"))
+    past.work("s")
+    log = path.with_name("journal.db-wal").read_bytes()
+    past.close()
+    path.unlink()
+    path.with_name("journal.db-wal").write_bytes(log)
+    done = restore(Path(saved.path), path)
+    assert done.aside.endswith("journal.db.before-1")
+    assert path.with_name("journal.db.before-1-wal").read_bytes() == log
+    engine = recovered(path)
+    assert engine.state.sequence == saved.last_event + 1
+    engine.journal.close()
+
+
+def test_restore_when_the_log_of_a_killed_scheduler_is_lost_then_what_is_left_goes_on(path: Path) -> None:
+    past = Past(path)
+    past.create("s", max_trials=3)
+    past.work("s", until=2)
+    alone = shutil.copy(path, path.with_name("alone.db"))  # as a copy without the -wal file would be
+    past.close()
+    with pytest.raises(Invalid, match=r"alone.db-wal .* put it back") as caught:
+        SqliteJournal(Path(alone)).open()
+    assert caught.value.reason == "JOURNAL_INCOMPLETE"
+    assert "nasmesh admin restore" in caught.value.message
+    done = restore(Path(alone), Path(alone), force=True)
+    assert done.epoch > EPOCH_STEP
+    recovered(Path(alone)).journal.close()
