@@ -67,6 +67,12 @@ class Program:
         self._process = None
         self.deaths += 1
 
+    @property
+    def pid(self) -> int:
+        """Return its process id."""
+        assert self._process is not None
+        return self._process.pid
+
     def has_died(self) -> bool:
         """Say whether it is gone; anything but a kill is an error of the program, told with the end of its log."""
         assert self._process is not None
@@ -81,7 +87,7 @@ class Program:
         self.deaths = deaths
 
 
-def scheduler(home: Path, address: str) -> Program:
-    """Return a scheduler with its journal and store below a directory."""
-    journal, store = f"sqlite:{home / 'journal.db'}", f"dir:{home / 'objects'}"
+def scheduler(home: Path, address: str, *, journal_at: Path | None = None) -> Program:
+    """Return a scheduler with its journal and store below a directory, or its journal in another."""
+    journal, store = f"sqlite:{(journal_at or home) / 'journal.db'}", f"dir:{home / 'objects'}"
     return Program(home, "scheduler", ["-m", "scheduler", "--listen", address, "--journal", journal, "--store", store])
