@@ -25,6 +25,7 @@ with quiet_interrupts():
         search,
         serve,
         things,
+        top,
         trial,
     )
     from nasmesh.errors import Invalid, NasmeshError
@@ -55,6 +56,7 @@ def check_environment() -> None:
 mesh.register(app)
 serve.register(app)
 lifecycle.register(app)
+top.register(app)
 app.add_typer(search.app, name="search")
 app.add_typer(trial.app, name="trial")
 app.add_typer(network.app, name="network")
