@@ -4,42 +4,42 @@ from collections import deque
 
 from nasmesh import limits
 from nasmesh.v1 import dispatch_service_pb2 as pb
+from scheduler.fields import sized, tag
 
 # Half of what a message may have: leases of large searches are counted before they are added.
 BATCH_BYTES = limits.MESSAGE_BYTES // 2
 
+_CANCEL = tag(pb.WorkBatch.CANCELS_FIELD_NUMBER)
+_LEASE = tag(pb.WorkBatch.LEASES_FIELD_NUMBER)
+_BATCH = tag(pb.WorkResponse.BATCH_FIELD_NUMBER)
+# The first byte of an encoded message tells what it is; in a batch the same bytes follow another one.
+_BATCHED = {
+    tag(pb.WorkResponse.OUTCOME_REPLY_FIELD_NUMBER)[0]: tag(pb.WorkBatch.OUTCOME_REPLIES_FIELD_NUMBER),
+    tag(pb.WorkResponse.CANCEL_FIELD_NUMBER)[0]: _CANCEL,
+    tag(pb.WorkResponse.LEASE_FIELD_NUMBER)[0]: _LEASE,
+}
 
-def gather(messages: deque[pb.WorkResponse]) -> pb.WorkResponse:
+
+def gather(messages: deque[pb.WorkResponse]) -> bytes:
     """Take the next message to send off a queue that is not empty: the first, or a batch of it and those that follow.
 
-    Answers to outcomes may overtake leases, which no agent can tell. A cancel never overtakes a lease: it may be the
-    same attempt's.
+    Returns it encoded. Answers to outcomes may overtake leases, which no agent can tell. A cancel never overtakes a
+    lease: it may be the same attempt's.
     """
-    first = messages.popleft()
-    if not messages or not _fits(first) or not _fits(messages[0]):
+    first = messages.popleft().SerializeToString()
+    kind = _BATCHED.get(first[0])
+    if not messages or kind is None:
         return first
-    whole = pb.WorkResponse()
-    batch = whole.batch
-    _add(batch, first)
-    room = BATCH_BYTES - first.ByteSize()
-    while messages and _fits(messages[0]):
-        if messages[0].HasField("cancel") and batch.leases:
+    parts = [kind, first[1:]]
+    leased = kind is _LEASE
+    room = BATCH_BYTES - len(first)
+    while messages:
+        encoded = messages[0].SerializeToString()
+        kind = _BATCHED.get(encoded[0])
+        room -= len(encoded)
+        if kind is None or room < 0 or (leased and kind is _CANCEL):
             break
-        room -= messages[0].ByteSize()
-        if room < 0:
-            break
-        _add(batch, messages.popleft())
-    return whole
-
-
-def _fits(message: pb.WorkResponse) -> bool:
-    return message.HasField("outcome_reply") or message.HasField("lease") or message.HasField("cancel")
-
-
-def _add(batch: pb.WorkBatch, message: pb.WorkResponse) -> None:
-    if message.HasField("outcome_reply"):
-        batch.outcome_replies.append(message.outcome_reply)
-    elif message.HasField("lease"):
-        batch.leases.append(message.lease)
-    else:
-        batch.cancels.append(message.cancel)
+        messages.popleft()
+        parts += (kind, encoded[1:])
+        leased = leased or kind is _LEASE
+    return _BATCH + sized(b"".join(parts)) if len(parts) > 2 else first

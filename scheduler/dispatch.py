@@ -59,17 +59,19 @@ class Outbox:
         self._over = True
         self._wake()
 
-    async def messages(self) -> AsyncIterator[pb.WorkResponse]:
-        """Yield what is sent until the end; raises the error that ended the stream."""
-        while True:
-            while self._messages:
-                yield gather(self._messages) if self.accepts_batches else self._messages.popleft()
+    async def next(self) -> pb.WorkResponse | bytes | None:
+        """Wait for the next message and return it, perhaps encoded; None at the end.
+
+        Raises the error that ended the stream.
+        """
+        while not self._messages:
             if self._error is not None:
                 raise self._error
             if self._over:
-                return
+                return None
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        return gather(self._messages) if self.accepts_batches else self._messages.popleft()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -84,14 +86,12 @@ class DispatchServicer(rpc.DispatchServiceServicer):
         self._core = core
         self._desk = desk
 
-    async def Work(
-        self, request_iterator: AsyncIterator[pb.WorkRequest], context: Any
-    ) -> AsyncIterator[pb.WorkResponse]:
+    async def Work(self, request_iterator: AsyncIterator[pb.WorkRequest], context: Any) -> AsyncIterator[Any]:
         """Converse with one agent."""
         outbox = Outbox()
         reader = asyncio.create_task(_Conversation(self._core, self._desk, outbox).read(request_iterator))
         try:
-            async for message in outbox.messages():
+            while (message := await outbox.next()) is not None:
                 yield message
         finally:
             reader.cancel()

@@ -21,6 +21,7 @@ from nasmesh.rpc.status import DETAILS_KEY, to_rpc_status
 _NOT_SERVED = "this server does not serve this call"
 Handler = Any  # grpc.RpcMethodHandler is generic over messages that an interceptor cannot know
 Parse = Callable[[Any], Any]
+Encode = Callable[[Any], bytes]
 
 _MAKERS = {
     ("unary", "unary"): grpc.unary_unary_rpc_method_handler,
@@ -98,8 +99,19 @@ def _replace(handler: Handler, method: str, gate: Gate, wrap: Callable[[_Served]
     return make(
         wrap(served),
         request_deserializer=None if unary else parse,
-        response_serializer=handler.response_serializer,
+        response_serializer=_encoding(handler.response_serializer),
     )
+
+
+def _encoding(serializer: Encode | None) -> Encode | None:
+    """Return an encoder that lets pass what a servicer has encoded itself."""
+    if serializer is None:
+        return None
+
+    def encode(answer: Any) -> bytes:
+        return answer if isinstance(answer, bytes) else serializer(answer)
+
+    return encode
 
 
 def _as_it_is(request: Any) -> Any:

@@ -6,13 +6,13 @@ once. What comes out is the same, byte for byte, as what `codec.encode_event` ma
 
 from nasmesh.v1 import journal_pb2 as pb
 from scheduler.domain import AttemptLeased, Event, OutcomeReported
+from scheduler.fields import SMALL, sized
 from scheduler.journal import codec
 
 _LEASED = bytes([pb.JournalEvent.ATTEMPT_LEASED_FIELD_NUMBER << 3 | 2])
 _REPORTED = bytes([pb.JournalEvent.OUTCOME_REPORTED_FIELD_NUMBER << 3 | 2])
 # Fields 1 and 2 of the messages below, both of which hold bytes.
 _FIRST, _SECOND = b"\x0a", b"\x12"
-_SMALL = [bytes([number]) for number in range(128)]
 
 
 class EventEncoder:
@@ -38,23 +38,10 @@ class EventEncoder:
                 return codec.encode_event(event)
             size, other = len(task), len(agent)
             if size + other > 120:
-                return self._head + _LEASED + _sized(_FIRST + _sized(task) + _SECOND + _sized(agent))
-            inner = _SMALL[size + other + 4] + _FIRST + _SMALL[size] + task + _SECOND + _SMALL[other] + agent
+                return self._head + _LEASED + sized(_FIRST + sized(task) + _SECOND + sized(agent))
+            inner = SMALL[size + other + 4] + _FIRST + SMALL[size] + task + _SECOND + SMALL[other] + agent
             return self._head + _LEASED + inner
         assert isinstance(change, OutcomeReported)
         body = change.body if change.body is not None else change.outcome.SerializeToString()
-        second = _SECOND + _sized(change.digest) if change.digest else b""
-        return self._head + _REPORTED + _sized(_FIRST + _sized(body) + second)
-
-
-def _sized(content: bytes) -> bytes:
-    """Return bytes with their length before them, as a field of a message holds them."""
-    size = len(content)
-    if size < 128:
-        return _SMALL[size] + content
-    head = bytearray()
-    while size > 127:
-        head.append(size & 127 | 128)
-        size >>= 7
-    head.append(size)
-    return bytes(head) + content
+        second = _SECOND + sized(change.digest) if change.digest else b""
+        return self._head + _REPORTED + sized(_FIRST + sized(body) + second)

@@ -31,7 +31,7 @@ def beat() -> pb.WorkResponse:
 def gathered(*messages: pb.WorkResponse) -> list[pb.WorkResponse]:
     waiting, sent = deque(messages), []
     while waiting:
-        sent.append(gather(waiting))
+        sent.append(pb.WorkResponse.FromString(gather(waiting)))
     return sent
 
 
@@ -49,7 +49,8 @@ def singles(messages: list[pb.WorkResponse]) -> list[pb.WorkResponse]:
 
 
 def test_one_message_alone_stays_as_it_is() -> None:
-    assert gathered(lease(1)) == [lease(1)]
+    for message in (lease(1), reply(1), cancel(1), beat(), lease(1, 200_000)):
+        assert gathered(message) == [message]
 
 
 def test_answer_and_lease_become_one_batch() -> None:
