@@ -87,6 +87,15 @@ def test_training_when_cancelled_then_leaves_a_checkpoint_that_continues(server)
     assert _watch(server, "longer")[-1].state == CANCELLED
 
 
+@pytest.mark.parametrize("seconds", [-1, 0, 601, 10**10])
+def test_training_when_cancelled_with_a_grace_that_makes_no_sense_then_refused(server, seconds):
+    request = pb.CancelTrainingRequest(training_id="whatever")
+    request.grace.seconds = seconds
+    with pytest.raises(Invalid) as caught, errors_from_rpc():
+        server.stub.CancelTraining(request)
+    assert (caught.value.reason, caught.value.field) == ("FIELD_INVALID", "grace")
+
+
 @pytest.mark.parametrize(
     ("change", "reason", "field"),
     [

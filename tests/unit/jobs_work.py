@@ -52,6 +52,16 @@ def _mark(order: pb.StartTrainingRequest, context: JobContext) -> bytes:
     return b""
 
 
+def _slow(order: pb.StartTrainingRequest, context: JobContext) -> bytes:
+    context.report(pb.TrainProgress(step=1), checkpoint=object_pb2.ObjectRef(key="half"))
+    while not context.cancelled:
+        threading.Event().wait(0.005)
+    threading.Event().wait(1.6)  # a large checkpoint takes its time
+    context.report(pb.TrainProgress(step=2), checkpoint=object_pb2.ObjectRef(key="last"))
+    context.raise_if_cancelled()
+    return b""
+
+
 def _deaf(order: pb.StartTrainingRequest, context: JobContext) -> bytes:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     context.report(pb.TrainProgress(step=1))
@@ -132,6 +142,7 @@ ACTIONS = {
     "wait": _wait,
     "mark": _mark,
     "deaf": _deaf,
+    "slow": _slow,
     "crash": _crash,
     "refuse": _refuse,
     "raise": _raise,

@@ -192,6 +192,7 @@ class FakeCalls:
         yield self._status(job_pb2.JOB_STATE_SUCCEEDED)
 
     def cancel(self, job_id: str, grace_s: float | None = None) -> None:  # noqa: ARG002
+        self.grace_s = grace_s
         self.cancelled.set()
 
     def delete(self, job_id: str) -> None:
@@ -219,6 +220,21 @@ def test_follow_starts_nothing_for_an_attempt_that_should_stop(tmp_path: Path) -
         work.cancel()
         calls = FakeCalls(Invalid("STARTED", "must not be called"))
         assert follow(calls, work).HasField("released")
+
+
+@pytest.mark.parametrize("grace_s", [None, 60.0])
+def test_follow_asks_for_as_much_time_as_the_checkpoint_is_given(tmp_path: Path, grace_s: float | None) -> None:
+    calls, work = FakeCalls(), attempt(tmp_path)
+
+    def watch(job_id: str, after_sequence: int) -> Iterator[JobStatus]:  # noqa: ARG001
+        work.cancel(grace_s=grace_s)
+        assert calls.cancelled.wait(5)
+        last = object_pb2.ObjectRef(key="last")
+        yield JobStatus(job_pb2.JOB_STATE_CANCELLED, 2, None, last, pb.AttemptOutcome(), search_pb2.Failure())
+
+    calls.watch = watch  # type: ignore[method-assign]
+    assert follow(calls, work).released.checkpoint.key == "last"
+    assert calls.grace_s == grace_s
 
 
 def test_follow_passes_on_what_the_server_refuses(tmp_path: Path) -> None:

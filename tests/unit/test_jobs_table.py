@@ -137,6 +137,21 @@ def test_cancel_lets_the_job_write_a_checkpoint_and_keeps_the_child(make: Make) 
     assert table.cancel("echo-1").state == job_pb2.JOB_STATE_SUCCEEDED
 
 
+@pytest.mark.parametrize(("grace_s", "kept"), [(None, "half"), (20.0, "last")])
+def test_cancel_when_the_checkpoint_takes_longer_then_kept_only_with_time_for_it(
+    make: Make, grace_s: float | None, kept: str
+) -> None:
+    table = make()
+    start(table, "slow-1")
+    wait_for_mark(table, "slow-1")
+    table.cancel("slow-1", grace_s)
+    table.cancel("slow-1", 0.0)  # the first request counts
+    view = wait(table, "slow-1")
+    assert view.state == job_pb2.JOB_STATE_CANCELLED
+    assert view.checkpoint is not None
+    assert view.checkpoint.key == kept
+
+
 def test_cancel_when_the_work_does_not_listen_ends_its_process_within_two_seconds(make: Make) -> None:
     table = make()
     start(table, "deaf-1")
