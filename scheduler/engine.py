@@ -15,6 +15,7 @@ from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2
 from scheduler.activity import Activity
 from scheduler.agents import AgentEntry, Agents, Session
+from scheduler.collecting import no_collection
 from scheduler.consequences import FOLLOW, change_of, note_closed
 from scheduler.domain import (
     OPEN_SEARCHES,
@@ -93,6 +94,7 @@ class Engine:
         self.publish(step)
         _log.info("recovered", epoch=epoch, events=self.state.sequence, searches=len(self.state.searches))
 
+    @no_collection()
     def _load(self) -> None:
         self.snapshots = Snapshots()
         at, self.state = self.snapshots.load(self.journal)

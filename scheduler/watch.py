@@ -15,7 +15,7 @@ from nasmesh.v1 import scheduler_service_pb2 as pb
 # Changes kept for a search; a search of 500 trials has about 2,500. Beyond it, watchers list first.
 HISTORY = 4096
 # Bytes of changes kept of all ended searches together; that of the last one ended is kept in any case.
-ENDED_BYTES = 16 * 1024 * 1024
+ENDED_BYTES = 32 * 1024 * 1024
 # Changes that wait for one watcher; progress marks are skipped when half of it is used.
 QUEUE = 2 * HISTORY
 
