@@ -57,4 +57,7 @@ def test_final_when_the_last_are_picked_then_the_newest_measured_enter_whatever_
     assert play.run.final_sources() == [2, 1]
     grown = [{"network": make.make_network(name)} for name in ("second", "first")]
     play.do("s-final", generate=dispatch_pb.GenerateResult(trials=grown))
-    assert [list(trial.parents) for trial in play.run.trials[3:]] == [["searches/s/trials/2"], ["searches/s/trials/1"]]
+    assert [list(trial.parents) for trial in list(play.run.trials)[3:]] == [
+        ["searches/s/trials/2"],
+        ["searches/s/trials/1"],
+    ]
