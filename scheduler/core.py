@@ -9,6 +9,7 @@ from functools import partial
 from typing import TypeVar, cast
 
 from nasmesh.errors import NasmeshError, Unavailable
+from nasmesh.logs import bind
 from scheduler.engine import Engine
 from scheduler.failpoints import Failpoints
 from scheduler.journal.base import Batch
@@ -70,6 +71,7 @@ class Core:
 
     async def run(self) -> None:
         """Work until cancelled. Raises what no retry can mend: a broken rule, a journal that another has taken over."""
+        bind(epoch=self.engine.state.epoch)  # on every line that this task logs
         try:
             while True:
                 await self._wait()

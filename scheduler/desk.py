@@ -11,7 +11,7 @@ from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2
 from scheduler import convert, holds, outcomes
 from scheduler.agents import AgentEntry, Session
-from scheduler.domain import CheckpointReported, OutcomeReported, Task, TaskKind, TaskState
+from scheduler.domain import CheckpointReported, OutcomeReported, Task, TaskKind, TaskState, about
 from scheduler.engine import Engine
 from scheduler.ownership import may_be_agent
 from scheduler.tally import tally
@@ -172,7 +172,7 @@ class Desk:
         try:
             checked = outcomes.check(run, task, outcome)
         except Invalid as error:
-            _log.warning("outcome_invalid", task=task.id, field=error.field, what=error.message)
+            _log.warning("outcome_invalid", **about(task), field=error.field, what=error.message)
             checked = outcomes.invalid_outcome(outcome, error)
             disposition = pb.OUTCOME_DISPOSITION_INVALID
         tally(checked, engine.activity, engine.outage, engine.now)
@@ -194,7 +194,7 @@ class Desk:
         try:
             outcomes.check_checkpoint(progress.checkpoint)
         except Invalid as error:
-            _log.warning("checkpoint_invalid", task=task.id, what=error.message)
+            _log.warning("checkpoint_invalid", **about(task), what=error.message)
         else:
             self._engine.record(CheckpointReported(task.id, progress.token.attempt, progress.checkpoint))
             self._engine.outage.worked(self._engine.clock.monotonic())

@@ -116,6 +116,12 @@ class Task:
         )
 
 
+def about(task: Task) -> dict[str, str | int]:
+    """Return what log lines say of a leased task's current attempt."""
+    attempt = task.current()
+    return {"search": task.search, "task": task.id, "attempt": attempt.number, "epoch": attempt.epoch}
+
+
 @dataclass(slots=True)
 class SearchRun:
     """A search with what its generator and its budget need. `leaders` are (key, trial), smaller keys are better.

@@ -30,6 +30,7 @@ from scheduler.domain import (
     State,
     Task,
     TaskState,
+    about,
 )
 from scheduler.effects import Changed, Closed, Gone, IllegalTransitionError
 from scheduler.journal import codec
@@ -237,7 +238,7 @@ class Engine:
             retryable=True,
             counted=not restarted,
         )
-        _log.warning("attempt_lost", task=task.id, attempt=attempt.number, agent=attempt.agent, reason=failure.reason)
+        _log.warning("attempt_lost", **about(task), agent=attempt.agent, reason=failure.reason)
         self.record(AttemptLost(task.id, attempt.number, failure))
         self.activity.lost(failure.reason)
 

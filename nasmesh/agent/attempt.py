@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from nasmesh.agent.spool import Spool, job_id_of
+from nasmesh.agent.spool import Spool, about, job_id_of
 from nasmesh.logs import get_logger
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import evaluate_service_pb2, object_pb2, search_pb2, train_service_pb2
@@ -55,6 +55,11 @@ class Attempt:
         self._on_cancel: Callable[[], None] | None = None
 
     @property
+    def about(self) -> dict[str, object]:
+        """What log lines say of the attempt."""
+        return {"search": self.lease.search.removeprefix("searches/"), **about(self.token)}
+
+    @property
     def cancelled(self) -> threading.Event:
         """Set once the attempt should stop, for whatever reason."""
         return self._cancelled
@@ -82,7 +87,7 @@ class Attempt:
             try:
                 self._spool.put_checkpoint(self.token, checkpoint)
             except OSError as error:
-                _LOG.error("checkpoint_not_remembered", job=self.job_id, error=str(error))
+                _LOG.error("checkpoint_not_remembered", **self.about, error=str(error))
         self._reported()
 
     def rebase(self, lease: pb.Lease) -> None:
@@ -91,7 +96,7 @@ class Attempt:
         try:
             self._spool.put_lease(lease)
         except OSError as error:
-            _LOG.error("lease_not_remembered", job=self.job_id, error=str(error))
+            _LOG.error("lease_not_remembered", **self.about, error=str(error))
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Have `callback` called on a thread of its own when the attempt should stop; at once if it should already."""

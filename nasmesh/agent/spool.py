@@ -23,6 +23,11 @@ def job_id_of(token: pb.AttemptToken) -> str:
     return ids.job_id(ids.check_task_id(token.task), token.attempt)
 
 
+def about(token: pb.AttemptToken) -> dict[str, object]:
+    """Return what log lines say of an attempt."""
+    return {"task": token.task[:120], "attempt": token.attempt, "epoch": token.epoch}
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A lease that an earlier process of this agent held, with the last checkpoint it knew of."""

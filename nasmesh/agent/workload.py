@@ -9,7 +9,7 @@ from nasmesh.agent.attempt import Attempt
 from nasmesh.agent.backoff import Backoff
 from nasmesh.agent.drivers.driver import Driver
 from nasmesh.agent.held import Held
-from nasmesh.agent.spool import Spool, job_id_of
+from nasmesh.agent.spool import Spool, about, job_id_of
 from nasmesh.errors import Invalid, NasmeshError, Unavailable
 from nasmesh.jobs.failures import failure, failure_of
 from nasmesh.limits import DRAIN_GRACE_S, MESSAGE_BYTES, RELEASE_GRACE_S
@@ -119,7 +119,7 @@ class Workload:
         """Make an attempt stop, if it is in hand."""
         attempt = self._held.find(job_id_of(cancel.token))
         if attempt is not None:
-            _LOG.info("attempt_cancelled", job=attempt.job_id, why=cancel.reason, wanted_later=cancel.checkpoint)
+            _LOG.info("attempt_cancelled", **attempt.about, why=cancel.reason, wanted_later=cancel.checkpoint)
             attempt.cancel(grace_s=RELEASE_GRACE_S if cancel.checkpoint else None)
 
     def take(self, lease: pb.Lease) -> None:
@@ -127,7 +127,7 @@ class Workload:
         try:
             attempt = Attempt(lease, spool=self._spool, reported=self._reported)
         except Invalid as error:
-            _LOG.error("lease_invalid", text=error.message)
+            _LOG.error("lease_invalid", **about(lease.token), text=error.message)
             return
         known = self._held.outcome(attempt.job_id)
         if known is not None:
@@ -139,7 +139,7 @@ class Workload:
             self._spool.put_lease(lease)
         except OSError as error:
             # Working without it would only cost a repetition after a kill; a full disk would lose the outcome too.
-            _LOG.error("lease_not_remembered", job=attempt.job_id, error=str(error))
+            _LOG.error("lease_not_remembered", **attempt.about, error=str(error))
         self._held.add(attempt)
         if self._draining.is_set():
             attempt.cancel()
@@ -150,10 +150,10 @@ class Workload:
         job_id = job_id_of(token)
         attempt = self._held.find(job_id)
         if attempt is not None:
-            _LOG.info("attempt_superseded", job=job_id)
+            _LOG.info("attempt_superseded", **attempt.about)
             attempt.cancel(superseded=True)
         elif self._held.acknowledge(job_id) is not None:
-            _LOG.info("outcome_superseded", job=job_id)
+            _LOG.info("outcome_superseded", **about(token))
             self._spool.drop(token)
 
     def acknowledged(self, reply: pb.OutcomeReply) -> None:
@@ -162,7 +162,7 @@ class Workload:
         self._spool.drop(reply.token)
         outcome = self._held.acknowledge(job_id)
         disposition = pb.OutcomeDisposition.Name(reply.disposition)
-        _LOG.info("outcome_acknowledged", job=job_id, disposition=disposition)
+        _LOG.info("outcome_acknowledged", **about(reply.token), disposition=disposition)
         if outcome is not None:
             for kind in self._drivers:
                 self._forget_job(kind, job_id)
@@ -179,7 +179,7 @@ class Workload:
                 adopted=True,
             )
             if self._held.add(attempt):
-                _LOG.info("attempt_adopted", job=attempt.job_id)
+                _LOG.info("attempt_adopted", **attempt.about)
 
     def _start_waiting(self) -> None:
         if not self._may_start:
@@ -194,7 +194,7 @@ class Workload:
 
     def _work_on(self, attempt: Attempt) -> None:
         token = attempt.token
-        with bind(search=attempt.lease.search, task=token.task, attempt=token.attempt, epoch=token.epoch):
+        with bind(**attempt.about):
             with tracing.continued(attempt.lease.traceparent, "attempt", _described(attempt)) as span:
                 outcome = self._outcome(attempt)
                 span.set(outcome=outcome.WhichOneof("result") or "", reason=outcome.failure.reason)

@@ -24,7 +24,7 @@ from nasmesh.jobs.context import Cancelled, JobContext
 from nasmesh.jobs.failures import failure_of
 from nasmesh.jobs.frames import read_frame, write_frame
 from nasmesh.limits import MESSAGE_BYTES
-from nasmesh.logs import configure
+from nasmesh.logs import bind, configure
 from nasmesh.settings import read_settings
 from nasmesh.telemetry import tracing
 from nasmesh.unpickling import forbid_unpickling
@@ -91,7 +91,7 @@ class Child:
         context = JobContext(
             job.job_id, send=lambda mark: self._pipe.send(pb.WorkerReply(mark=mark)), cancelled=cancelled
         )
-        with tracing.continued(job.traceparent, "job", {"job": job.job_id}) as span:
+        with bind(job=job.job_id), tracing.continued(job.traceparent, "job", {"job": job.job_id}) as span:
             finished = _outcome(self._work, job, context)
             span.set(outcome=finished.WhichOneof("outcome") or "")
         context.flush()

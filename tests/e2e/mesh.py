@@ -50,6 +50,8 @@ class Mesh:
     home: Path
     arguments: dict[str, tuple[str, ...]] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+    """More of the environment of every program and command."""
     _running: dict[str, _Running] = field(default_factory=dict)
     _seen: dict[int, psutil.Process] = field(default_factory=dict)
 
@@ -142,7 +144,7 @@ class Mesh:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of every program and command of this mesh."""
-        return clean_environment(self.home) | (
+        return clean_environment(self.home) | self.variables | (
             {"NASMESH_SCHEDULER": self.addresses["scheduler"]} if "scheduler" in self.addresses else {}
         )
 
