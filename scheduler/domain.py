@@ -126,9 +126,8 @@ def about(task: Task) -> dict[str, str | int]:
 class SearchRun:
     """A search with what its generator and its budget need. `leaders` are (key, trial), smaller keys are better.
 
-    `overdrawn_*` is what was there beyond the budget when a person lowered it. `measured` holds, by chunks of
-    MEASURED_CHUNK trials, the digests of what later trials may take over from them; `reused` are searches that its own
-    trials took over from; `digests`, which is not stored, those of trials that are in work.
+    `overdrawn_*` was there beyond the budget when a person lowered it. `measured` holds, by chunks of MEASURED_CHUNK,
+    the digests of trials to take over from; `reused` names searches taken over from; `digests`, of work, is not stored.
     """
 
     id: str
@@ -189,10 +188,9 @@ class SearchRun:
 class State:
     """Everything that is durable. `dirty` names the rows that changed since the last snapshot, and is not compared.
 
-    `drained` says for each drained agent whether its trainings are asked back. `deleted` are ids of deleted searches.
-    `measured` finds the trial that measured a digest first; it follows from the searches' own. `network_names` keeps
-    the place of networks that are gone as "", since rows are named by it; `network_uses` counts the trials of each
-    network from the first deletion on.
+    `drained` says of each drained agent whether its trainings are asked back. `deleted` are ids that stay used.
+    `measured` finds the trial that measured a digest first; it follows from the searches' own. `network_names` has ""
+    in the place of networks that are gone; `network_uses` counts trials by network from the first deletion on.
     """
 
     epoch: int = 0
@@ -208,9 +206,6 @@ class State:
     measured: dict[bytes, tuple[str, int]] = field(default_factory=dict)
     network_uses: dict[str, int] | None = field(default=None, compare=False)
     dirty: dict[str, None] = field(default_factory=dict, compare=False)
-
-
-# --- facts ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
