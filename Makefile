@@ -5,7 +5,7 @@ OUT ?= runs/$(DATASET)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: fuzz sim seeded-bugs help setup run data test test-unit test-e2e check fix protos bench peers
+.PHONY: fuzz sim seeded-bugs help setup run data test test-unit test-e2e check fix protos bench peers chaos mutants
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,3 +70,11 @@ sim: ## live 100,000 simulated lives with faults (SEEDS=FROM:TO), or one of them
 seeded-bugs: ## plant sixteen bugs in the program; each must be caught; writes docs/seeded-bugs.md
 	@scripts/setup.sh dev
 	@$(BIN)/python -m tests.sim.seeded --all --write
+
+chaos: ## 600 real kills of the scheduler, 150 of each other program, and what runs out; power cuts
+	@scripts/setup.sh dev
+	@$(BIN)/python -m pytest -s --long tests/chaos tests/sim/test_power_cuts.py
+
+mutants: ## change machine, journal, admission and policy one place at a time: a test must notice (SAMPLE=n: so many)
+	@scripts/setup.sh dev
+	@$(BIN)/python -m tests.mutation.run --sample $(or $(SAMPLE),0)
