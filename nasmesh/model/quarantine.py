@@ -7,25 +7,27 @@ come back. The parent parses the bytes itself only after the child has passed th
 import json
 import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import Literal
 
+import onnx
+
 from nasmesh import limits
 from nasmesh.errors import Rejected
+from nasmesh.model import reader
 from nasmesh.model.admission import Admitted, admit
 from nasmesh.model.encode import to_bytes
 from nasmesh.model.imported import import_onnx
 from nasmesh.model.reasons import Reason, rejected
+from nasmesh.model.text import is_all_text
 from nasmesh.unpickling import forbid_unpickling
 
 Work = Literal["admit", "admit_checkpoint", "import"]
 
 # Processor seconds until the interpreter and onnx are loaded on a slow machine; the limit proper comes on top.
 _START_S = 20
-_LAUNCH = "import sys; sys.path[:0] = [sys.argv[1]]; from nasmesh.model.quarantine import main; main(sys.argv[2])"
-_ROOT = Path(__file__).resolve().parents[2]
+_CHUNK = 1 << 20
+_WORKS: tuple[Work, ...] = ("admit", "admit_checkpoint", "import")
 
 
 def admit_untrusted(content: bytes, *, checkpoint: bool = False) -> Admitted:
@@ -48,22 +50,31 @@ def inspect_untrusted(content: bytes, work: Work) -> bytes:
     limit = limits.CHECKPOINT_BYTES if work == "admit_checkpoint" else limits.NETWORK_BYTES
     if len(content) > limit:
         raise rejected(Reason.TOO_LARGE, f"{len(content)} bytes; the limit is {limit}", where="content")
-    command = [sys.executable, "-I", "-c", _LAUNCH, str(_ROOT), work]
-    environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(
-            command, input=content, capture_output=True, env=environment, timeout=_wall_s(len(content)), check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise _over_limits() from None
-    return _result(done.returncode, done.stdout)
+    answer = reader.ask(_WORKS.index(work), content, _wall_s(len(content)))
+    return _result(answer)
 
 
-def main(work: str) -> None:
-    """Run in the child: read stdin, examine it, write one JSON line and perhaps the network's bytes to stdout."""
-    # The libraries are loaded before the limits are set: their memory and time are not the input's fault.
-    content = sys.stdin.buffer.read()
+def main() -> None:
+    """Run in a reader: for every call, fork; the fork reads its bytes, sets its limits, examines, answers and ends.
+
+    The libraries are loaded before the limits are set: their memory and time are not the input's fault. A fork that
+    does not end well leaves the pipe in the middle of its bytes, so that its reader ends too.
+    """
     forbid_unpickling()
+    is_all_text(onnx.ModelProto(), b"")  # makes ready what every fork would make anew
+    while header := _read(reader.HEADER.size):
+        kind, size = reader.HEADER.unpack(header)
+        child = os.fork()
+        if child == 0:
+            _examine(_WORKS[kind], size)
+            os._exit(0)
+        if os.waitpid(child, 0)[1] != 0:
+            os._exit(1)
+
+
+def _examine(work: Work, size: int) -> None:
+    """Answer with one JSON line and perhaps the network's bytes."""
+    content = _read(size)
     _limit(len(content))
     verdict: dict[str, str] = {}
     network = b""
@@ -76,13 +87,28 @@ def main(work: str) -> None:
         verdict = {"reason": error.reason, "message": error.message, "field": error.field}
     except (MemoryError, RecursionError):
         verdict = {"reason": Reason.PARSE_LIMIT.value, "message": "reading takes too much memory", "field": "content"}
-    sys.stdout.buffer.write(json.dumps(verdict).encode() + b"\n" + network)
+    answer = memoryview(json.dumps(verdict).encode() + b"\n" + network)
+    for part in (memoryview(reader.LENGTH.pack(len(answer))), answer):
+        while part:
+            part = part[os.write(1, part) :]
 
 
-def _result(returncode: int, output: bytes) -> bytes:
-    line, _, network = output.partition(b"\n")
-    if returncode != 0 or not line:
+def _read(size: int) -> bytes:
+    """Return so many bytes of standard input; fewer, or none, where the other side is gone."""
+    parts: list[bytes] = []
+    while size:
+        part = os.read(0, min(size, _CHUNK))
+        if not part:
+            break
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _result(answer: bytes | None) -> bytes:
+    if answer is None:
         raise _over_limits()
+    line, _, network = answer.partition(b"\n")
     verdict = json.loads(line)
     if verdict:
         raise Rejected(verdict["reason"], verdict["message"], field=verdict["field"])
