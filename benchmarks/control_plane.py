@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="shorter and fewer rounds; ends within 50 s")
     parser.add_argument("--no-peers", action="store_true", help="ours and the limits alone")
     flags = parser.parse_args()
-    rounds, seconds, peer_s = (3, 1.2, 2.0) if flags.quick else (7, 5.0, 15.0)
+    rounds, seconds, peer_s = (3, 1.0, 1.5) if flags.quick else (7, 5.0, 15.0)
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         root = Path(directory)
         ours = Ours(stack, root / "ours")
