@@ -166,6 +166,7 @@ class SearchRun:
     measured: dict[int, bytearray] = field(default_factory=dict)
     reused: dict[str, None] = field(default_factory=dict)
     digests: dict[int, bytes] = field(default_factory=dict, compare=False)
+    digest_parts: tuple[pb.SearchSpec, bytes, bytes] | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from nasmesh import ids, limits, training_config
 from nasmesh.errors import Invalid
@@ -89,16 +89,8 @@ def _check_train(result: train_service_pb2.TrainResult) -> None:
 def _check_evaluate(
     run: SearchRun, asked: measurement_pb2.Split.ValueType, result: evaluate_service_pb2.EvaluateResult
 ) -> None:
-    _check_measurements("evaluate", result.measurements)
+    whole = _check_measurements("evaluate", result.measurements, (measurement_pb2.SPLIT_UNSPECIFIED, asked))
     _check_rest("evaluate", result.device_time_s, result.data_digest, result.environment)
-    allowed = (measurement_pb2.SPLIT_UNSPECIFIED, asked)
-    whole = set()
-    for found in result.measurements:
-        if found.split not in allowed:
-            split = measurement_pb2.Split.Name(found.split) if found.split in measurement_pb2.Split.values() else "?"
-            raise _invalid("evaluate.measurements", f"{found.metric} was measured on {split}, which was not asked for")
-        if not found.element:
-            whole.add(found.metric)
     for objective in run.spec.objectives:
         if objective.metric not in whole:
             raise _invalid("evaluate.measurements", f"the objective {objective.metric} was not measured")
@@ -186,18 +178,27 @@ def both(
     return result
 
 
-def _check_measurements(field: str, measurements: Iterable[measurement_pb2.Measurement]) -> None:
+def _check_measurements(
+    field: str,
+    measurements: Sequence[measurement_pb2.Measurement],
+    splits: tuple[measurement_pb2.Split.ValueType, ...] | None = None,
+) -> set[str]:
+    """Return the metrics of the whole network; `splits`: those that were asked for, where that matters."""
+    if len(measurements) > _MEASUREMENTS:
+        raise _invalid(f"{field}.measurements", f"more than {_MEASUREMENTS}")
+    whole = set()
     for index, found in enumerate(measurements):
-        if index >= _MEASUREMENTS:
-            raise _invalid(f"{field}.measurements", f"more than {_MEASUREMENTS}")
-        if not _METRIC.fullmatch(found.metric) or len(found.element) > 200 or len(found.unit) > 20:
-            raise _invalid(
-                f"{field}.measurements[{index}]", f"{found.metric[:80]!r} is no metric, or names are too long"
-            )
+        metric, element = found.metric, found.element
+        if not _METRIC.fullmatch(metric) or len(element) > 200 or len(found.unit) > 20:
+            raise _invalid(f"{field}.measurements[{index}]", f"{metric[:80]!r} is no metric, or names are too long")
         if not math.isfinite(found.value):
-            raise _invalid(
-                f"{field}.measurements[{index}].value", f"{found.metric} is {found.value}, which is not finite"
-            )
+            raise _invalid(f"{field}.measurements[{index}].value", f"{metric} is {found.value}, which is not finite")
+        if splits is not None and found.split not in splits:
+            split = measurement_pb2.Split.Name(found.split) if found.split in measurement_pb2.Split.values() else "?"
+            raise _invalid(f"{field}.measurements", f"{metric} was measured on {split}, which was not asked for")
+        if not element:
+            whole.add(metric)
+    return whole
 
 
 def _check_rest(field: str, device_time_s: float, data_digest: str, environment: Mapping[str, str]) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 
+from google.protobuf.message import Message
+
 from nasmesh.v1 import measurement_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import MEASURED_BYTES, MEASURED_CHUNK, SearchRun
@@ -9,6 +11,7 @@ from scheduler.effects import Work
 
 # Begins every digest; another rule of what decides a measurement gets another one, so that old entries never match.
 _RULE = b"measured 1"
+_NO_PROBES = bytes(8)
 
 
 def digest_of(run: SearchRun, trial: pb.Trial) -> bytes:
@@ -17,13 +20,33 @@ def digest_of(run: SearchRun, trial: pb.Trial) -> bytes:
     The structure names the network where names within it cannot matter: no statistic is read by element, no weight is
     inherited by name. Otherwise its bytes do.
     """
-    by_structure = not trial.instrumentation.probes and not trial.initial_weights.key
-    network = trial.network.name if by_structure else trial.network.object.sha256
-    content = [_RULE, network.encode(), trial.initial_weights.sha256.encode()]
-    for message in (run.spec.data, trial.train, trial.evaluate, trial.instrumentation):
-        part = message.SerializeToString(deterministic=True)
-        content += len(part).to_bytes(8, "big"), part
+    plan = trial.instrumentation
+    has_probes, weights = bool(plan.probes), trial.initial_weights
+    network = trial.network.object.sha256 if has_probes or weights.key else trial.network.name
+    data, evaluate = _shared_parts(run)
+    content = (
+        _RULE,
+        network.encode(),
+        weights.sha256.encode(),
+        data,
+        _part(trial.train),
+        _part(trial.evaluate) if trial.final else evaluate,
+        _part(plan) if has_probes else _NO_PROBES,
+    )
     return hashlib.sha256(b"".join(content)).digest()[:MEASURED_BYTES]
+
+
+def _shared_parts(run: SearchRun) -> tuple[bytes, bytes]:
+    """Return what the digests of all search-phase trials of a search share: data, and how they are scored."""
+    known = run.digest_parts
+    if known is None or known[0] is not run.spec:
+        known = run.digest_parts = run.spec, _part(run.spec.data), _part(run.spec.evaluate)
+    return known[1], known[2]
+
+
+def _part(message: Message) -> bytes:
+    body = message.SerializeToString(deterministic=True)
+    return len(body).to_bytes(8, "big") + body
 
 
 def measured(trial: pb.Trial, metric: str) -> float | None:

@@ -241,8 +241,12 @@ def _violation(constraints: Iterable[pb.Constraint], trial: pb.Trial) -> pb.Cons
 
 
 def _rank(run: SearchRun, trial: pb.Trial) -> None:
-    value = objective_value(run.spec, trial)
+    spec = run.spec
+    value = objective_value(spec, trial)
     if value is None:
         return
-    bisect.insort(run.leaders, (rank_key(run.spec, value), trial.number))
-    del run.leaders[max(1, run.spec.final.top_k) :]
+    leaders = run.leaders
+    bisect.insort(leaders, (rank_key(spec, value), trial.number))
+    most = max(1, spec.final.top_k)
+    if len(leaders) > most:
+        del leaders[most:]
