@@ -100,7 +100,7 @@ async def refused(address: str) -> tuple[grpc.RpcError, int]:
 
 @needs_root
 def test_journal_when_its_disk_is_full_then_refused_with_the_reason_and_gone_on_with_once_there_is_room(
-    tmp_path: Path, size: int
+    tmp_path: Path, size: int, record_property: Callable[[str, object], None]
 ) -> None:
     history: list[Observation] = []
     address = free_address()
@@ -127,10 +127,14 @@ def test_journal_when_its_disk_is_full_then_refused_with_the_reason_and_gone_on_
             asyncio.run(body())
         check_journal(tmp_path / "small")
     assert not list(faults(history))
-    print(f"T16: journal on a disk of {size} bytes: refused, then gone on with; {len(history)} observations")
+    record_property(
+        "counts", f"T16: journal on a disk of {size} bytes: refused, then gone on with; {len(history)} observations"
+    )
 
 
-def test_scheduler_when_descriptors_run_out_then_it_goes_on_for_those_it_serves(tmp_path: Path, most: int) -> None:
+def test_scheduler_when_descriptors_run_out_then_it_goes_on_for_those_it_serves(
+    tmp_path: Path, most: int, record_property: Callable[[str, object], None]
+) -> None:
     history: list[Observation] = []
     address = free_address()
     host, _, port = address.partition(":")
@@ -153,12 +157,12 @@ def test_scheduler_when_descriptors_run_out_then_it_goes_on_for_those_it_serves(
         asyncio.run(body(program))
     check_journal(tmp_path)
     assert not list(faults(history))
-    print(f"T16: {most} descriptors, {2 * most} connections: lived on; {len(history)} observations")
+    record_property("counts", f"T16: {most} descriptors, {2 * most} connections: lived on; {len(history)} observations")
 
 
 @needs_root
 def test_agent_when_its_spool_is_full_then_work_goes_on_without_what_a_kill_would_need(
-    tmp_path: Path, kind: str
+    tmp_path: Path, kind: str, record_property: Callable[[str, object], None]
 ) -> None:
     history: list[Observation] = []
     address = free_address()
@@ -178,11 +182,11 @@ def test_agent_when_its_spool_is_full_then_work_goes_on_without_what_a_kill_woul
         assert "not_remembered" in full.log.read_text(), "the agent says that it could not spool"
     check_journal(tmp_path)
     assert not list(faults(history))
-    print(f"T16: full spool of {kind}: searched on; {len(history)} observations")
+    record_property("counts", f"T16: full spool of {kind}: searched on; {len(history)} observations")
 
 
 def test_scheduler_when_a_thousand_clients_connect_then_all_are_answered_and_forgotten(
-    tmp_path: Path, count: int
+    tmp_path: Path, count: int, record_property: Callable[[str, object], None]
 ) -> None:
     history: list[Observation] = []
     address = free_address()
@@ -214,4 +218,6 @@ def test_scheduler_when_a_thousand_clients_connect_then_all_are_answered_and_for
         grown = (process.memory_info().rss - before) // KIB
     assert grown < 200 * KIB, f"{grown} KiB"
     assert not list(faults(history))
-    print(f"T16: {count} clients, {most} descriptors, {grown // KIB} MiB; all answered, all forgotten")
+    record_property(
+        "counts", f"T16: {count} clients, {most} descriptors, {grown // KIB} MiB; all answered, all forgotten"
+    )

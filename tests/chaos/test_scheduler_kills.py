@@ -1,13 +1,14 @@
 """T4: sixty real kills of the scheduler a change, six hundred by `make chaos`; the histories feed T13."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from nasmesh.clock import derive_seed, seeded_random
 from tests.chaos.kills import POINTS, kill_scheduler
-from tests.sim.history import faults
+from tests.sim.history import Observation, faults
 from tests.sim.violations import PLANTS
 
 KILLS = 60
@@ -18,19 +19,19 @@ LONG_PLANTED = 1000
 
 @pytest.mark.timeout(1500)
 def test_scheduler_when_killed_again_and_again_then_nothing_is_lost_or_doubled(
-    request: pytest.FixtureRequest, tmp_path: Path
+    request: pytest.FixtureRequest, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     long = request.config.getoption("--long")
     kills = LONG_KILLS if long else KILLS
     report = asyncio.run(kill_scheduler(tmp_path, kills, seed=derive_seed(1, "kills")))
-    print(report.told())
+    record_property("counts", report.told())
     assert sum(report.kills.values()) == kills
     assert set(report.kills) == set(POINTS)
     assert report.searches >= 2
-    _plant(report.history, LONG_PLANTED if long else PLANTED)
+    record_property("counts", _plant(report.history, LONG_PLANTED if long else PLANTED))
 
 
-def _plant(history: list, count: int) -> None:  # type: ignore[type-arg]
+def _plant(history: list[Observation], count: int) -> str:
     """Check that every violation planted into what was really seen is found (T13)."""
     assert not list(faults(history))
     rng = seeded_random(derive_seed(1, "plants"))
@@ -42,7 +43,5 @@ def _plant(history: list, count: int) -> None:  # type: ignore[type-arg]
         found = list(faults(spoiled))
         assert found, f"{plant.__name__} was not seen"
         tried[plant.__name__] = tried.get(plant.__name__, 0) + 1
-    print(
-        f"T13: {sum(tried.values())} planted violations of {len(tried)} kinds in {len(history)} observations, all seen"
-    )
     assert len(tried) == len(PLANTS)
+    return f"T13: {count} planted violations of {len(tried)} kinds in {len(history)} observations, all seen"

@@ -1,5 +1,7 @@
 """T1 for every change: three thousand lives, shared by several test files so that workers share the time."""
 
+from collections.abc import Callable
+
 from tests.sim.lives import Tally, live_all
 
 SEEDS = 3000
@@ -7,10 +9,10 @@ KILLS = 20_000
 PARTS = 6
 
 
-def live_part(part: int) -> None:
+def live_part(part: int, told: Callable[[str, object], None]) -> None:
     """Live one part of the seeds; fails with the seeds that broke a promise and how to replay them."""
     tally = live_all(range(part, SEEDS, PARTS))
-    print(tally.told())
+    told("counts", tally.told())
     assert not tally.failed, "\n".join(f"seed {seed}: {why}" for seed, why in tally.failed.items())
     check_counts(tally)
 

@@ -1,6 +1,7 @@
 """T14: planted bugs must be caught; four take their turn, by the number of commits, and the page names all of them."""
 
 import subprocess
+from collections.abc import Callable
 
 import pytest
 
@@ -22,9 +23,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("bug", bugs(metafunc.config), ids=lambda bug: f"bug-{bug.number}")
 
 
-def test_program_when_a_bug_is_planted_then_caught(bug: seeded.Bug) -> None:
+def test_program_when_a_bug_is_planted_then_caught(
+    bug: seeded.Bug, record_property: Callable[[str, object], None]
+) -> None:
     caught = seeded.catch(bug)
-    print(f"T14: bug {bug.number} ({bug.what}) caught by {caught.by}: {caught.said}; {caught.command}")
+    record_property("counts", f"T14: bug {bug.number} ({bug.what}) caught by {caught.by}; {caught.command}")
     assert caught.tried <= seeded.MOST_SEEDS
 
 
