@@ -105,6 +105,10 @@ STATE_BYTES: Final = 1 * MIB
 # An object that nothing names may be about to be named: by an agent's outcome that waits in a spool (24 h), say.
 SWEEP_AGE_S: Final = 48 * 3600.0
 SWEEP_AGE_MIN_S: Final = 3600.0
+# What a training made waits so long for an object store that is down, then the attempt fails and is made again.
+UPLOAD_S: Final = 1800.0
+# What a job kept on disk because it could not be stored is dropped after this, if nobody has come back for it.
+OUTBOX_KEEP_S: Final = 48 * 3600.0
 # A temporary file in an object directory that nobody has written to for this long was left by a crash.
 LEFTOVER_S: Final = 3600.0
 

@@ -20,7 +20,7 @@ from train_svc.training import Tally, Training
 MARK_INTERVAL_S = 0.25
 _MOST_PENDING = 512  # losses wait on the device for the next mark; this bounds them where a mark is far away
 
-Save = Callable[[float], object_pb2.ObjectRef]
+Save = Callable[[float, pb.TrainProgress, bool], object_pb2.ObjectRef | None]
 
 
 @dataclass(slots=True)
@@ -38,7 +38,10 @@ class Fit:
     """Runs one training to its end."""
 
     def __init__(self, training: Training, context: JobContext, clock: Clock, save: Save) -> None:
-        """`save(elapsed_s)` stores a checkpoint and returns its reference."""
+        """`save(elapsed_s, progress, last)` stores a checkpoint and returns its reference.
+
+        While the store is down it returns None, but for the last one, which it waits for.
+        """
         self._training = training
         self._context = context
         self._clock = clock
@@ -53,8 +56,8 @@ class Fit:
         """Seconds of training, over all attempts."""
         return self._training.elapsed_s + self._clock.monotonic() - self._pace.begin
 
-    def run(self) -> object_pb2.ObjectRef:
-        """Train to the end and return the last checkpoint.
+    def run(self) -> tuple[object_pb2.ObjectRef, pb.TrainProgress]:
+        """Train to the end and return the last checkpoint, and how far that is.
 
         Raises Invalid (NETWORK_DIVERGED) with step and rate, and Cancelled after a checkpoint when asked to stop.
         """
@@ -74,7 +77,12 @@ class Fit:
                 self._keep_pace()
         self._settle()
         self._check_weights()
-        return self._checkpoint()
+        progress = self._progress()
+        ref = self._save(self.elapsed_s, progress, True)
+        if ref is None:
+            raise ValueError("the last checkpoint is waited for")
+        self._context.report(progress, checkpoint=ref)
+        return ref, progress
 
     def _update(self, draws: EpochDraws, number: int) -> None:
         """Do one optimiser update on batch `number` of the epoch."""
@@ -144,12 +152,11 @@ class Fit:
         elif now - self._pace.mark >= MARK_INTERVAL_S:
             self._context.report(self._progress())
 
-    def _checkpoint(self) -> object_pb2.ObjectRef:
+    def _checkpoint(self) -> None:
         progress = self._progress()
-        ref = self._save(self.elapsed_s)
+        ref = self._save(self.elapsed_s, progress, False)
         self._context.report(progress, checkpoint=ref)
         self._pace.save = self._clock.monotonic()
-        return ref
 
     def _progress(self) -> pb.TrainProgress:
         """Return how far the training is, and begin to count anew."""

@@ -5,9 +5,9 @@ import torch
 from nasmesh.clock import Clock, SystemClock
 from nasmesh.host import cpu_model
 from nasmesh.jobs.context import JobContext
-from nasmesh.settings import read_settings
+from nasmesh.jobs.outbox import Outbox
+from nasmesh.settings import home, read_settings
 from nasmesh.store.base import ObjectStore
-from nasmesh.store.keys import ObjectKind
 from nasmesh.store.open import open_store
 from nasmesh.telemetry import tracing
 from nasmesh.v1 import measurement_pb2, object_pb2
@@ -16,7 +16,8 @@ from train_svc import snapshot
 from train_svc.compute import describe
 from train_svc.fit import Fit
 from train_svc.publish import Published, engine_versions, publish
-from train_svc.training import Training, assemble, fetch_checkpoint
+from train_svc.training import Training, assemble
+from train_svc.upload import Upload, last_checkpoint, work_of
 
 
 def run(request: bytes, context: JobContext) -> bytes:
@@ -33,24 +34,29 @@ def train(start: pb.StartTrainingRequest, context: JobContext, store: ObjectStor
     Unavailable (STORE_DOWN), and Cancelled after a checkpoint.
     """
     begin = clock.monotonic()
-    resumed = fetch_checkpoint(store, start.resume_from) if start.HasField("resume_from") else None
+    outbox = Outbox(home() / "uploads", clock=clock)
+    upload = Upload(store, outbox, work_of(start), context, clock)
+    resumed = last_checkpoint(start, store, outbox)
     training = assemble(start, store, clock, resumed=resumed)
     if resumed is not None:
         snapshot.restore(training, resumed)
     context.raise_if_cancelled()
     earlier_s = training.elapsed_s
 
-    def save(elapsed_s: float) -> object_pb2.ObjectRef:
-        return store.put(ObjectKind.CHECKPOINT, snapshot.save(training, elapsed_s=elapsed_s))
+    def save(elapsed_s: float, progress: pb.TrainProgress, last: bool) -> object_pb2.ObjectRef | None:
+        content = snapshot.save(training, elapsed_s=elapsed_s)
+        return upload.put(content, progress, keep=True) if last else upload.put_or_keep(content)
 
     with tracing.span_within("train", {"first_step": training.step}) as span:
-        checkpoint = Fit(training, context, clock, save).run()
+        checkpoint, progress = Fit(training, context, clock, save).run()
         span.set(steps=training.step, device=describe(training.device))
     measurements = _measurements(training)  # before publishing, which may put averaged weights in place
     published = publish(training)
+    model = upload.put(published.content, progress, keep=False)
+    upload.done()
     return pb.TrainResult(
         checkpoint=checkpoint,
-        model=store.put(ObjectKind.CHECKPOINT, published.content),
+        model=model,
         measurements=measurements,
         device_time_s=earlier_s + clock.monotonic() - begin,
         data_digest=training.splits.digest,

@@ -42,6 +42,10 @@ class JobContext:
         """Whether the job should write a checkpoint and raise Cancelled."""
         return self._cancelled.is_set()
 
+    def wait(self, seconds: float) -> bool:
+        """Wait, or until the job should stop; says whether it should."""
+        return self._cancelled.wait(seconds)
+
     def raise_if_cancelled(self) -> None:
         """Raise Cancelled once the job should stop."""
         if self.cancelled:
