@@ -56,9 +56,9 @@ def read(journal: Path) -> tuple[float, int]:
 def main() -> None:
     """Print a table, and one JSON object of figures as the last line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="20,000 trials instead of 100,000; ends within 50 s")
+    parser.add_argument("--quick", action="store_true", help="15,000 trials instead of 100,000; ends within 50 s")
     quick = parser.parse_args().quick
-    wanted, count = (20_000, 4) if quick else (100_000, 10)
+    wanted, count = (15_000, 4) if quick else (100_000, 10)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         journal, empty = directory / "long.db", directory / "empty.db"
