@@ -259,8 +259,8 @@ def _check_free(host: str, port: int) -> None:
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Not listen: agents that wait for this port would be accepted here, and then cut off.
             probe.bind((host, port))
-            probe.listen()
     except OSError as error:
         if error.errno == EADDRINUSE:
             raise _port_in_use(host, port) from None
