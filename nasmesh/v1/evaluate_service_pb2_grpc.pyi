@@ -35,6 +35,7 @@ class EvaluateServiceStub:
     def __new__(cls, channel: _aio.Channel) -> EvaluateServiceAsyncStub: ...
     StartEvaluation: _grpc.UnaryUnaryMultiCallable[_evaluate_service_pb2.StartEvaluationRequest, _evaluate_service_pb2.StartEvaluationResponse]
     """Starts an evaluation under an id chosen by the caller. The same id with the same body returns what exists.
+    What nobody watches or asks for during ten minutes ends CANCELLED, with reason ORPHANED.
 
     Errors: ALREADY_EXISTS (EVALUATION_ID_REUSED): the id has another body, choose another; INVALID_ARGUMENT
     (EVALUATE_CONFIG_INVALID, DATASET_UNKNOWN, NETWORK_REJECTED): fix the field named; RESOURCE_EXHAUSTED (NO_SLOT): wait as
@@ -78,6 +79,7 @@ class EvaluateServiceAsyncStub(EvaluateServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartEvaluation: _aio.UnaryUnaryMultiCallable[_evaluate_service_pb2.StartEvaluationRequest, _evaluate_service_pb2.StartEvaluationResponse]  # type: ignore[assignment]
     """Starts an evaluation under an id chosen by the caller. The same id with the same body returns what exists.
+    What nobody watches or asks for during ten minutes ends CANCELLED, with reason ORPHANED.
 
     Errors: ALREADY_EXISTS (EVALUATION_ID_REUSED): the id has another body, choose another; INVALID_ARGUMENT
     (EVALUATE_CONFIG_INVALID, DATASET_UNKNOWN, NETWORK_REJECTED): fix the field named; RESOURCE_EXHAUSTED (NO_SLOT): wait as
@@ -124,6 +126,7 @@ class EvaluateServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_evaluate_service_pb2.StartEvaluationResponse, _abc.Awaitable[_evaluate_service_pb2.StartEvaluationResponse]]:
         """Starts an evaluation under an id chosen by the caller. The same id with the same body returns what exists.
+        What nobody watches or asks for during ten minutes ends CANCELLED, with reason ORPHANED.
 
         Errors: ALREADY_EXISTS (EVALUATION_ID_REUSED): the id has another body, choose another; INVALID_ARGUMENT
         (EVALUATE_CONFIG_INVALID, DATASET_UNKNOWN, NETWORK_REJECTED): fix the field named; RESOURCE_EXHAUSTED (NO_SLOT): wait as

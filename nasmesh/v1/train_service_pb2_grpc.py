@@ -78,6 +78,7 @@ class TrainServiceServicer:
 
     def StartTraining(self, request, context):
         """Starts a training under an id chosen by the caller. The same id with the same body returns what exists.
+        What nobody watches or asks for during ten minutes writes its checkpoint and ends CANCELLED, with reason ORPHANED.
 
         Errors: ALREADY_EXISTS (TRAINING_ID_REUSED): the id has another body, choose another; INVALID_ARGUMENT
         (TRAIN_CONFIG_INVALID, DATASET_UNKNOWN, NETWORK_REJECTED): fix the field named; RESOURCE_EXHAUSTED (NO_SLOT): wait as

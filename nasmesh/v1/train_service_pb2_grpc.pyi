@@ -35,6 +35,7 @@ class TrainServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TrainServiceAsyncStub: ...
     StartTraining: _grpc.UnaryUnaryMultiCallable[_train_service_pb2.StartTrainingRequest, _train_service_pb2.StartTrainingResponse]
     """Starts a training under an id chosen by the caller. The same id with the same body returns what exists.
+    What nobody watches or asks for during ten minutes writes its checkpoint and ends CANCELLED, with reason ORPHANED.
 
     Errors: ALREADY_EXISTS (TRAINING_ID_REUSED): the id has another body, choose another; INVALID_ARGUMENT
     (TRAIN_CONFIG_INVALID, DATASET_UNKNOWN, NETWORK_REJECTED): fix the field named; RESOURCE_EXHAUSTED (NO_SLOT): wait as
@@ -78,6 +79,7 @@ class TrainServiceAsyncStub(TrainServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartTraining: _aio.UnaryUnaryMultiCallable[_train_service_pb2.StartTrainingRequest, _train_service_pb2.StartTrainingResponse]  # type: ignore[assignment]
     """Starts a training under an id chosen by the caller. The same id with the same body returns what exists.
+    What nobody watches or asks for during ten minutes writes its checkpoint and ends CANCELLED, with reason ORPHANED.
 
     Errors: ALREADY_EXISTS (TRAINING_ID_REUSED): the id has another body, choose another; INVALID_ARGUMENT
     (TRAIN_CONFIG_INVALID, DATASET_UNKNOWN, NETWORK_REJECTED): fix the field named; RESOURCE_EXHAUSTED (NO_SLOT): wait as
@@ -124,6 +126,7 @@ class TrainServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_train_service_pb2.StartTrainingResponse, _abc.Awaitable[_train_service_pb2.StartTrainingResponse]]:
         """Starts a training under an id chosen by the caller. The same id with the same body returns what exists.
+        What nobody watches or asks for during ten minutes writes its checkpoint and ends CANCELLED, with reason ORPHANED.
 
         Errors: ALREADY_EXISTS (TRAINING_ID_REUSED): the id has another body, choose another; INVALID_ARGUMENT
         (TRAIN_CONFIG_INVALID, DATASET_UNKNOWN, NETWORK_REJECTED): fix the field named; RESOURCE_EXHAUSTED (NO_SLOT): wait as

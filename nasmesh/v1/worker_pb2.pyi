@@ -286,7 +286,7 @@ class JobRecord(_message.Message):
 
     @_builtins.property
     def failure(self) -> _search_pb2.Failure:
-        """Why, for FAILED."""
+        """Why, for FAILED; for CANCELLED where nobody asked for that."""
 
     def __init__(
         self,

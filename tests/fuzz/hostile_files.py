@@ -320,6 +320,9 @@ def _structures() -> Iterator[tuple[str, bytes]]:
     yield "an attribute twice", _model(lambda m: m.graph.node[0].attribute.append(m.graph.node[0].attribute[0]))
     yield "an attribute of two kinds", _model(lambda m: setattr(m.graph.node[0].attribute[0], "f", 1.0))
     yield "an attribute without a type", _model(lambda m: m.graph.node[0].attribute[0].ClearField("type"))
+
+
+def _wirings() -> Iterator[tuple[str, bytes]]:
     for inputs in (
         [],
         ["x"],
@@ -365,6 +368,9 @@ def _structures() -> Iterator[tuple[str, bytes]]:
     )
     for kind, change in (("sequence", "sequence_type"), ("map", "map_type"), ("optional", "optional_type")):
         yield f"a {kind} as data", _model(lambda m, c=change: getattr(m.graph.input[0].type, c).SetInParent())
+
+
+def _large() -> Iterator[tuple[str, bytes]]:
     doubling = chain_network(0)
     del doubling.graph.node[1:]
     for step in range(40):  # each Concat doubles the channels
@@ -386,6 +392,6 @@ def _structures() -> Iterator[tuple[str, bytes]]:
 
 def hostile_files() -> Iterator[tuple[str, bytes]]:
     """Every file with what it is."""
-    for family in (bombs, _texts, _numbers, _data, _structures):
+    for family in (bombs, _texts, _numbers, _data, _structures, _wirings, _large):
         for name, content in family():
             yield f"{family.__name__.strip('_')}: {name}", content
