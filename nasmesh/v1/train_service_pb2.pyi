@@ -140,7 +140,7 @@ class Training(_message.Message):
 
     @_builtins.property
     def failure(self) -> _search_pb2.Failure:
-        """Why, once FAILED."""
+        """Why, once FAILED; also once CANCELLED where nobody had asked for that."""
 
     def __init__(
         self,
