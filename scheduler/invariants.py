@@ -18,6 +18,13 @@ _ENDED_OUTCOMES = {
     TaskState.QUARANTINED: pb.TRIAL_OUTCOME_FAILED,
 }
 
+_OPEN_PHASES = {
+    (TaskKind.TRAIN, TaskState.QUEUED): pb.TRIAL_PHASE_TRAIN_QUEUED,
+    (TaskKind.TRAIN, TaskState.RUNNING): pb.TRIAL_PHASE_TRAINING,
+    (TaskKind.EVALUATE, TaskState.QUEUED): pb.TRIAL_PHASE_EVALUATE_QUEUED,
+    (TaskKind.EVALUATE, TaskState.RUNNING): pb.TRIAL_PHASE_EVALUATING,
+}
+
 
 def check(state: State) -> None:
     """Check everything that one state must satisfy by itself: I2, I3, I5, I6, I12, I13 and the links between rows."""
@@ -120,6 +127,9 @@ def _link_faults(run: SearchRun, task: Task) -> Iterator[str]:
     wanted = _ENDED_OUTCOMES.get(task.state)
     if wanted is not None and trial.outcome != wanted:
         yield f"trial {trial.number} has outcome {trial.outcome}: {task.story()}"
+    phase = _OPEN_PHASES.get((task.kind, task.state))
+    if phase is not None and trial.phase != phase:
+        yield f"trial {trial.number} is in phase {trial.phase}: {task.story()}"
     if task.kind is TaskKind.EVALUATE and task.state is TaskState.SUCCEEDED and not trial.outcome:
         yield f"I2: trial {trial.number} is scored without outcome: {task.story()}"
 
@@ -150,8 +160,14 @@ def _search_faults(state: State, run: SearchRun) -> Iterator[str]:
         yield f"{run.id} is deleted and there"
     if run.state is SearchState.RUNNING and run.final_trials:
         yield f"{run.id} has final trials in its search phase"
+    if (run.state in OPEN_SEARCHES) != (run.end_time_us == 0):
+        yield f"I4: {run.id} is {run.state.name} and ended at {run.end_time_us}"
     names = {trial.name: trial for trial in run.trials}
     for trial in run.trials:
+        if bool(trial.outcome) != (trial.phase == pb.TRIAL_PHASE_UNSPECIFIED) or bool(trial.outcome) != trial.HasField(
+            "end_time"
+        ):
+            yield f"I4: {trial.name} has outcome {trial.outcome}, phase {trial.phase}, end {trial.end_time.seconds}"
         if any(parent not in names or names[parent].number >= trial.number for parent in trial.parents):
             yield f"I13: {trial.name} descends from {list(trial.parents)}"
 

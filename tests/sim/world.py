@@ -308,5 +308,8 @@ def check_results(world: World) -> None:
             scores = [m for m in trial.measurements if m.metric == "accuracy"]
             assert len(scores) == (trial.outcome == search_pb2.TRIAL_OUTCOME_SUCCEEDED), f"I2: {trial.name}: {scores}"
             assert {m.split for m in scores} <= ({3} if trial.final else {2}), f"{trial.name} saw {scores}"
+        if run.stop_reason.startswith("max_trials") and not world.options.lifecycle:
+            lost = run.outcomes.get(search_pb2.TRIAL_OUTCOME_LOST, 0)
+            assert len(run.results) - lost == run.spec.budget.max_trials, f"I6: {run.stop_reason}"
         finals = [trial.number for trial in run.trials if trial.final]
         assert sorted(finals) == sorted(run.final_trials)
