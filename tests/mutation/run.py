@@ -44,7 +44,7 @@ GROUPS: dict[str, Group] = {
     "machine": Group(
         ("scheduler/machine/*.py",),
         (
-            *(f"{_UNIT}{part}.py" for part in ("machine", "final", "reuse", "updates", "engine", "cold")),
+            *(f"{_UNIT}{part}.py" for part in ("machine", "slips", "final", "reuse", "updates", "engine", "cold")),
             "tests/contract/test_upgrade.py",
         ),
         lives=150,
