@@ -1,16 +1,21 @@
 """Health that means it: a real scheduler with a journal that is full, stuck, or slow to be read back."""
 
 import asyncio
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nasmesh.clock import ManualClock
 from nasmesh.errors import Unavailable
-from nasmesh.rpc.channel import open_aio_channel
+from nasmesh.rpc.channel import open_aio_channel, open_channel
 from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import scheduler_service_pb2 as api
 from scheduler.activity import Activity
@@ -21,6 +26,7 @@ from scheduler.program import Options, Scheduler, start
 from tests.builders import scheduling as make
 from tests.builders.scheduler_calls import go, refused
 from tests.builders.scheduler_server import client, create, working
+from tests.e2e.mesh import ROOT, await_port_file
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -184,3 +190,25 @@ def test_journal_when_it_mends_without_work_then_the_engine_notices_by_itself() 
     clock.advance(RETRY_JOURNAL_S)
     engine.execute([])
     assert engine.next_deadline() == float("inf")
+
+
+def test_server_when_it_drains_then_watchers_of_health_hear_it(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("NASMESH_")}
+    flags = ["--listen", "127.0.0.1:0", "--port-file", str(tmp_path / "port")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "generate_svc", *flags],
+        env={**environment, "NASMESH_HOME": str(tmp_path)},
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    try:
+        address = await_port_file(process, tmp_path / "port")
+        with open_channel(address) as channel:
+            heard = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert next(heard).status == SERVING
+            process.send_signal(signal.SIGTERM)
+            assert next(heard).status == NOT_SERVING
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
