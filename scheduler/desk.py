@@ -18,7 +18,7 @@ from scheduler.tally import tally
 
 _SLOTS = 10_000
 _HELD = 10_000
-_KINDS = frozenset(int(kind) for kind in TaskKind)
+_KINDS = {int(kind): kind for kind in TaskKind}
 _log = get_logger("desk")
 
 
@@ -65,7 +65,7 @@ class Desk:
         """Note how many leases of a kind an agent can take."""
         _check_ready(ready)
         self._seen(entry)
-        kind = TaskKind(ready.kind)
+        kind = _KINDS[ready.kind]
         entry.free[kind] = ready.free
         self._engine.work.offer(entry, kind)
 
@@ -224,7 +224,7 @@ def _no_attempt(task_id: str, number: int) -> NotFound:
 def _check_hello(hello: pb.AgentHello) -> None:
     ids.parse_name("agents", hello.agent, field="hello.agent")
     kinds = [slots.kind for slots in hello.slots]
-    if not kinds or len(set(kinds)) != len(kinds) or not _KINDS.issuperset(kinds):
+    if not kinds or len(set(kinds)) != len(kinds) or not _KINDS.keys() >= set(kinds):
         raise Invalid("HELLO_INVALID", "hello.slots: name each kind of task that is taken, once", field="hello.slots")
     if any(not 0 < slots.slots <= _SLOTS for slots in hello.slots):
         raise Invalid("HELLO_INVALID", f"hello.slots: 1 to {_SLOTS} slots of a kind", field="hello.slots")

@@ -206,6 +206,8 @@ def _check_rest(field: str, device_time_s: float, data_digest: str, environment:
         raise _invalid(f"{field}.device_time_s", f"{device_time_s} is not a duration")
     if not _HEX.fullmatch(data_digest):
         raise _invalid(f"{field}.data_digest", f"{data_digest[:80]!r} is no SHA-256")
+    if not environment:
+        return
     if len(environment) > 64 or any(len(key) > 100 or len(value) > 500 for key, value in environment.items()):
         raise _invalid(f"{field}.environment", "has more than 64 entries, or one that is too long")
 

@@ -130,9 +130,10 @@ class Placement:
         return best
 
     def _moved(self, search: str, kind: TaskKind) -> None:
-        for of_kind, need in self._needs.get(search, ()):
-            if of_kind is kind and need in self._queues[kind]:
-                self._queues[kind][need].move(search)
+        queues = self._queues[kind]
+        for of_kind, need in self._needs.get(search, ()) if queues else ():
+            if of_kind is kind and need in queues:
+                queues[need].move(search)
 
     def _of(self, search: str) -> Iterator[FairQueue]:
         for kind, need in self._needs.get(search, ()):

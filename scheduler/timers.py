@@ -21,8 +21,10 @@ class Leases:
 
     def arm(self, task: str, attempt: int, now: float) -> None:
         """Give an attempt a full lease."""
-        self._deadlines[task] = (now + self._lease_s, attempt)
-        self._deadlines.move_to_end(task)
+        deadlines = self._deadlines
+        if task in deadlines:
+            deadlines.move_to_end(task)
+        deadlines[task] = (now + self._lease_s, attempt)
 
     def beat(self, task: str, attempt: int, now: float) -> None:
         """Extend a lease because its agent spoke of it."""
