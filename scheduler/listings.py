@@ -12,9 +12,11 @@ from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler import convert, pages
 from scheduler.activity_message import activity_message
 from scheduler.engine import Engine
+from scheduler.fields import sized, tag
 from scheduler.ownership import is_visible
 from scheduler.searches import Searches
 
+_TRIALS = tag(pb.ListTrialsResponse.TRIALS_FIELD_NUMBER)
 _OUTCOMES = {name.removeprefix("TRIAL_OUTCOME_"): number for name, number in search_pb2.TrialOutcome.items()}
 _FINAL = {"true": True, "false": False}
 
@@ -36,8 +38,8 @@ class Listings:
             raise NotFound("TRIAL_UNKNOWN", f"there is no trial {name}", field="name")
         return _copy(run.trials[number - 1])
 
-    def trials(self, request: pb.ListTrialsRequest, *, caller: Identity = LOCAL) -> pb.ListTrialsResponse:
-        """Return a page of a search's trials, by number."""
+    def trials(self, request: pb.ListTrialsRequest, *, caller: Identity = LOCAL) -> bytes:
+        """Return a page of a search's trials, by number: an encoded ListTrialsResponse."""
         run = self._searches.run(request.parent, field="parent", caller=caller)
         terms = dict(
             pages.parse_filter(request.filter, {"outcome": _OUTCOMES.__contains__, "final": _FINAL.__contains__})
@@ -50,10 +52,9 @@ class Listings:
                     yield str(index + 1), partial(run.trials.body, index)
 
         found, token = pages.take_weighed(f"trials {run.id}", request.page_size, rows(), len)
-        page = pb.ListTrialsResponse(next_page_token=token)
-        for body in found:  # as kept: a trial that has ended is not made into a message before it is in its place
-            page.trials.add().MergeFromString(body)
-        return page
+        # As kept: a trial that has ended is not made into a message only to be encoded again.
+        page = b"".join(part for body in found for part in (_TRIALS, sized(body)))
+        return page + pb.ListTrialsResponse(next_page_token=token).SerializeToString()
 
     def network(self, name: str, *, caller: Identity = LOCAL) -> search_pb2.Network:
         """Return a network; raises NotFound (NETWORK_UNKNOWN)."""

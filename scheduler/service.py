@@ -92,7 +92,7 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
         """Return one trial."""
         return pb.GetTrialResponse(trial=await self._ask(self._listings.trial, request.name))
 
-    async def ListTrials(self, request: pb.ListTrialsRequest, context: Context) -> pb.ListTrialsResponse:
+    async def ListTrials(self, request: pb.ListTrialsRequest, context: Context) -> Any:
         """List the trials of a search."""
         return await self._ask(self._listings.trials, request)
 
