@@ -168,6 +168,10 @@ def _search_faults(state: State, run: SearchRun) -> Iterator[str]:
             "end_time"
         ):
             yield f"I4: {trial.name} has outcome {trial.outcome}, phase {trial.phase}, end {trial.end_time.seconds}"
+        if trial.network.name and trial.network.name not in state.networks:
+            yield f"{trial.name} has {trial.network.name}, which is not listed"
+        if not trial.train.HasField("seed"):
+            yield f"{trial.name} has no seed"
         if any(parent not in names or names[parent].number >= trial.number for parent in trial.parents):
             yield f"I13: {trial.name} descends from {list(trial.parents)}"
 
