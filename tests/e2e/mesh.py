@@ -144,8 +144,10 @@ class Mesh:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of every program and command of this mesh."""
-        return clean_environment(self.home) | self.variables | (
-            {"NASMESH_SCHEDULER": self.addresses["scheduler"]} if "scheduler" in self.addresses else {}
+        return (
+            clean_environment(self.home)
+            | self.variables
+            | ({"NASMESH_SCHEDULER": self.addresses["scheduler"]} if "scheduler" in self.addresses else {})
         )
 
     def nasmesh(self, *arguments: str, timeout_s: float = 60.0) -> Finished:

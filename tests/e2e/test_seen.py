@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,12 @@ AGENT_LINES = {"attempt_ended", "outcome_acknowledged"}
 
 @dataclass(frozen=True)
 class Seen:
-    """What is left of a run: spans, log lines by program, and the texts that nobody may find anywhere."""
+    """What is left of a run: spans, log lines by program, the texts that nobody may find, what top showed."""
 
     spans: list[dict[str, object]]
     lines: dict[str, list[str]]
     secrets: list[str]
+    top: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         assert all(done.code not in (0, 3) for done in refused), refused
         done = mesh.nasmesh(*create, "--id", SEARCH, "--wait", "--token-file", str(client), timeout_s=120)
         assert done.code == 0, done.stderr
+        shown = mesh.nasmesh("top", "--once", "--json", "--token-file", str(client))
+        assert shown.code == 0, shown.stderr
         mesh.stop("scheduler")  # in good order, so that the last lines and spans are written
     lines = {path.stem: path.read_text().splitlines() for path in (home / "logs").glob("*.log")}
     told = [*(text for run in [done, *refused] for text in (run.stdout, run.stderr))]
@@ -55,7 +59,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     secrets += [line for line in access.server.key.read_text().splitlines() if "PRIVATE" not in line]
     secrets += [str(entry["sha256"]) for entry in json.loads(access.tokens.read_text())["tokens"]]
     spans = [json.loads(line) for line in (home / "spans.jsonl").read_text().splitlines()]
-    return Seen(spans, {**lines, "command line": told}, secrets)
+    return Seen(spans, {**lines, "command line": told}, secrets, json.loads(shown.stdout))
 
 
 def ancestry(spans: list[dict[str, object]], span: dict[str, object]) -> list[str]:
@@ -144,3 +148,12 @@ def test_logs_and_spans_when_searched_then_no_secret_and_no_payload(seen: Seen) 
             assert secret not in text
         assert "BEGIN" not in text
         assert "\\u0000" not in text
+
+
+def test_top_when_callers_were_refused_then_counted_by_reason(seen: Seen) -> None:
+    doing = seen.top["scheduler"]["activity"]
+    assert doing["callsDenied"] == {"ROLE_FORBIDDEN": "1", "TOKEN_EXPIRED": "1"}
+    assert {agent["name"] for agent in seen.top["agents"]} == {
+        f"agents/e2e-{name}" for name in ("generate", "train", "evaluate")
+    }
+    assert doing["serving"] is True
