@@ -5,6 +5,7 @@ from nasmesh.v1 import generate_service_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import SearchState
 from scheduler.effects import Changed
+from scheduler.wishes import SearchUpdated, TrialEnqueued
 from tests.builders import scheduling as make
 from tests.builders.scheduler_play import Play, spec
 
@@ -66,3 +67,48 @@ def test_search_when_its_budget_is_spent_then_it_says_of_how_many_trials() -> No
     play.score(2, 0.6)
     assert play.run.state is SearchState.SUCCEEDED
     assert play.run.stop_reason == "max_trials reached: 2 of 2 trials have a result"
+
+
+def test_release_when_it_names_a_checkpoint_then_the_next_attempt_has_it() -> None:
+    play = Play(spec(max_trials=1, parallelism=1))
+    play.propose(1)
+    kept = make.make_ref("as far as it came", "checkpoints")
+    play.do("s-t1-train", released=dispatch_pb.AttemptReleased(checkpoint=kept))
+    assert play.state.tasks["s-t1-train"].checkpoint == kept
+    play.do("s-t1-train", released=dispatch_pb.AttemptReleased())
+    assert play.state.tasks["s-t1-train"].checkpoint == kept, "a release without one takes nothing away"
+
+
+def test_proposals_when_recorded_then_what_the_generator_calls_them_is_kept() -> None:
+    play = Play(spec(max_trials=2, parallelism=2))
+    result = dispatch_pb.GenerateResult(state=b"1")
+    for name in ("first", "second"):
+        result.trials.add(network=make.make_network(name), proposal_id=f"my-{name}")
+    play.do("s-g1", generate=result)
+    assert [trial.proposal_id for trial in play.run.trials] == ["my-first", "my-second"]
+    assert {trial.network.name for trial in play.run.trials} == set(play.state.networks)
+    assert len({trial.train.seed for trial in play.run.trials}) == 2
+
+
+def test_network_when_enqueued_then_its_choices_are_kept() -> None:
+    play = Play(spec(max_trials=3, parallelism=1))
+    proposal = generate_service_pb2.Proposal(note="mine")
+    proposal.choices.values["network"] = "wide"
+    play.tell(TrialEnqueued("s", proposal))
+    (trial,) = play.run.trials
+    assert trial.choices == proposal.choices
+    assert (trial.note, trial.enqueued) == ("mine", True)
+
+
+def test_search_when_it_may_do_more_at_once_then_its_generator_is_asked_at_once() -> None:
+    play = Play(spec(max_trials=6, parallelism=1))
+    play.propose(1)
+    assert play.run.generate_task == ""
+    wider = spec(max_trials=6, parallelism=3)
+    play.tell(SearchUpdated("s", wider))
+    assert play.run.generate_task == "s-g2"
+    assert play.state.tasks["s-g2"].ask is not None
+    assert (play.run.overdrawn_trials, play.run.overdrawn_iterations) == (0, 0)
+    wider.budget.max_iterations = 9
+    play.tell(SearchUpdated("s", wider))
+    assert (play.run.overdrawn_trials, play.run.overdrawn_iterations) == (0, 0)
