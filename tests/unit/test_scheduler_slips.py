@@ -112,3 +112,14 @@ def test_search_when_it_may_do_more_at_once_then_its_generator_is_asked_at_once(
     wider.budget.max_iterations = 9
     play.tell(SearchUpdated("s", wider))
     assert (play.run.overdrawn_trials, play.run.overdrawn_iterations) == (0, 0)
+
+
+def test_final_when_its_network_is_refused_then_the_search_fails_and_says_why() -> None:
+    play = Play(spec(max_trials=1, parallelism=1, final=True))
+    play.propose(1)
+    play.score(1, 0.5)
+    result = dispatch_pb.GenerateResult()
+    result.trials.add(refusal=pb.Failure(reason="TOO_LARGE", message="too large when enlarged"))
+    play.do("s-final", generate=result)
+    assert play.run.state is SearchState.FAILED
+    assert "too large when enlarged" in play.run.reason
