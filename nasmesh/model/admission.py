@@ -75,7 +75,7 @@ def examine(
     for tensor in model.graph.initializer:
         check_tensor(tensor, tensor.name)
     _check_canonical(model, content)
-    digest = structural_digest(model)
+    digest = structural_digest(model, interface)
     architecture = lowered_from or recover_checked(model, digest, content)
     return Admitted(model, digest, counts, dims, content, architecture)
 
@@ -171,7 +171,7 @@ def _check_shapes_and_totals(inference: Inference) -> tuple[dict[str, Dims], Cou
     if output not in many or len(many[output]) != 2 or many[output][0] != _BATCH:
         raise rejected(Reason.OUTPUT_NOT_LOGITS, "the output is not [N, classes]", where=output)
     counts = count_with(model, single, inference.interface)
-    peak = peak_activation_bytes(model, single)
+    peak = peak_activation_bytes(model, single, inference.interface)
     for what, value, limit in (
         ("parameters", counts.parameters, limits.ADMISSION_PARAMETERS),
         ("bytes of activations at batch 1", peak, limits.ADMISSION_ACTIVATION_BYTES),

@@ -12,7 +12,7 @@ from onnx import helper
 
 from nasmesh.model.geometry import Dims
 from nasmesh.model.inference import infer_dims
-from nasmesh.model.initializers import Interface, parameters, statistic_names
+from nasmesh.model.initializers import Interface, statistic_names
 from nasmesh.model.weights import weighted_bytes
 
 _FLOAT_BYTES = 4
@@ -64,11 +64,11 @@ def node_macs(node: onnx.NodeProto, dims: dict[str, Dims]) -> int:
     return 0
 
 
-def peak_activation_bytes(model: onnx.ModelProto, dims: dict[str, Dims]) -> int:
+def peak_activation_bytes(model: onnx.ModelProto, dims: dict[str, Dims], interface: Interface | None = None) -> int:
     """Return the most bytes of activations alive at once when the nodes run in order, each value freed after use."""
     last = {name: index for index, node in enumerate(model.graph.node) for name in node.input}
     last.update({value.name: len(model.graph.node) for value in model.graph.output})
-    trained = parameters(model)
+    trained = (interface or Interface.of(model)).dims
     alive = {value.name: math.prod(dims[value.name]) for value in model.graph.input if value.name not in trained}
     current = peak = sum(alive.values())
     for index, node in enumerate(model.graph.node):

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from nasmesh.model.initializers import data_inputs, parameters
+from nasmesh.model.initializers import Interface
 from nasmesh.model.metadata import PREPROCESSING_KEY, metadata_value
 
 COMMUTATIVE = frozenset({"Add", "Mul", "Sum", "Max", "Min", "Mean"})
@@ -33,7 +33,7 @@ class _Node:
     commutative: bool
 
 
-def structural_digest(model: onnx.ModelProto) -> str:
+def structural_digest(model: onnx.ModelProto, interface: Interface | None = None) -> str:
     """Return 64 hex characters that name the network's structure.
 
     Independent of names, of the order of nodes and of commutative operands, of weights, init rules, Identity nodes and
@@ -41,7 +41,7 @@ def structural_digest(model: onnx.ModelProto) -> str:
     and preprocessing. A network with and without weights has the same digest.
     """
     nodes, aliases = _nodes(model)
-    leaves = _leaves(model)
+    leaves = _leaves(model, interface or Interface.of(model))
     outputs = [_resolve(value.name, aliases) for value in model.graph.output]
     live = _live(nodes, outputs)
     # Labels only order the operands of commutative operators; where there are none, nobody would look at them.
@@ -114,15 +114,14 @@ def _drop_window_defaults(op_type: str, values: dict[str, object]) -> None:
         values.pop("kernel_shape", None)
 
 
-def _leaves(model: onnx.ModelProto) -> dict[str, str]:
+def _leaves(model: onnx.ModelProto, interface: Interface) -> dict[str, str]:
     """Return a label for every value that no node computes."""
     result = {"": f"{_CONSTANT} absent"}
-    data = data_inputs(model)[0]
     for value in model.graph.input:
-        if value.name == data:
+        if value.name in interface.data:
             sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
             result[value.name] = f"data{sizes}"
-    trained = parameters(model)
+    trained = interface.dims
     for tensor in model.graph.initializer:
         if tensor.name not in trained:
             result[tensor.name] = _constant_label(tensor)
