@@ -20,6 +20,9 @@ from scheduler.step import Command, Step
 STEP_COMMANDS = 512
 # Longest sleep; keeps the loop alive where a clock is set by hand.
 LONGEST_WAIT_S = 3600.0
+# Later than this at its own deadline, the process itself stood still (stopped, swapped out, a disk that held the loop):
+# nobody could be heard meanwhile, so nobody's silence counts.
+STANDSTILL_S = 1.0
 
 Result = TypeVar("Result")
 Done = Callable[[object], None]
@@ -37,6 +40,7 @@ class Core:
         # Writes the journal while the loop goes on reading, where the disk is not quick; one of the two at a time.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._pace = Pace()
+        self._awake_until = engine.clock.monotonic()
         self._stopped: NasmeshError | None = None
 
     async def recover(self) -> None:
@@ -75,6 +79,7 @@ class Core:
         try:
             while True:
                 await self._wait()
+                self._forgive_standstill()
                 taken = self._commands[:STEP_COMMANDS]
                 del self._commands[:STEP_COMMANDS]
                 try:
@@ -90,17 +95,27 @@ class Core:
 
     async def _wait(self) -> None:
         """Return when there is a command or a deadline."""
+        clock = self.engine.clock
+        self._awake_until = clock.monotonic()
         if self._commands:
             await asyncio.sleep(0)  # replies go out first, and what has come meanwhile belongs into the next step
             return
         self._wake.clear()
-        wait = self.engine.next_deadline() - self.engine.clock.monotonic()
+        deadline = self.engine.next_deadline()
+        wait = deadline - self._awake_until
         if wait > 0:
+            self._awake_until = deadline
             timeout = None if math.isinf(wait) else min(wait, LONGEST_WAIT_S)
             # Not wait_for: on Python 3.11 it swallows a cancellation that comes together with the wake-up.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._wake.wait()
+
+    def _forgive_standstill(self) -> None:
+        """Give every attempt a full lease after a time in which this process could hear nobody."""
+        late = self.engine.clock.monotonic() - self._awake_until
+        if late > STANDSTILL_S:
+            self.engine.stood_still(late)
 
     async def _write(self, step: Step) -> None:
         """Make the step durable and tell everybody, or undo it."""
@@ -123,7 +138,10 @@ class Core:
         if self._pace.is_quick:
             began = clock.monotonic()
             journal.append(batch)
-            self._pace.took(clock.monotonic() - began)
+            took = clock.monotonic() - began
+            self._pace.took(took)
+            if took > STANDSTILL_S:
+                self.engine.stood_still(took)
         else:
             await asyncio.get_running_loop().run_in_executor(self._writer, journal.append, batch)
             self._pace.handed_over()

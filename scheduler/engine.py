@@ -189,6 +189,11 @@ class Engine:
             entry.free[kind] = entry.free.get(kind, 0) + 1
         self._load()
 
+    def stood_still(self, seconds: float) -> None:
+        """Give every running attempt a full lease: this process could hear nobody for so long."""
+        _log.warning("stood_still", seconds=round(seconds, 3))
+        self.work.leases.renew(self.clock.monotonic())
+
     def next_deadline(self) -> float:
         """Return the monotonic time at which something happens by itself; infinity where nothing will."""
         soonest = min(self.work.next_deadline(self._uptime_offset_s), self.outage.next_probe())

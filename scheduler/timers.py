@@ -53,6 +53,11 @@ class Leases:
         """Return when the next lease runs out; infinity where none is held."""
         return next(iter(self._deadlines.values()))[0] if self._deadlines else float("inf")
 
+    def renew(self, now: float) -> None:
+        """Give every attempt a full lease."""
+        for task, (_, attempt) in self._deadlines.items():
+            self._deadlines[task] = (now + self._lease_s, attempt)
+
     def armed(self) -> dict[str, int]:
         """Return attempt numbers by task, for the invariants."""
         return {task: attempt for task, (_, attempt) in self._deadlines.items()}

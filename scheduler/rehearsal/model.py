@@ -16,7 +16,7 @@ _CLASS = "class_"
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Seconds and scores. The defaults are a fit to 41 trainings of 200 to 100,000 parameters on digits, two shared cores.
+    """Seconds and scores. The defaults are a fit to 41 trainings of 200 to 100,000 parameters on digits.
 
     A training takes `train_s + seconds_per_mac * MACs * samples * passes`; `noise` is the deviation of the logarithm.
     """
