@@ -123,3 +123,11 @@ def test_final_when_its_network_is_refused_then_the_search_fails_and_says_why() 
     play.do("s-final", generate=result)
     assert play.run.state is SearchState.FAILED
     assert "too large when enlarged" in play.run.reason
+
+
+def test_generator_when_work_in_hand_leaves_room_in_the_budget_then_asked_for_the_rest() -> None:
+    play = Play(spec(max_trials=4, parallelism=3))
+    play.propose(2, next_call=generate_service_pb2.NextCall(in_flight_below=3))
+    assert play.run.generate_task == "s-g2", "two are in work, two more are in the budget, one fits beside them"
+    assert play.state.tasks["s-g2"].ask is not None
+    assert play.state.tasks["s-g2"].ask.count == 1
