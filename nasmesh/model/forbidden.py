@@ -39,12 +39,16 @@ def check_counts(model: onnx.ModelProto) -> None:
     made: list[str] = []
     named: list[str] = []
     for node in graph.node:
-        where = node.name[:80] or node.op_type[:80]
-        _at_most(len(node.attribute), limits.ADMISSION_ATTRIBUTES, "attributes", where)
-        _at_most(len(node.input), limits.ADMISSION_ENDS, "inputs of a node", where)
-        _at_most(len(node.output), limits.ADMISSION_ENDS, "outputs of a node", where)
-        named += (node.name, *node.input, *node.output)
-        made += node.output
+        inputs, outputs = node.input, node.output
+        ends, attributes = max(len(inputs), len(outputs)), len(node.attribute)
+        if ends > limits.ADMISSION_ENDS or attributes > limits.ADMISSION_ATTRIBUTES:
+            where = node.name[:80] or node.op_type[:80]
+            _at_most(attributes, limits.ADMISSION_ATTRIBUTES, "attributes", where)
+            _at_most(ends, limits.ADMISSION_ENDS, "inputs or outputs", where)
+        named.append(node.name)
+        named += inputs
+        named += outputs
+        made += outputs
     _check_names([name for name in named if name])
     valued = [tensor.name for tensor in graph.initializer]
     fresh = set(valued)
@@ -53,8 +57,8 @@ def check_counts(model: onnx.ModelProto) -> None:
     if len(set(named)) != len(named):
         twice = next(name for name, times in Counter(named).items() if times > 1)
         raise rejected(Reason.NAME_DUPLICATE, "two values have this name", where=twice)
-    inputs = [value.name for value in graph.input]
-    if len(set(inputs)) != len(inputs):
+    taken = [value.name for value in graph.input]
+    if len(set(taken)) != len(taken):
         raise rejected(Reason.NAME_DUPLICATE, "two inputs have one name", where="graph.input")
     check_parameter_names(parameter_names(model))
 
