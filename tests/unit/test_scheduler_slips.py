@@ -131,3 +131,20 @@ def test_generator_when_work_in_hand_leaves_room_in_the_budget_then_asked_for_th
     assert play.run.generate_task == "s-g2", "two are in work, two more are in the budget, one fits beside them"
     assert play.state.tasks["s-g2"].ask is not None
     assert play.state.tasks["s-g2"].ask.count == 1
+
+
+def test_budget_when_lowered_below_what_there_is_then_the_rest_is_noted_and_watchers_are_told() -> None:
+    play = Play(spec(max_trials=6, parallelism=1))
+    for call in (1, 2, 3):
+        play.propose(1, call=call)
+        if call < 3:
+            play.score(call, 0.5)
+    lower = spec(max_trials=1, parallelism=1)
+    lower.budget.max_iterations = 1
+    effects = play.tell(SearchUpdated("s", lower))
+    assert (play.run.overdrawn_trials, play.run.overdrawn_iterations) == (2, 2)
+    assert [effect.trial for effect in effects if isinstance(effect, Changed)] == [0]
+    endless = spec(max_trials=0, parallelism=1)
+    endless.budget.max_wall_time_s = 60
+    play.tell(SearchUpdated("s", endless))
+    assert (play.run.overdrawn_trials, play.run.overdrawn_iterations) == (0, 0)
