@@ -1,12 +1,12 @@
 """`python -m scheduler`: flags, environment, exit codes."""
 
-import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from nasmesh.errors import Invalid, NasmeshError, Unavailable
+from nasmesh.flags import FlagParser
 from nasmesh.logs import configure, get_logger
 from nasmesh.rpc.access import add_server_flags, server_access
 from nasmesh.rpc.observing import add_metrics_flag, metrics_address
@@ -18,8 +18,8 @@ from scheduler.program import Options, run
 
 
 def parse_flags(argv: Sequence[str] | None, settings: Settings) -> Options:
-    """Return the options of a command line; wrong ones end the program with exit code 2."""
-    parser = argparse.ArgumentParser(prog="scheduler", description="Coordinates searches; agents and clients dial in.")
+    """Return the options of a command line; raises Invalid (USAGE and others)."""
+    parser = FlagParser("nasmesh serve scheduler", description="Coordinates searches; agents and clients dial in.")
     parser.add_argument("--listen", default=DEFAULT_SCHEDULER, metavar="HOST:PORT", help="where [%(default)s]")
     parser.add_argument("--port-file", type=Path, metavar="PATH", help="write the address here once serving")
     parser.add_argument(
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise_open_files()
         asyncio.run(run(options))
     except NasmeshError as error:
-        sys.stderr.write(f"scheduler: {error.message} [{error.reason}]\n")
+        sys.stderr.write(f"error: {error.message} [{error.reason}]\n")
         return 2 if isinstance(error, Invalid) else 3 if isinstance(error, Unavailable) else 1
     except KeyboardInterrupt:
         return 130

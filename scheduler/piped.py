@@ -2,15 +2,19 @@
 
 import subprocess
 import sys
+import tempfile
 from types import TracebackType
+from typing import IO
 
-from nasmesh.errors import NasmeshError, Unavailable
+from nasmesh.errors import Invalid, NasmeshError, Unavailable
 from nasmesh.jobs.frames import read_frame, write_frame
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import job_pb2
 
 AGENT = "nasmesh.agent.piped"
 STOP_S = 15.0
+_WRONG_FLAG = 2
+_WORDS = 8192
 
 
 class PipedGenerator:
@@ -22,11 +26,15 @@ class PipedGenerator:
         flags = [part for name, value in given if value for part in (name, value)]
         self._command = [sys.executable, "-m", AGENT, *flags, *(["--insecure"] if insecure else [])]
         self._process: subprocess.Popen[bytes] | None = None
+        self._words: IO[bytes] | None = None
         self.server = job_pb2.Server()
 
     def __enter__(self) -> "PipedGenerator":
-        """Start the agent; raises Unavailable (GENERATOR_ABSENT)."""
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        """Start the agent; raises Unavailable (GENERATOR_ABSENT), Invalid (GENERATOR_INVALID) for a wrong flag."""
+        self._words = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words
+        )
         try:
             self.server = job_pb2.Server.FromString(self._read())
         except BaseException:
@@ -44,11 +52,11 @@ class PipedGenerator:
         """Return what an agent makes of a generate lease; raises Unavailable (GENERATOR_ABSENT) where it has ended."""
         process = self._running()
         if process.stdin is None:
-            raise _absent()
+            raise self._absent()
         try:
             write_frame(process.stdin.fileno(), lease.SerializeToString())
         except OSError as error:
-            raise _absent() from error
+            raise self._absent() from error
         return pb.AttemptOutcome.FromString(self._read())
 
     def close(self) -> None:
@@ -64,19 +72,35 @@ class PipedGenerator:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if self._words is not None:
+            self._words.close()
+            self._words = None
 
     def _read(self) -> bytes:
         process = self._running()
         content = read_frame(process.stdout.fileno()) if process.stdout is not None else None
         if content is None:
-            raise _absent()
+            raise self._absent()
         return content
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
-            raise _absent()
+            raise self._absent()
         return self._process
 
-
-def _absent() -> NasmeshError:
-    return Unavailable("GENERATOR_ABSENT", "the generate agent has ended; what it said last is above")
+    def _absent(self) -> NasmeshError:
+        """Return why there is no answer: in the agent's own last words."""
+        process = self._process
+        try:
+            code = process.wait(STOP_S) if process is not None else None
+        except subprocess.TimeoutExpired:
+            code = None
+        lines: list[str] = []
+        if self._words is not None:
+            self._words.seek(0)
+            lines = self._words.read()[-_WORDS:].decode(errors="replace").strip().splitlines()
+        said = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "")
+        words = said.removeprefix("error: ") or f"the generate agent has ended without a word (exit code {code})"
+        if code == _WRONG_FLAG:
+            return Invalid("GENERATOR_INVALID", words)
+        return Unavailable("GENERATOR_ABSENT", words)

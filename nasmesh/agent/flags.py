@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nasmesh import ids
 from nasmesh.errors import Invalid
+from nasmesh.flags import FlagParser
 from nasmesh.rpc.access import (
     NO_CLIENT_ACCESS,
     ClientAccess,
@@ -62,9 +63,9 @@ def parse_server_flags(
 ) -> ServerSettings:
     """Return the settings of a server program; `add_own` adds the flags that only it has.
 
-    Exits with 2 on bad usage, as argparse does; raises Invalid for values that are wrong.
+    Raises Invalid: USAGE for flags that are wrong, and others for their values.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m {program}", allow_abbrev=False)
+    parser = FlagParser(f"nasmesh serve {program.removesuffix('_svc')}")
     parser.add_argument("--listen", default=listen, metavar="HOST:PORT", help=f"serve here; port 0: any [{listen}]")
     parser.add_argument("--port-file", type=Path, metavar="PATH", help="write the address here once serving")
     parser.add_argument("--scheduler", default="", metavar="HOST:PORT", help="work for this scheduler [none]")
@@ -117,8 +118,8 @@ class AgentSettings:
 
 
 def parse_agent_flags(argv: Sequence[str] | None) -> AgentSettings:
-    """Return the settings of the stand-alone agent; exits and raises as parse_server_flags does."""
-    parser = argparse.ArgumentParser(prog="python -m nasmesh.agent", allow_abbrev=False)
+    """Return the settings of the stand-alone agent; raises as parse_server_flags does."""
+    parser = FlagParser("nasmesh agent", description="Works for a scheduler before a server of somebody else.")
     parser.add_argument("--scheduler", required=True, metavar="HOST:PORT", help="work for this scheduler")
     parser.add_argument("--target", required=True, metavar="HOST:PORT", help="drive the server at this address")
     parser.add_argument("--target-tls", action="store_true", help="speak TLS to the target too, even on this machine")

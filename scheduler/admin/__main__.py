@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nasmesh.errors import Invalid, NasmeshError, NotFound
+from nasmesh.flags import FlagParser
 from nasmesh.logs import configure
 from nasmesh.settings import Settings, read_settings
 from nasmesh.store.open import open_store
@@ -20,8 +21,8 @@ from scheduler.piped import PipedGenerator
 
 
 def parse_flags(argv: Sequence[str] | None, settings: Settings) -> argparse.Namespace:
-    """Return what a command line says; a wrong one ends the program with exit code 2."""
-    parser = argparse.ArgumentParser(prog="nasmesh admin", allow_abbrev=False, description=__doc__)
+    """Return what a command line says; raises Invalid (USAGE)."""
+    parser = FlagParser("nasmesh admin", description="What an operator does with a journal.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     checks = commands.add_parser("check", help="read a whole journal, live or copied, and say what does not hold")
     checks.add_argument("--store", metavar="URL", default="", help="read and verify every object there as well")
@@ -36,7 +37,7 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> argparse.Name
     replays = commands.add_parser("replay", prog="nasmesh replay", help="derive every decision of a search again")
     replays.add_argument("search", metavar="SEARCH", help='id of the search, or "searches/{id}"')
     replays.add_argument("--target", default="", metavar="HOST:PORT", help="generate server [one of this version]")
-    replays.add_argument("--store", default="", metavar="URL", help="objects that no proposal made [none]")
+    replays.add_argument("--store", default="", metavar="URL", help="objects that no proposal made [{home}/objects]")
     replays.add_argument("--insecure", action="store_true", help="dial a target beyond this machine without TLS")
     for command in (checks, explains, compacts, backups, restores, replays):
         command.add_argument(
@@ -57,11 +58,24 @@ def journal_path(url: str) -> Path:
 
 
 def existing(store: str) -> str:
-    """Return the URL of a store; raises NotFound (STORE_MISSING) rather than have an empty directory made."""
-    path = store.removeprefix("dir:")
-    if (path.startswith("/") or path != store) and not Path(path).expanduser().is_dir():
-        raise NotFound("STORE_MISSING", f"store: there is no directory {path[:200]}", field="store")
-    return store
+    """Return the URL of a store or of a plain path; raises NotFound (STORE_MISSING): an empty one is never made."""
+    kind, colon, path = store.partition(":")
+    if colon and kind != "dir":
+        return store  # whoever opens it says what is wrong with it
+    folder = Path(path if colon else store).expanduser().absolute()
+    if not folder.is_dir():
+        raise NotFound("STORE_MISSING", f"store: there is no directory {str(folder)[:200]}", field="store")
+    return f"dir:{folder}"
+
+
+def store_beside(given: str, settings: Settings) -> str:
+    """Return the store for objects that no proposal makes: the one given, or ours; none where that is not there."""
+    if given:
+        return existing(given)
+    try:
+        return existing(settings.store)
+    except NotFound:
+        return ""
 
 
 def run(flags: argparse.Namespace) -> int:
@@ -75,7 +89,7 @@ def run(flags: argparse.Namespace) -> int:
         case "explain":
             telling.story(explain(journal, flags.subject), as_json=flags.json)
         case "replay":
-            store = existing(flags.store) if flags.store else ""
+            store = store_beside(flags.store, read_settings())
             with PipedGenerator(target=flags.target, store=store, insecure=flags.insecure) as generator:
                 done = replay(journal, flags.search, generator)
             telling.replayed(done, as_json=flags.json)

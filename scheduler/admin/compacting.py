@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nasmesh.clock import SystemClock
-from nasmesh.errors import NotFound
+from nasmesh.errors import NotFound, Unavailable
 from scheduler.admin.display import progress
 from scheduler.domain import OPEN_SEARCHES, SearchCreated, State
 from scheduler.engine import Engine
@@ -40,7 +40,7 @@ def compact(path: Path) -> Compaction:
     journal = SqliteJournal(path)
     engine = Engine(journal, SystemClock())
     try:
-        engine.recover()
+        _recover(engine, path)
         state = engine.state
         rows, at = engine.snapshots.rows(state, 0)
         journal.append(Batch(state.sequence + 1, (), {}, rows, at))
@@ -50,6 +50,16 @@ def compact(path: Path) -> Compaction:
     finally:
         journal.close()
     return Compaction(max(0, through - first + 1), state.sequence - through, before, _bytes(path), opened)
+
+
+def _recover(engine: Engine, path: Path) -> None:
+    try:
+        engine.recover()
+    except Unavailable as error:
+        if error.reason != "JOURNAL_LOCKED":
+            raise
+        message = f"journal {path}: a scheduler uses it; stop that one first"
+        raise Unavailable("JOURNAL_LOCKED", message, field="journal") from error
 
 
 def _cut(path: Path, opened: set[str]) -> tuple[int, dict[str, bytes], int]:

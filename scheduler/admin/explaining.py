@@ -69,7 +69,8 @@ def explain(path: Path, subject: str) -> Story:
     finally:
         reader.close()
     if not teller.is_born:
-        raise NotFound("TASK_UNKNOWN", f"the journal has no {subject}", field="task")
+        message = f"the journal knows no task or trial {subject}; give a task id, or searches/{{id}}/trials/{{n}}"
+        raise NotFound("TASK_UNKNOWN", message, field="task")
     return teller.story
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from nasmesh.client.spec import read_spec
 from nasmesh.errors import Invalid, NasmeshError
+from nasmesh.flags import FlagParser
 from nasmesh.logs import configure
 from nasmesh.settings import Settings, read_settings
 from scheduler.admin import display
-from scheduler.admin.__main__ import journal_path
+from scheduler.admin.__main__ import journal_path, store_beside
 from scheduler.piped import PipedGenerator
 from scheduler.rehearsal.fitting import fitted
 from scheduler.rehearsal.model import Model
@@ -22,11 +23,9 @@ _AGENTS = 10_000
 
 
 def parse_flags(argv: Sequence[str] | None, settings: Settings) -> argparse.Namespace:
-    """Return what a command line says; a wrong one ends the program with exit code 2."""
+    """Return what a command line says; raises Invalid (USAGE)."""
     known = ", ".join(field.name for field in dataclasses.fields(Model))
-    parser = argparse.ArgumentParser(
-        prog="nasmesh rehearse", allow_abbrev=False, description="How long a search takes."
-    )
+    parser = FlagParser("nasmesh rehearse", description="How long a search takes with N agents, in virtual time.")
     parser.add_argument("-f", "--file", type=Path, required=True, metavar="SPEC", help="YAML specification")
     parser.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", help="override one field; repeatable"
@@ -41,7 +40,12 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> argparse.Name
     parser.add_argument("--from", dest="source", default="", metavar="SEARCH", help="take the figures from a search")
     parser.add_argument("--journal", default=settings.journal, metavar="URL", help="its journal [%(default)s]")
     parser.add_argument("--target", default="", metavar="HOST:PORT", help="generate server [a new one]")
-    parser.add_argument("--store", default="", metavar="URL", help="objects that the specification names [none]")
+    parser.add_argument(
+        "--store",
+        default="",
+        metavar="URL",
+        help="objects that the specification names [{home}/objects]",
+    )
     parser.add_argument("--insecure", action="store_true", help="dial a target beyond this machine without TLS")
     parser.add_argument("--networks", action="store_true", help="with --json: name every network that was proposed")
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
@@ -83,7 +87,8 @@ def run(flags: argparse.Namespace) -> int:
         model = fitted(journal_path(flags.journal), flags.source, model)
     model = model_of(flags.train_model, model)
     found = []
-    with PipedGenerator(target=flags.target, store=flags.store, insecure=flags.insecure) as piped:
+    store = store_beside(flags.store, read_settings())
+    with PipedGenerator(target=flags.target, store=store, insecure=flags.insecure) as piped:
         generator = Timed(piped.ask, piped.server)
         for count in hosts:
             with display.progress(f"{count} agents", spec.budget.max_trials) as advance:

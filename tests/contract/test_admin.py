@@ -12,11 +12,12 @@ import structlog
 
 from nasmesh.clock import ManualClock
 from nasmesh.errors import NotFound
+from nasmesh.settings import read_settings
 from nasmesh.store.keys import ObjectKind
 from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import journal_pb2
-from scheduler.admin.__main__ import main
+from scheduler.admin.__main__ import existing, main, store_beside
 from scheduler.admin.checking import check
 from scheduler.admin.compacting import compact
 from scheduler.admin.explaining import explain
@@ -209,6 +210,24 @@ def test_explain_when_nobody_knows_it_then_not_found(path: Path, run: Run) -> No
     assert run("explain", "../etc", "--journal", path)[0] == 2
 
 
+def test_flags_when_wrong_then_one_sentence_and_the_error_object(path: Path, run: Run) -> None:
+    for wrong in (("chekc",), ("check", "--journl", path), ("explain",), ("check", "--jour", path)):
+        code, out, err = run(*wrong, "--json")
+        assert (code, json.loads(out)["error"]["reason"]) == (2, "USAGE")
+        assert err.startswith("error: ")
+        assert err.endswith("see nasmesh admin --help\n") or err.endswith(f"see nasmesh admin {wrong[0]} --help\n")
+        assert err.count("\n") == 1
+
+
+def test_store_when_none_is_given_then_ours_where_it_is_there(tmp_path: Path) -> None:
+    settings = read_settings({"NASMESH_HOME": str(tmp_path)})
+    assert store_beside("", settings) == ""
+    (tmp_path / "objects").mkdir()
+    assert store_beside("", settings) == existing(str(tmp_path / "objects")) == f"dir:{tmp_path / 'objects'}"
+    with pytest.raises(NotFound, match="there is no directory"):
+        store_beside(str(tmp_path / "none"), settings)
+
+
 # --- compact --------------------------------------------------------------------------------------------------------
 
 
@@ -268,5 +287,5 @@ def test_compact_when_a_scheduler_is_at_work_then_refused(path: Path, run: Run) 
     past = Past(path)
     code, _, err = run("compact", "--journal", path)
     assert code == 3
-    assert "stop that one" in err
+    assert "stop that one first" in err
     past.close()

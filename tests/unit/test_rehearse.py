@@ -17,10 +17,11 @@ from nasmesh.agent.piped import run as run_attempt
 from nasmesh.agent.spool import Spool
 from nasmesh.agent.targets import LocalTarget
 from nasmesh.client import parse_spec
-from nasmesh.errors import Invalid, NotFound
+from nasmesh.errors import Invalid, NotFound, Unavailable
 from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import search_pb2
+from scheduler.piped import PipedGenerator
 from scheduler.rehearsal.__main__ import hosts_of, main, model_of
 from scheduler.rehearsal.fitting import fitted, line
 from scheduler.rehearsal.model import Model, split_sizes, train_samples
@@ -185,3 +186,13 @@ def test_flags_when_wrong_then_named(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["-f", str(tmp_path / "none.yaml"), "--json"]) == 2
     told = capsys.readouterr()
     assert json.loads(told.out)["error"]["message"] in told.err
+    for flags in ((), ("-f", "x", "--agent", "1")):
+        assert main(flags) == 2
+        assert capsys.readouterr().err.endswith("; see nasmesh rehearse --help\n")
+
+
+def test_piped_generator_when_it_cannot_start_then_its_own_words() -> None:
+    with pytest.raises(Invalid, match=r"^store: 's3:there' is not a store"), PipedGenerator(store="s3:there"):
+        pass
+    with pytest.raises(Unavailable, match=r"^no server answers at 127.0.0.1:1:"), PipedGenerator(target="127.0.0.1:1"):
+        pass
