@@ -155,7 +155,8 @@ class Listings:
         }
         ref = refs.get(request.form, trial.model)
         if not ref.key:
-            raise Stale("NOT_TRAINED", f"{request.name} has no such object yet; wait for the trial", field="name")
+            message = f"{request.name} is not trained yet; wait for it, or export its network (--form network)"
+            raise Stale("NOT_TRAINED", message, field="name")
         return ref
 
     def _datasets(self) -> dict[str, dataset_pb2.Dataset]:

@@ -22,8 +22,8 @@ def changed(current: pb.SearchSpec, wanted: pb.SearchSpec, mask: FieldMask) -> p
     result.CopyFrom(current)
     for path in mask.paths:
         if path not in PATHS:
-            near = difflib.get_close_matches(path, PATHS, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PATHS)}"
+            near = difflib.get_close_matches(path, PATHS, n=1, cutoff=0.8)
+            hint = f"did you mean {near[0]}?" if near else f"what can be: {', '.join(PATHS)}"
             raise _invalid(f"{path[:80]!r} cannot be changed; {hint}")
         parts = path.split(".")[1:]
         if len(parts) == 2:

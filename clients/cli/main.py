@@ -72,6 +72,7 @@ def _as_invalid(error: Exception) -> Invalid:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "nasmesh"
     text = str(error.format_message() if hasattr(error, "format_message") else error).rstrip(".")
+    text = text.replace(": Value error, ", ": ")
     return Invalid("USAGE", f"{text[:1].lower()}{text[1:]}; see {command} --help")
 
 

@@ -183,7 +183,10 @@ class Gate:
         caller = self._sign_in(context)
         if not rule.admits(caller.identity.roles, by_token=caller.token is not None):
             held = ", ".join(sorted(caller.identity.roles)) or "none"
-            raise Denied("ROLE_FORBIDDEN", f"{caller.identity.name} may not call {method}: its roles are {held}")
+            allowed = rule.roles | (rule.token_roles if caller.token is not None else frozenset())
+            wanted = " or ".join(sorted(allowed)) or "nobody's role"
+            message = f"{caller.identity.name} may not call {method}: it takes {wanted}, and its roles are {held}"
+            raise Denied("ROLE_FORBIDDEN", message)
         return caller
 
     def _sign_in(self, context: CallContext) -> Caller:

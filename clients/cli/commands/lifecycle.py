@@ -163,6 +163,8 @@ def _tell_agent(found: "pb.Agent", *, as_json: bool) -> None:
     if as_json:
         print_json(message_dict(found))
     else:
+        from clients.cli.display.view import plural
+
         state = "drained" if found.draining else "given work again"
-        held = f"; {len(found.attempts)} attempts are still at work" if found.draining and found.attempts else ""
+        held = f"; still at work: {plural(len(found.attempts), 'attempt')}" if found.draining and found.attempts else ""
         print_line(f"{found.name} is {state}{held}")

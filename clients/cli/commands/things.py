@@ -133,18 +133,19 @@ def agents(scheduler: Scheduler = SCHEDULER, as_json: AsJson = False, insecure: 
 def version(scheduler: Scheduler = SCHEDULER, as_json: AsJson = False, insecure: Insecure = False) -> None:
     """Print the versions of this program and, where one answers, of the scheduler."""
     server: dict[str, object] | None = None
+    why = ""
     try:
         with connect(scheduler, insecure=insecure) as client:
             info = client.server_info()
             server = message_dict(info) | {"address": scheduler}
-    except NasmeshError:  # a version is wanted with or without a mesh
-        server = None
+    except NasmeshError as error:  # a version is wanted with or without a mesh
+        why = f"none answers at {scheduler}" if error.reason == "UNREACHABLE" else error.message
     if as_json:
         print_json({"version": nasmesh.__version__, "python": platform.python_version(), "scheduler": server})
         return
     print_line(f"nasmesh {nasmesh.__version__} (Python {platform.python_version()})")
     if server is None:
-        print_line(f"scheduler: none answers at {scheduler}")
+        print_line(f"scheduler: {why}")
     else:
         kinds = f"journal {server.get('journal')}, store {server.get('store')}"
         print_line(f"scheduler: {server.get('version')} at {scheduler}, {kinds}")
