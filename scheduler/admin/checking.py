@@ -66,6 +66,12 @@ def check(path: Path, store: ObjectStore | None = None) -> Report:
         report.first_event, report.last_event = reader.oldest(), reader.last()
         state = _check_states(reader, report)
         reader.check_still()
+        if reader.lacks_log():
+            report.add(
+                "FILE",
+                f"incomplete: a scheduler had it open, and {path.name}-wal with the last events is not"
+                " beside it; copy both, or better with nasmesh admin backup",
+            )
     except Invalid as error:
         report.add("FILE", error.message)
         return report

@@ -47,6 +47,10 @@ class JournalReader(SqliteJournal):
         if self._is_still and self._has_log():
             raise Unavailable("JOURNAL_TAKEN", f"journal {self.path}: a scheduler has just started on it; try again")
 
+    def lacks_log(self) -> bool:
+        """Say whether a scheduler had the file open and the -wal file, with its last events, is not beside it."""
+        return self._is_still and self._number("SELECT open FROM epoch") == 1
+
     def oldest(self) -> int:
         """Return the number of the first event that is kept; one more than the last where none is."""
         first = self._number("SELECT min(sequence) FROM event")

@@ -176,7 +176,12 @@ def test_restore_when_the_log_of_a_killed_scheduler_is_lost_then_what_is_left_go
     past.create("s", max_trials=3)
     past.work("s", until=2)
     alone = shutil.copy(path, path.with_name("alone.db"))  # as a copy without the -wal file would be
+    assert check(path).violations == []
     past.close()
+    assert check(path).violations == [], "a scheduler that ended has folded its log in"
+    assert [(found.invariant, "alone.db-wal" in found.what) for found in check(Path(alone)).violations][:1] == [
+        ("FILE", True)
+    ]
     with pytest.raises(Invalid, match=r"alone.db-wal .* put it back") as caught:
         SqliteJournal(Path(alone)).open()
     assert caught.value.reason == "JOURNAL_INCOMPLETE"
