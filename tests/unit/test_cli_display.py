@@ -98,6 +98,15 @@ def test_plain_lines_say_each_thing_once() -> None:
     assert lines[-1].endswith("searches/one: succeeded: the generator is finished")
 
 
+def test_plain_lines_that_come_late_say_when_it_was() -> None:
+    search = search_pb2.Search(name="searches/one")
+    search.create_time.FromSeconds(1000)
+    change = pb.WatchSearchResponse(trial=make_trial("searches/one", 1))
+    change.time.FromSeconds(1075)
+    late = ManualClock(wall=90_000.0)
+    assert {line[:7] for line in describe(view_of(search, []), change, late)} == {"   1:15"}
+
+
 def test_plain_lines_say_why_a_trial_did_not_succeed() -> None:
     infeasible = make_trial("searches/one", 1, scored=False)
     infeasible.outcome = search_pb2.TRIAL_OUTCOME_INFEASIBLE

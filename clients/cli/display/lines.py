@@ -32,7 +32,7 @@ class PlainLines:
         now_s = self._clock.monotonic()
         lines = describe(before, change, self._clock)
         if not lines and change.HasField("progress") and now_s - self._said_s >= QUIET_S:
-            lines = [f"{_stamp(before.search, self._clock)}  {_progress(before, change.progress)}"]
+            lines = [f"{_stamp(before.search, change, self._clock)}  {_progress(before, change.progress)}"]
         if lines:
             self._said_s = now_s
         return lines
@@ -53,19 +53,21 @@ def describe(before: SearchView, change: pb.WatchSearchResponse, clock: Clock) -
     """Return the lines that a recorded change deserves, given what was known before it."""
     kind = change.WhichOneof("change")
     if kind == "search":
-        stamp = _stamp(change.search, clock)
+        stamp = _stamp(change.search, change, clock)
         return [f"{stamp}  {line}" for line in _search_lines(before.search, change.search)]
     if kind == "trial":
-        stamp = _stamp(before.search, clock)
+        stamp = _stamp(before.search, change, clock)
         known = before.trials.get(change.trial.number)
         return [f"{stamp}  {line}" for line in _trial_lines(known, change.trial)]
     return []
 
 
-def _stamp(search: Search, clock: Clock) -> str:
-    elapsed = (
-        max(0.0, clock.wall() - search.create_time.ToNanoseconds() / 1e9) if search.HasField("create_time") else 0.0
-    )
+def _stamp(search: Search, change: pb.WatchSearchResponse, clock: Clock) -> str:
+    """Return how long after its creation something happened to a search: when it did, not when we were told."""
+    elapsed = 0.0
+    if search.HasField("create_time"):
+        when = change.time.ToNanoseconds() / 1e9 if change.HasField("time") else clock.wall()
+        elapsed = max(0.0, when - search.create_time.ToNanoseconds() / 1e9)
     return f"{format_duration(elapsed):>7}"
 
 
