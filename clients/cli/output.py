@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+_ENDLESS = 1_000_000
+
 
 def print_json(value: object) -> None:
     """Print one JSON value on stdout; protobuf messages in it must be dictionaries already."""
@@ -45,8 +47,13 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
     for row in rows:
         table.add_row(*row)
         count += 1
-    if count:
-        # Scripts that forget --json must not get lines cut at the width of a terminal that is not there.
-        Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False).print(table)
-    else:
+    if not count:
         print_line(empty)
+    elif sys.stdout.isatty():
+        Console(highlight=False, markup=False).print(table)
+    else:
+        # Scripts that forget --json get a row a line: no terminal is there whose width would cut it, or be filled up.
+        console = Console(width=_ENDLESS, highlight=False, markup=False)
+        with console.capture() as text:
+            console.print(table)
+        print_line("\n".join(line.rstrip() for line in text.get().splitlines()))

@@ -13,6 +13,7 @@ import pytest
 
 from clients.cli import failures, main
 from clients.cli.commands import serve
+from clients.cli.output import print_table
 from tests.builders.fake_scheduler import EXAMPLES, FakeScheduler, running_fake
 
 Run = Callable[..., tuple[int, str, str]]
@@ -142,6 +143,11 @@ def test_datasets_generators_agents_version(fake: FakeScheduler, run: Run) -> No
     assert json.loads(run("agents", "--json")[1])[0]["connected"] is True
     assert "journal sqlite" in run("version")[1]
     assert json.loads(run("version", "--json")[1])["scheduler"]["epoch"] == "3"
+
+
+def test_a_table_in_a_pipe_has_a_row_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table((">n", "words"), [("1", "x " * 300 + "end"), ("22", "")], empty="none")
+    assert capsys.readouterr().out == " n  words\n 1  " + "x " * 300 + "end\n22\n"
 
 
 def test_lists_say_what_to_do_when_they_are_empty(fake: FakeScheduler, run: Run) -> None:
