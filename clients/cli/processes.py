@@ -209,10 +209,11 @@ class LocalMesh:
 
     def _ended(self, child: _Child) -> Unavailable:
         code = child.process.returncode
-        how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return Unavailable(
-            "PROGRAM_ENDED", f"the {child.program.name} program {how}: {_last_line(child.log)}; its log is {child.log}"
-        )
+        if code < 0:  # what it logged last is not why
+            how = f"was killed by signal {signal.Signals(-code).name}"
+        else:
+            how = f"ended with exit code {code}: {_last_line(child.log)}"
+        return Unavailable("PROGRAM_ENDED", f"the {child.program.name} program {how}; its log is {child.log}")
 
     def _watch(self) -> None:
         """Restart programs that die; nothing is lost by it, as the mesh recovers from the death of any of them."""
@@ -261,7 +262,7 @@ def _await_health(address: str, access: ClientAccess) -> None:
 
 
 def _last_line(log: Path) -> str:
-    """Return the last line of a log for a message, the event's text where it is JSON."""
+    """Return the last line of a log for a message: what a program that ends by itself says."""
     try:
         lines = log.read_bytes()[-8192:].decode(errors="replace").strip().splitlines()
     except OSError:

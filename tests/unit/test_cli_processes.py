@@ -73,7 +73,7 @@ def test_a_killed_program_is_started_again_on_its_port(tmp_path: Path, programs:
         os.kill(mesh._children["train"].process.pid, signal.SIGKILL)
         assert revived.wait(10)
         assert mesh._await_address("train") == address
-    assert "was killed by signal SIGKILL" in said[0]
+    assert "the train program was killed by signal SIGKILL; its log is" in said[0]
     assert children() == before
 
 
