@@ -12,7 +12,7 @@ from nasmesh.settings import home
 OK, FAILED, USAGE, UNAVAILABLE, NOT_FOUND, CONFLICT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 EXIT_CODES = {
     OK: "done",
-    FAILED: "the search failed or was cancelled, or something unexpected happened",
+    FAILED: "the search failed or was cancelled, the scheduler refused, or something unexpected happened",
     USAGE: "wrong usage or wrong input",
     UNAVAILABLE: "the scheduler cannot be reached, or a port is in use",
     NOT_FOUND: "there is no such thing",
