@@ -97,6 +97,7 @@ class LoadAgent:
         self._began = 0.0
         self._open = 0
         self._call: Call | None = None
+        self._writing = asyncio.Lock()
         self.connected = asyncio.Event()
         self.tally = Tally()
 
@@ -202,8 +203,9 @@ class LoadAgent:
         await self._say(request)
 
     async def _say(self, request: pb.WorkRequest) -> None:
-        if self._call is not None and self.connected.is_set():
-            await self._call.write(request)
+        async with self._writing:  # a stream has one writer at a time
+            if self._call is not None and self.connected.is_set():
+                await self._call.write(request)
 
 
 def _kind_of(lease: pb.Lease) -> noop.Kind:

@@ -78,7 +78,8 @@ class Agent:
     def run(self) -> None:
         """Serve the scheduler until drained; outlasts its absence.
 
-        Raises Invalid, Denied or Unauthenticated where the scheduler refuses this agent for good.
+        Raises Invalid or Denied where the scheduler refuses this agent for good, Unauthenticated where it was never
+        let in. A credential that ends later is waited for: its file is read at every try, and the work in hand goes on.
         """
         backoff = Backoff()
         try:
@@ -86,7 +87,9 @@ class Agent:
                 try:
                     self._converse(backoff)
                 except NasmeshError as error:
-                    if isinstance(error, Invalid | Denied | Unauthenticated):
+                    if isinstance(error, Invalid | Denied):
+                        raise
+                    if isinstance(error, Unauthenticated) and not self._connections:
                         raise
                     if not self._over.is_set():
                         _LOG.warning("scheduler_lost", reason=error.reason, text=error.message)
