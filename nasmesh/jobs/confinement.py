@@ -25,7 +25,7 @@ READY = b"\x06"
 """What the shell writes before the program starts: without it, the space could not be made."""
 
 PROGRAM_PLACE = "/program"
-WORK_PLACE = "/work"
+WORK_PLACE = "/sandbox"
 # Users that no distribution gives out: those that systemd keeps for services without a user of their own.
 _USERS = range(61184, 65520)
 _SPARE_S = 5.0
@@ -44,8 +44,8 @@ IFS='
 '
 mkdir -p $folders old
 for file in $files; do : > "$file"; done
-chown "$user:$user" work tmp
-chmod 700 work tmp
+chown "$user:$user" sandbox tmp
+chmod 700 sandbox tmp
 mount -a -T "$table"
 pivot_root . old
 cd /
@@ -53,7 +53,7 @@ umount -l /old
 rmdir /old
 echo 0 > /proc/sys/kernel/shmall
 echo 1000 > /proc/self/oom_score_adj
-cd /work
+cd /sandbox
 printf '\006'
 set +e
 "$@"
@@ -130,7 +130,7 @@ def confined(
     lines = [_fstab_line(mount, root) for mount in mounts]
     lines.append(f"proc {_escaped(root)}/proc proc nosuid,nodev,noexec,hidepid=invisible 0 0")
     table.write_text("\n".join(lines) + "\n")
-    folders = ["work", "tmp", "proc", *(_inside(mount.place) for mount in mounts if mount.source.is_dir())]
+    folders = ["sandbox", "tmp", "proc", *(_inside(mount.place) for mount in mounts if mount.source.is_dir())]
     files = [_inside(mount.place) for mount in mounts if not mount.source.is_dir()]
     folders += [str(Path(name).parent) for name in files]
     return [

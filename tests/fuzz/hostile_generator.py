@@ -90,7 +90,7 @@ def disk_many_files(asked):
     written = 0
     try:
         for number in range(10_000):
-            with open(f"/work/{number}", "wb") as file:
+            with open(f"/sandbox/{number}", "wb") as file:
                 written += file.write(b"x" * (1 << 20))
     except OSError as error:
         if written <= 64 << 20:
@@ -100,7 +100,7 @@ def disk_many_files(asked):
 
 def disk_large_file(asked):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    file = os.open("/work/large", os.O_CREAT | os.O_RDWR)
+    file = os.open("/sandbox/large", os.O_CREAT | os.O_RDWR)
     return must_fail(lambda: os.ftruncate(file, 1 << 40))
 
 
@@ -196,9 +196,9 @@ def secret_system(asked):
 
 
 def secret_by_link(asked):
-    os.symlink(asked["public"], "/work/link")
-    must_fail(lambda: read("/work/link"))
-    return must_fail(lambda: read("/work/../../.." + asked["public"]))
+    os.symlink(asked["public"], "/sandbox/link")
+    must_fail(lambda: read("/sandbox/link"))
+    return must_fail(lambda: read("/sandbox/../../.." + asked["public"]))
 
 
 def secret_by_proc(asked):
@@ -243,7 +243,7 @@ def become_root(asked):
 
 
 def become_root_by_file(asked):
-    for command in (["su", "-c", "id -u"], ["mount", "-t", "tmpfs", "x", "/work"], ["newgrp", "root"]):
+    for command in (["su", "-c", "id -u"], ["mount", "-t", "tmpfs", "x", "/sandbox"], ["newgrp", "root"]):
         try:
             done = subprocess.run(command, capture_output=True, timeout=1, stdin=subprocess.DEVNULL)
         except (OSError, subprocess.TimeoutExpired):
@@ -254,11 +254,11 @@ def become_root_by_file(asked):
 
 
 def use_root_calls(asked):
-    must_fail(lambda: libc("mount", b"none", b"/work", b"tmpfs", 0, None))
+    must_fail(lambda: libc("mount", b"none", b"/sandbox", b"tmpfs", 0, None))
     must_fail(lambda: libc("umount2", b"/proc", 2))
-    must_fail(lambda: os.mknod("/work/disk", 0o600 | 0o060000, os.makedev(8, 0)))
+    must_fail(lambda: os.mknod("/sandbox/disk", 0o600 | 0o060000, os.makedev(8, 0)))
     must_fail(lambda: socket.sethostname("mine"))
-    return must_fail(lambda: os.chroot("/work"))
+    return must_fail(lambda: os.chroot("/sandbox"))
 
 
 def unshare_again(asked):
@@ -274,10 +274,10 @@ def unshare_again(asked):
 def unshare_and_look(asked):
     try:
         libc("unshare", CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS)
-        libc("mount", b"proc", b"/work", b"proc", 0, None)
+        libc("mount", b"proc", b"/sandbox", b"proc", 0, None)
     except OSError as error:
         return str(error)
-    seen = [name for name in os.listdir("/work") if name.isdigit()]
+    seen = [name for name in os.listdir("/sandbox") if name.isdigit()]
     if asked["server"] in seen:
         raise BreachError(str(seen))
     return str(seen)
