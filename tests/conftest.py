@@ -1,8 +1,11 @@
 """Settings of every test run."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
+
+from tests.builders.own_logs import logs_as_before
 
 # Tests open sessions of their own; see nasmesh/model/runtime.py.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -22,3 +25,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "counts"
     ):
         terminalreporter.write_line(str(line))
+
+
+@pytest.fixture(autouse=True)
+def own_logs() -> Iterator[None]:
+    """Put the process's logging back after each test: a program that a test runs in this process configures it."""
+    with logs_as_before():
+        yield

@@ -80,6 +80,13 @@ def ended(path: Path, search: str = "s", **more: Any) -> None:
     past.close()
 
 
+def recovered(path: Path) -> Engine:
+    """Return a scheduler's engine that has read a journal back."""
+    engine = Engine(SqliteJournal(path), ManualClock(), seed=1)
+    engine.recover()
+    return engine
+
+
 def edit_event(path: Path, sequence: int, body: bytes) -> None:
     """Replace an event as somebody would who knows about checksums."""
     with sqlite3.connect(path) as db:

@@ -1,68 +1,38 @@
 """`nasmesh admin` on real journals: what it finds, what it tells, and that it never harms what it reads."""
 
 import json
-import logging
 import sqlite3
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
-import structlog
 
-from nasmesh.clock import ManualClock
 from nasmesh.errors import NotFound
 from nasmesh.settings import read_settings
 from nasmesh.store.keys import ObjectKind
 from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import journal_pb2
-from scheduler.admin.__main__ import existing, main, store_beside
+from scheduler.admin.__main__ import existing, store_beside
 from scheduler.admin.checking import check
 from scheduler.admin.compacting import compact
 from scheduler.admin.explaining import explain
-from scheduler.engine import Engine
-from scheduler.journal.sqlite import SqliteJournal
 from tests.builders import journals
 from tests.builders import scheduling as make
-from tests.builders.journals import Past
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def own_logs() -> Iterator[None]:
-    """Put the process's logging back after a program has configured it for itself."""
-    root = logging.getLogger()
-    handlers, level, logs = list(root.handlers), root.level, structlog.get_config()
-    yield
-    root.handlers, root.level = handlers, level
-    structlog.configure(**logs)
+from tests.builders.admin_runs import Run, runner
+from tests.builders.journals import Past, recovered
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run the program as `nasmesh admin` does."""
     monkeypatch.setenv("NASMESH_HOME", str(tmp_path / "home"))
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()  # what was logged before is not the program's
-        code = main([str(argument) for argument in arguments])
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return call
+    return runner(capsys)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "journal.db"
-
-
-def recovered(path: Path) -> Engine:
-    engine = Engine(SqliteJournal(path), ManualClock(), seed=1)
-    engine.recover()
-    return engine
 
 
 # --- check ----------------------------------------------------------------------------------------------------------

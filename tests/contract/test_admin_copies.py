@@ -1,66 +1,36 @@
 """`nasmesh admin backup` and `restore` on real journals: whole or not at all, and epochs that only grow."""
 
-import logging
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
-import structlog
 
-from nasmesh.clock import ManualClock
 from nasmesh.errors import Conflict, Invalid, Stale, Unavailable
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import journal_pb2
-from scheduler.admin.__main__ import main
 from scheduler.admin.checking import check
 from scheduler.admin.copying import EPOCH_STEP, backup, restore
-from scheduler.engine import Engine
 from scheduler.journal.base import Batch
 from scheduler.journal.sqlite import SqliteJournal
 from tests.builders import journals
 from tests.builders import scheduling as make
-from tests.builders.journals import Past
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def own_logs() -> Iterator[None]:
-    """Put the process's logging back after a program has configured it for itself."""
-    root = logging.getLogger()
-    handlers, level, logs = list(root.handlers), root.level, structlog.get_config()
-    yield
-    root.handlers, root.level = handlers, level
-    structlog.configure(**logs)
+from tests.builders.admin_runs import Run, runner
+from tests.builders.journals import Past, recovered
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run the program as `nasmesh admin` does."""
     monkeypatch.setenv("NASMESH_HOME", str(tmp_path / "home"))
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()  # what was logged before is not the program's
-        code = main([str(argument) for argument in arguments])
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return call
+    return runner(capsys)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "journal.db"
-
-
-def recovered(path: Path) -> Engine:
-    engine = Engine(SqliteJournal(path), ManualClock(), seed=1)
-    engine.recover()
-    return engine
 
 
 def test_backup_when_a_scheduler_never_rests_then_whole_and_of_one_moment(path: Path, tmp_path: Path) -> None:

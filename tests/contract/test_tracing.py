@@ -1,7 +1,6 @@
 """Traces in this process: where spans go, how they travel over gRPC, what is kept, what is refused."""
 
 import json
-import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,7 +8,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-import structlog
 
 from nasmesh.agent.targets import TRAIN, RemoteTarget
 from nasmesh.clock import SystemClock
@@ -145,17 +143,6 @@ def test_target_when_a_directory_is_in_the_way_then_refused(tmp_path: Path) -> N
         tracing.configure_tracing("test", read_settings({"NASMESH_TRACES": f"file:{tmp_path}"}))
 
 
-@pytest.fixture
-def own_logs() -> Iterator[None]:
-    """Put the process's logging back after a program has configured it for itself."""
-    root = logging.getLogger()
-    before = (list(root.handlers), root.level)
-    yield
-    root.handlers, root.level = before
-    structlog.reset_defaults()
-
-
-@pytest.mark.usefixtures("own_logs")
 def test_program_when_the_target_is_unknown_then_a_sentence_and_exit_code_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,12 +9,13 @@ import structlog
 
 from nasmesh.logs import configure
 from nasmesh.settings import read_settings
+from tests.builders.own_logs import logs_as_before
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Log nothing within the block."""
-    with _as_before():
+    with logs_as_before():
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         yield
 
@@ -23,21 +24,6 @@ def quiet() -> Iterator[None]:
 def kept() -> Iterator[io.StringIO]:
     """Keep every line, debug ones too, as the programs themselves would write them."""
     lines = io.StringIO()
-    with _as_before():
+    with logs_as_before():
         configure("simulation", settings=read_settings({"NASMESH_LOG_LEVEL": "debug"}), stream=lines)
         yield lines
-
-
-@contextmanager
-def _as_before() -> Iterator[None]:
-    before, known = structlog.get_config(), structlog.is_configured()
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    try:
-        yield
-    finally:
-        root.handlers, root.level = handlers, level
-        if known:
-            structlog.configure(**before)
-        else:
-            structlog.reset_defaults()

@@ -22,15 +22,10 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    """Leave logging as it was found."""
-    before = structlog.get_config()
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
+    """Leave no bound field behind."""
     structlog.contextvars.clear_contextvars()
     yield
     structlog.contextvars.clear_contextvars()
-    structlog.configure(**before)
-    root.handlers, root.level = handlers, level
 
 
 def settings(**variables: str) -> Settings:

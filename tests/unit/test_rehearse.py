@@ -2,13 +2,10 @@
 
 import dataclasses
 import json
-import logging
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from generate_svc.service import GenerateServicer
 from nasmesh.agent.attempt import Attempt
@@ -43,16 +40,6 @@ seed: 5
 BY_HAND = Model(
     train_s=10, seconds_per_mac=0, evaluate_s=1, evaluate_seconds_per_mac=0, noise=0, call_s=0.5, proposal_s=0
 )
-
-
-@pytest.fixture(autouse=True)
-def own_logs() -> Iterator[None]:
-    """Put the process's logging back after a program has configured it for itself."""
-    root = logging.getLogger()
-    handlers, level, logs = list(root.handlers), root.level, structlog.get_config()
-    yield
-    root.handlers, root.level = handlers, level
-    structlog.configure(**logs)
 
 
 @pytest.fixture(scope="module")

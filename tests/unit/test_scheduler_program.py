@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import socket
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nasmesh.errors import NasmeshError, Unavailable
@@ -82,17 +80,6 @@ def test_program_when_started_then_serves_and_ends_cleanly_on_a_signal(tmp_path:
     assert (tmp_path / "home" / "journal.db").exists()
 
 
-@pytest.fixture
-def own_logs() -> Iterator[None]:
-    """Put the process's logging back after a program has configured it for itself."""
-    root = logging.getLogger()
-    before = (list(root.handlers), root.level)
-    yield
-    root.handlers, root.level = before
-    structlog.reset_defaults()
-
-
-@pytest.mark.usefixtures("own_logs")
 def test_program_when_it_cannot_start_then_one_sentence_and_an_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
