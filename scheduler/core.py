@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar, cast
 
@@ -13,14 +13,14 @@ from nasmesh.logs import bind
 from scheduler.engine import Engine
 from scheduler.failpoints import Failpoints
 from scheduler.journal.base import Batch
-from scheduler.pace import Pace
+from scheduler.pace import QUICK_S, Pace
 from scheduler.step import Command, Step
 
 # Commands in one step: bounds how long a reply waits for its neighbours.
 STEP_COMMANDS = 512
 # Longest sleep; keeps the loop alive where a clock is set by hand.
 LONGEST_WAIT_S = 3600.0
-# Later than this at its own deadline, the process itself stood still (stopped, swapped out, a disk that held the loop):
+# Later than this at its own deadline, the process itself stood still (stopped, swapped out), or waited for its disk:
 # nobody could be heard meanwhile, so nobody's silence counts.
 STANDSTILL_S = 1.0
 
@@ -37,7 +37,7 @@ class Core:
         self._failpoints = failpoints or Failpoints()
         self._commands: list[tuple[Command, Done]] = []
         self._wake = asyncio.Event()
-        # Writes the journal while the loop goes on reading, where the disk is not quick; one of the two at a time.
+        # Writes the journal; the loop waits for it, or goes on reading meanwhile: see Pace.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._pace = Pace()
         self._awake_until = engine.clock.monotonic()
@@ -134,17 +134,26 @@ class Core:
         self.engine.publish(step)
 
     async def _append(self, batch: Batch) -> None:
-        clock, journal = self.engine.clock, self.engine.journal
-        if self._pace.is_quick:
-            began = clock.monotonic()
-            journal.append(batch)
-            took = clock.monotonic() - began
-            self._pace.took(took)
-            if took > STANDSTILL_S:
-                self.engine.stood_still(took)
-        else:
-            await asyncio.get_running_loop().run_in_executor(self._writer, journal.append, batch)
-            self._pace.handed_over()
+        """Write on the writer's thread: a commit on a disk that hangs must not take the loop along, which answers."""
+        clock = self.engine.clock
+        began = clock.monotonic()
+        writing = self._writer.submit(self.engine.journal.append, batch)
+        if not (self._pace.is_quick and self._waited_for(writing)):
+            await asyncio.wrap_future(writing)
+            self._pace.followed()
+        took = clock.monotonic() - began
+        if took > STANDSTILL_S:
+            # Heartbeats may have come in meanwhile, but a step takes no more than STEP_COMMANDS before it counts.
+            self.engine.stood_still(took)
+
+    def _waited_for(self, writing: Future[None]) -> bool:
+        """Wait for a commit that should be quick; returns False where it is not over yet, raises what it raised."""
+        try:
+            writing.result(QUICK_S)
+        except TimeoutError:
+            self._pace.overran()
+            return False
+        return True
 
     def _close(self) -> None:
         stopped = Unavailable("SCHEDULER_STOPPING", "the scheduler is stopping; try again")

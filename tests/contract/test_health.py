@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nasmesh.clock import ManualClock
@@ -22,6 +23,7 @@ from scheduler.activity import Activity
 from scheduler.engine import RETRY_JOURNAL_S, Engine
 from scheduler.journal.base import Batch
 from scheduler.journal.memory import MemoryDisk, MemoryJournal
+from scheduler.pace import FOLLOWED
 from scheduler.program import Options, Scheduler, start
 from tests.builders import scheduling as make
 from tests.builders.scheduler_calls import go, refused
@@ -108,17 +110,22 @@ def test_journal_when_full_then_not_serving_and_serving_again_without_any_call()
     go(body())
 
 
-def test_journal_when_stuck_then_not_serving_and_info_still_answers() -> None:
+@pytest.mark.parametrize("commits", [1, 2 * FOLLOWED], ids=["at the start", "while the loop waits for commits"])
+def test_journal_when_stuck_then_not_serving_and_info_still_answers(commits: int) -> None:
     async def body() -> None:
         journal = HeldJournal()
         scheduler = await serve(journal)
         address = scheduler.address
         async with health_of(address) as health, client(address) as stub, working(address, lambda _: None):
             await create(stub, make.make_spec(max_trials=1), search_id="before")
+            for number in range(commits):
+                await stub.CancelSearch(api.CancelSearchRequest(name="searches/before", request_id=f"r{number}"))
             journal.writes.clear()
             waiting = asyncio.ensure_future(create(stub, make.make_spec(max_trials=1), search_id="stuck"))
             await until(health, NOT_SERVING)
+            assert await statuses(health) == {NOT_SERVING}
             assert not (await info(address)).activity.serving
+            assert not waiting.done()
             journal.writes.set()
             await until(health, SERVING)
             assert (await waiting).name == "searches/stuck"

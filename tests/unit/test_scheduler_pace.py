@@ -1,34 +1,24 @@
-"""Commits are written by the loop only where the disk is quick, and by a thread again after a slow one."""
+"""The loop waits for commits only where the disk is quick, and goes on meanwhile again after a slow one."""
 
-from scheduler.pace import HANDED_OVER, QUICK_S, Pace
-
-
-def quick() -> Pace:
-    pace = Pace()
-    for _ in range(HANDED_OVER):
-        pace.handed_over()
-    return pace
+from scheduler.pace import FOLLOWED, Pace
 
 
-def test_the_first_commits_are_handed_over() -> None:
-    pace = Pace()
-    for _ in range(HANDED_OVER):
+def follow(pace: Pace) -> None:
+    """Note commits until the loop waits again."""
+    for _ in range(FOLLOWED):
         assert not pace.is_quick
-        pace.handed_over()
+        pace.followed()
+
+
+def test_loop_when_commits_are_the_first_then_goes_on_meanwhile() -> None:
+    pace = Pace()
+    follow(pace)
     assert pace.is_quick
 
 
-def test_a_quick_disk_stays_with_the_loop() -> None:
-    pace = quick()
-    for _ in range(1000):
-        pace.took(QUICK_S / 10)
-    assert pace.is_quick
-
-
-def test_a_slow_commit_is_the_only_one_that_holds_the_loop_up() -> None:
-    pace = quick()
-    pace.took(QUICK_S * 2)
-    for _ in range(HANDED_OVER):
-        assert not pace.is_quick
-        pace.handed_over()
+def test_loop_when_a_commit_is_slow_then_waits_for_none_until_many_were_not_waited_for() -> None:
+    pace = Pace()
+    follow(pace)
+    pace.overran()
+    follow(pace)
     assert pace.is_quick

@@ -60,7 +60,7 @@ def test_standstill_when_longer_than_leases_then_none_is_lost_and_silence_afterw
 
 
 class SlowJournal(MemoryJournal):
-    """A disk that holds whoever writes."""
+    """A disk that takes its time."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class SlowJournal(MemoryJournal):
         super().append(batch)
 
 
-def test_disk_when_it_holds_the_loop_longer_than_leases_then_none_is_lost() -> None:
+def test_disk_when_a_commit_takes_longer_than_leases_then_none_is_lost() -> None:
     async def body() -> None:
         clock = ManualClock()
         journal = SlowJournal(clock)
@@ -82,7 +82,7 @@ def test_disk_when_it_holds_the_loop_longer_than_leases_then_none_is_lost() -> N
         desk = Desk(core.engine)
         await leased(core, desk)
         searches = Searches(core.engine)
-        for index in range(120):  # beyond the commits that a thread writes
+        for index in range(120):  # beyond the commits that the loop does not wait for
             if index == 110:
                 journal.holds_s = 300.0
             request = scheduler_service_pb2.CreateSearchRequest(search_id=f"t{index}", spec=make.make_spec())
