@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasmesh.errors import Invalid, NasmeshError, Unavailable
+from nasmesh.exits import FAILED, OK, guarded
 from nasmesh.flags import FlagParser
 from nasmesh.logs import configure, get_logger
 from nasmesh.rpc.access import add_server_flags, server_access
@@ -44,25 +44,24 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until stopped; returns 0, 1 unexpected, 2 wrong flag or journal, 3 port or journal in use."""
-    forbid_unpickling()
-    try:
+
+    def serve() -> int:
         settings = read_settings()
         options = parse_flags(argv, settings)
         configure("scheduler", settings=settings)
         configure_tracing("scheduler", settings)
         raise_open_files()
         asyncio.run(run(options))
-    except NasmeshError as error:
-        sys.stderr.write(f"error: {error.message} [{error.reason}]\n")
-        return 2 if isinstance(error, Invalid) else 3 if isinstance(error, Unavailable) else 1
-    except KeyboardInterrupt:
-        return 130
+        return OK
+
+    forbid_unpickling()
+    try:
+        return guarded(serve)
     except Exception as error:  # noqa: BLE001  (the edge: the log has the trace; nothing acknowledged is lost)
         get_logger("scheduler").error("stopped_by_fault", error=f"{type(error).__name__}: {error}", exc_info=True)
-        return 1
+        return FAILED
     finally:
         stop_tracing()
-    return 0
 
 
 if __name__ == "__main__":

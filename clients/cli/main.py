@@ -28,6 +28,7 @@ with quiet_interrupts():
         top,
         trial,
     )
+    from nasmesh import exits
     from nasmesh.errors import Invalid, NasmeshError
     from nasmesh.settings import read_settings
     from nasmesh.telemetry.tracing import configure_tracing
@@ -85,15 +86,15 @@ def main() -> None:
     """Run the command line; the only way out is SystemExit."""
     as_json = "--json" in sys.argv
     try:
-        sys.exit(command()(prog_name="nasmesh", standalone_mode=False) or failures.OK)
+        sys.exit(command()(prog_name="nasmesh", standalone_mode=False) or exits.OK)
     except NasmeshError as error:
-        sys.exit(failures.tell(error, as_json=as_json))
+        sys.exit(exits.tell(error, as_json=as_json))
     except _USAGE_ERROR as error:
-        sys.exit(failures.tell(_as_invalid(error), as_json=as_json))
+        sys.exit(exits.tell(_as_invalid(error), as_json=as_json))
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(failures.INTERRUPTED)
+        sys.exit(exits.INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last resort: a person never sees a stack trace
-        sys.exit(failures.tell_unexpected(error))
+        sys.exit(exits.tell_unexpected(error, as_json=as_json))
 
 
 if __name__ == "__main__":

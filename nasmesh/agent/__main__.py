@@ -8,10 +8,11 @@ from nasmesh.agent.drivers.driver import Driver
 from nasmesh.agent.drivers.evaluate import EvaluateDriver
 from nasmesh.agent.drivers.train import TrainDriver
 from nasmesh.agent.flags import AgentSettings, parse_agent_flags
-from nasmesh.agent.lifetime import Lifetime, guarded, locked_directory
+from nasmesh.agent.lifetime import Lifetime, locked_directory
 from nasmesh.agent.loop import DRAIN_S, Agent
 from nasmesh.agent.targets import GENERATE, TRAIN, RemoteTarget, served_contract
 from nasmesh.errors import Unavailable
+from nasmesh.exits import guarded
 from nasmesh.logs import configure, get_logger
 from nasmesh.rpc.observing import metrics_served
 from nasmesh.telemetry.tracing import configure_tracing, stop_tracing

@@ -1,45 +1,17 @@
-"""How a program lives and ends: exit codes, signals, the lock on its work directory, the agent's thread."""
+"""How a program lives and ends: signals, the lock on its work directory, the agent's thread."""
 
 import fcntl
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from nasmesh.agent.loop import Agent
-from nasmesh.errors import Conflict, Invalid, NasmeshError, NotFound, Unavailable
-from nasmesh.logs import get_logger
-
-_LOG = get_logger("program")
-
-OK = 0
-FAILED = 1
-INVALID = 2
-UNAVAILABLE = 3
-NOT_FOUND = 4
-CONFLICT = 5
-INTERRUPTED = 130
-
-
-def exit_code(error: NasmeshError) -> int:
-    """Return the exit code that stands for an error."""
-    codes = ((Invalid, INVALID), (Unavailable, UNAVAILABLE), (NotFound, NOT_FOUND), (Conflict, CONFLICT))
-    return next((code for kind, code in codes if isinstance(error, kind)), FAILED)
-
-
-def guarded(main: Callable[[], int]) -> int:
-    """Return what `main` returns; an error becomes one sentence on standard error and an exit code."""
-    try:
-        return main()
-    except NasmeshError as error:
-        sys.stderr.write(f"error: {error.message}\n")
-        return exit_code(error)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+from nasmesh.errors import Invalid, NasmeshError, Unavailable
+from nasmesh.exits import INTERRUPTED, OK
 
 
 class Lifetime:

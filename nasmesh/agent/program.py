@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from nasmesh.agent.drivers.driver import Driver
 from nasmesh.agent.flags import AddFlags, ServerSettings, default_name, parse_server_flags
-from nasmesh.agent.lifetime import Lifetime, guarded, locked_directory, write_address
+from nasmesh.agent.lifetime import Lifetime, locked_directory, write_address
 from nasmesh.agent.loop import DRAIN_S, Agent
+from nasmesh.exits import guarded
 from nasmesh.jobs.table import JobTable
 from nasmesh.logs import configure, get_logger
 from nasmesh.rpc.observing import metrics_served, observers

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasmesh.errors import Invalid, NasmeshError, NotFound
+from nasmesh.errors import Invalid, NotFound
+from nasmesh.exits import guarded_command
 from nasmesh.flags import FlagParser
 from nasmesh.logs import configure
 from nasmesh.settings import Settings, read_settings
 from nasmesh.store.open import open_store
-from scheduler.admin import display, telling
+from scheduler.admin import telling
 from scheduler.admin.checking import check
 from scheduler.admin.compacting import compact
 from scheduler.admin.copying import backup, restore
@@ -106,16 +107,14 @@ def run(flags: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, 1 violations or differences, 2 wrong, 3 in use or unreadable, 4 missing, 5 exists."""
-    as_json = "--json" in (sys.argv if argv is None else argv)
-    try:
+
+    def work() -> int:
         settings = read_settings()
         flags = parse_flags(argv, settings)
         configure("admin", settings=settings, stream=io.StringIO())  # what it has to say are sentences
         return run(flags)
-    except NasmeshError as error:
-        return display.tell(error, as_json=as_json)
-    except KeyboardInterrupt:
-        return 130
+
+    return guarded_command(work, as_json="--json" in (sys.argv if argv is None else argv))
 
 
 if __name__ == "__main__":

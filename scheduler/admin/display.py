@@ -1,4 +1,4 @@
-"""How the administrator's programs speak: one JSON object or lines on stdout, progress and errors on stderr."""
+"""How the administrator's programs speak: one JSON object or lines on stdout, progress on stderr."""
 
 import json
 import sys
@@ -9,8 +9,6 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from nasmesh.errors import Conflict, Invalid, NasmeshError, NotFound, Unavailable
 
 
 class Advance(Protocol):
@@ -53,12 +51,3 @@ def wall(time_us: int) -> str:
 def size(count: int) -> str:
     """Return bytes for people."""
     return f"{count / 1024**2:.1f} MiB" if count >= 1024**2 else f"{count / 1024:.1f} KiB"
-
-
-def tell(error: NasmeshError, *, as_json: bool) -> int:
-    """Print an error as the command line does and return its exit code."""
-    sys.stderr.write(f"error: {error.message}\n")
-    if as_json:
-        say_json({"error": {"reason": error.reason, "message": error.message, "field": error.field}})
-    codes = ((Invalid, 2), (Unavailable, 3), (NotFound, 4), (Conflict, 5))
-    return next((code for kind, code in codes if isinstance(error, kind)), 1)

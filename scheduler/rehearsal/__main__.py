@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nasmesh.client.spec import read_spec
-from nasmesh.errors import Invalid, NasmeshError
+from nasmesh.errors import Invalid
+from nasmesh.exits import guarded_command
 from nasmesh.flags import FlagParser
 from nasmesh.logs import configure
 from nasmesh.settings import Settings, read_settings
@@ -127,16 +128,14 @@ def duration(seconds: float) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Rehearse; returns 0, 1 unexpected, 2 wrong specification or flag, 3 no generator, 4 no such search."""
-    as_json = "--json" in (sys.argv if argv is None else argv)
-    try:
+
+    def work() -> int:
         settings = read_settings()
         flags = parse_flags(argv, settings)
         configure("rehearsal", settings=settings, stream=io.StringIO())  # what it has to say is the table
         return run(flags)
-    except NasmeshError as error:
-        return display.tell(error, as_json=as_json)
-    except KeyboardInterrupt:
-        return 130
+
+    return guarded_command(work, as_json="--json" in (sys.argv if argv is None else argv))
 
 
 if __name__ == "__main__":

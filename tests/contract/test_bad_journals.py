@@ -57,6 +57,13 @@ def refused(journal: Path, *, user: int = 0) -> tuple[int, str]:
     return process.returncode, err.strip().splitlines()[-1]
 
 
+def reason(journal: Path) -> str:
+    """Return what scripts read of the same refusal, here where a scheduler has the journal in this process."""
+    with pytest.raises(NasmeshError) as caught:
+        recovered(journal)
+    return caught.value.reason
+
+
 def serves(process: subprocess.Popen[str]) -> None:
     """Return once a scheduler serves."""
     assert process.stderr is not None
@@ -150,16 +157,17 @@ CASES: list[tuple[Spoil, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "reason", "words"), CASES, ids=[case[0].__name__ for case in CASES])
+@pytest.mark.parametrize(("spoil", "wanted", "words"), CASES, ids=[case[0].__name__ for case in CASES])
 def test_journal_when_spoilt_then_refused_with_what_to_do(
-    good: Path, tmp_path: Path, spoil: Spoil, reason: str, words: str
+    good: Path, tmp_path: Path, spoil: Spoil, wanted: str, words: str
 ) -> None:
     path = Path(shutil.copy(good, tmp_path / "journal.db"))
     spoil(path)
-    known = journals.events_of(path) if reason != "JOURNAL_CORRUPT" else None
+    assert reason(Path(shutil.copy(path, tmp_path / "copy.db"))) == wanted
+    known = journals.events_of(path) if wanted != "JOURNAL_CORRUPT" else None
     code, told = refused(path)
     assert code == 2
-    assert told.endswith(f"[{reason}]")
+    assert told.startswith("error: ")
     assert words in told
     assert known is None or journals.events_of(path) == known, "nothing was written"
 
@@ -188,7 +196,7 @@ def test_journal_when_large_and_one_bit_is_flipped_then_refused_before_it_serves
     whole[len(whole) // 2] ^= 0x10
     path.write_bytes(whole)
     code, told = refused(path)
-    assert (code, told.endswith("[JOURNAL_CORRUPT]")) == (2, True), told
+    assert (code, reason(path)) == (2, "JOURNAL_CORRUPT"), told
 
 
 def _varint(value: int) -> bytes:
@@ -271,7 +279,7 @@ def test_log_when_a_killed_schedulers_is_damaged_or_gone_then_refused(tmp_path: 
     code, told = refused(left(bytes(damaged)))
     assert (code, "transactions behind the damage" in told) == (2, True), told
     code, told = refused(left(None))
-    assert (code, told.endswith("[JOURNAL_INCOMPLETE]")) == (2, True), told
+    assert (code, reason(killed)) == (2, "JOURNAL_INCOMPLETE"), told
     assert "put it back" in told
 
 
@@ -281,7 +289,7 @@ def test_journal_when_another_scheduler_has_it_then_refused_and_that_one_goes_on
         serves(first)
         (tmp_path / "port").unlink()
         code, told = refused(path)
-        assert (code, told.endswith("[JOURNAL_LOCKED]")) == (3, True)
+        assert (code, reason(path)) == (3, "JOURNAL_LOCKED")
         assert "stop that one" in told
         assert first.poll() is None
         first.send_signal(signal.SIGTERM)
@@ -299,8 +307,7 @@ def test_journal_when_it_may_not_be_written_then_refused(good: Path, tmp_path: P
     path.with_name("journal.db.lock").chmod(0o666)
     before = path.read_bytes()
     code, told = refused(path, user=65534)
-    assert (code, told.endswith("[JOURNAL_IO]")) == (3, True), told
-    assert "permissions" in told
+    assert (code, "permissions" in told) == (3, True), told
     assert path.read_bytes() == before
 
 

@@ -12,10 +12,11 @@ from nasmesh.agent.drivers.following import JobStatus, follow
 from nasmesh.agent.flags import default_name, parse_agent_flags, parse_server_flags
 from nasmesh.agent.heartbeats import Heartbeats
 from nasmesh.agent.held import Held
-from nasmesh.agent.lifetime import exit_code, locked_directory, write_address
+from nasmesh.agent.lifetime import locked_directory, write_address
 from nasmesh.agent.spool import Spool, job_id_of
 from nasmesh.clock import SystemClock
-from nasmesh.errors import Busy, Conflict, Invalid, NasmeshError, NotFound, Unavailable
+from nasmesh.errors import Busy, Conflict, Invalid, NasmeshError, NotFound, Raced, Unavailable
+from nasmesh.exits import exit_code
 from nasmesh.ids import format_name
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import job_pb2, object_pb2, search_pb2
@@ -162,6 +163,8 @@ def test_a_work_directory_is_for_one_process(tmp_path: Path) -> None:
         (Unavailable("A", "a"), 3),
         (NotFound("A", "a"), 4),
         (Conflict("A", "a"), 5),
+        (Raced("A", "a"), 5),
+        (Busy("A", "a"), 3),
         (NasmeshError("A", "a"), 1),
     ],
 )

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clients.cli import failures
 from clients.cli.options import (
     SCHEDULER,
     WATCH_PATIENCE_S,
@@ -20,6 +19,7 @@ from clients.cli.options import (
     connect,
 )
 from clients.cli.output import message_dict, print_json, print_line, print_messages, print_table
+from nasmesh import exits
 from nasmesh.errors import Invalid
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def finish(client: "Client", name: str, *, out: Path | None, force: bool, as_jso
     else:
         for line in summary_lines(ended, view, written):
             print_line(line)
-    return failures.OK if ended.state == search_pb2.SEARCH_STATE_SUCCEEDED else failures.FAILED
+    return exits.OK if ended.state == search_pb2.SEARCH_STATE_SUCCEEDED else exits.FAILED
 
 
 @app.command("list")
