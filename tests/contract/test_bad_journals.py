@@ -163,7 +163,8 @@ def test_journal_when_spoilt_then_refused_with_what_to_do(
 ) -> None:
     path = Path(shutil.copy(good, tmp_path / "journal.db"))
     spoil(path)
-    assert reason(Path(shutil.copy(path, tmp_path / "copy.db"))) == wanted
+    whole = shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-whole"))
+    assert reason(whole / "journal.db") == wanted
     known = journals.events_of(path) if wanted != "JOURNAL_CORRUPT" else None
     code, told = refused(path)
     assert code == 2
