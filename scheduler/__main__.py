@@ -1,6 +1,5 @@
 """`python -m scheduler`: flags, environment, exit codes."""
 
-import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from nasmesh.rpc.open_files import raise_open_files
 from nasmesh.settings import DEFAULT_SCHEDULER, Settings, read_settings
 from nasmesh.telemetry.tracing import configure_tracing, stop_tracing
 from nasmesh.unpickling import forbid_unpickling
+from scheduler import event_loop
 from scheduler.program import Options, run
 
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         configure("scheduler", settings=settings)
         configure_tracing("scheduler", settings)
         raise_open_files()
-        asyncio.run(run(options))
+        event_loop.run(run(options))
         return OK
 
     forbid_unpickling()
