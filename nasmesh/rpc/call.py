@@ -1,9 +1,8 @@
 """The call that the current thread of a threaded server is answering, for code that waits on its caller's behalf."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Protocol
+
+from nasmesh.scoped import Scoped
 
 
 class ActiveCall(Protocol):
@@ -14,7 +13,8 @@ class ActiveCall(Protocol):
         ...
 
 
-_CURRENT: ContextVar[ActiveCall | None] = ContextVar("nasmesh_call", default=None)
+CALL: Scoped[ActiveCall | None] = Scoped("nasmesh_call", None)
+"""The call that this thread answers. Interceptors set it."""
 
 
 def caller_waits() -> bool:
@@ -22,19 +22,5 @@ def caller_waits() -> bool:
 
     A Watch that blocks for minutes asks now and then, so that callers who hung up do not hold its thread.
     """
-    call = _CURRENT.get()
+    call = CALL.get()
     return call is None or call.is_active()
-
-
-@contextmanager
-def entered(call: ActiveCall) -> Iterator[None]:
-    """Make `call` the current one within the block. Interceptors use it.
-
-    Set and put back by value, not by token: a stream that is closed early ends in another context than it began in.
-    """
-    before = _CURRENT.get()
-    _CURRENT.set(call)
-    try:
-        yield
-    finally:
-        _CURRENT.set(before)

@@ -37,11 +37,7 @@ def channel_credentials(access: ClientAccess) -> grpc.ChannelCredentials:
     if access.cert is not None and access.key is not None:
         chain, key, facts = _pair(access.cert, access.key, ("cert-file", "key-file"), now)
         if not facts.calls:
-            raise Invalid(
-                "CERTIFICATE_ROLE",
-                f"cert-file: {access.cert} is a server's; callers need an agent's, client's or admin's",
-                field="cert-file",
-            )
+            raise _wrong_role(facts, access.cert, "cert-file", "callers need an agent's, client's or admin's")
     found = grpc.ssl_channel_credentials(roots, key, chain)
     if access.token is None:
         return found
@@ -110,11 +106,7 @@ class _ServerFiles:
         now = SystemClock().wall()
         chain, key, facts = _pair(access.cert, access.key, ("tls-cert", "tls-key"), now)
         if not facts.serves:
-            raise Invalid(
-                "CERTIFICATE_ROLE",
-                f"tls-cert: {access.cert} is a {facts.role or 'client'}'s; servers need one of role server",
-                field="tls-cert",
-            )
+            raise _wrong_role(facts, access.cert, "tls-cert", "servers need one of role server")
         roots = _authority(access.ca, "tls-ca", now) if access.ca is not None else None
         return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=roots)
 
@@ -127,6 +119,11 @@ def _pair(cert: Path, key: Path, fields: tuple[str, str], now: float) -> tuple[b
     secret = read_secret(key, field=fields[1])
     check_pair(facts, secret, field=fields[1])
     return chain, secret, facts
+
+
+def _wrong_role(facts: Certificate, path: Path, field: str, wanted: str) -> Invalid:
+    whose = facts.role or ("client" if facts.calls else "server" if facts.serves else "stranger")
+    return Invalid("CERTIFICATE_ROLE", f"{field}: {path} is a {whose}'s; {wanted}", field=field)
 
 
 def _authority(path: Path, field: str, now: float) -> bytes:

@@ -1,13 +1,11 @@
 """Who calls: the identity that the access checks of a server found for the call in hand."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 
 from nasmesh.errors import Invalid
+from nasmesh.scoped import Scoped
 
 # The grammar of agent ids, so that an agent's identity and its name compare.
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
@@ -38,31 +36,13 @@ class Identity:
 LOCAL = Identity("", frozenset(Role))
 """Everybody, on a server that asks for no identity: plaintext on loopback."""
 
-_CURRENT: ContextVar[Identity] = ContextVar("nasmesh_identity", default=LOCAL)
+CALLER: Scoped[Identity] = Scoped("nasmesh_identity", LOCAL)
+"""Who makes the call that this thread or task answers. Interceptors set it."""
 
 
 def current_identity() -> Identity:
     """Return who makes the call that this task or thread answers; LOCAL outside any call."""
-    return _CURRENT.get()
-
-
-@contextmanager
-def identified(identity: Identity) -> Iterator[None]:
-    """Make `identity` the caller within the block. Interceptors use it.
-
-    Set and put back by value, not by token: a stream that is closed early ends in another context than it began in.
-    """
-    before = _CURRENT.get()
-    _CURRENT.set(identity)
-    try:
-        yield
-    finally:
-        _CURRENT.set(before)
-
-
-def enter_identity(identity: Identity) -> None:
-    """Make `identity` the caller for the rest of the current asyncio task: one task answers one call."""
-    _CURRENT.set(identity)
+    return CALLER.get()
 
 
 def check_caller_name(name: str, *, field: str) -> str:

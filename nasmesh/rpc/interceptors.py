@@ -4,8 +4,8 @@ Requests are parsed only once their caller is admitted. Health and reflection pa
 """
 
 import asyncio
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
@@ -13,92 +13,52 @@ import grpc.aio
 from grpc_status import rpc_status
 
 from nasmesh.errors import Invalid
-from nasmesh.rpc.call import entered
+from nasmesh.rpc.call import CALL
 from nasmesh.rpc.gate import Cut, Gate
-from nasmesh.rpc.identity import enter_identity, identified
+from nasmesh.rpc.identity import CALLER
 from nasmesh.rpc.status import DETAILS_KEY, to_rpc_status
+from nasmesh.rpc.wrapping import AioInterceptor, Behavior, Handler, Interceptor, behavior_of, with_behavior, yields
 
 _NOT_SERVED = "this server does not serve this call"
-Handler = Any  # grpc.RpcMethodHandler is generic over messages that an interceptor cannot know
 Parse = Callable[[Any], Any]
 Encode = Callable[[Any], bytes]
-
-_MAKERS = {
-    ("unary", "unary"): grpc.unary_unary_rpc_method_handler,
-    ("unary", "stream"): grpc.unary_stream_rpc_method_handler,
-    ("stream", "unary"): grpc.stream_unary_rpc_method_handler,
-    ("stream", "stream"): grpc.stream_stream_rpc_method_handler,
-}
 
 
 class _Served(NamedTuple):
     """One method as it is served."""
 
     method: str
-    behavior: Callable[..., Any]
+    behavior: Behavior
     parse: Parse
     gate: Gate
 
 
-class _Wrapped:
-    """Handlers by method, each wrapped once."""
-
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-        self._made: dict[str, tuple[Handler, Handler]] = {}
-
-    def get(self, handler: Handler, method: str, wrap: Callable[[Handler], Callable[[_Served], Any]]) -> Handler:
-        """Return a handler in its wrapping; None for None: the call is not served."""
-        if handler is None:
-            return None
-        known = self._made.get(method)
-        if known is not None and known[0] is handler:
-            return known[1]
-        made = _replace(handler, method, self._gate, wrap(handler))
-        self._made[method] = (handler, made)
-        return made
+def guard(gate: Gate) -> Interceptor:
+    """Return what guards the calls of a threaded server and maps the errors of its servicers."""
+    return Interceptor(
+        lambda handler, method: _guarded(handler, method, gate, _stream if handler.response_streaming else _single)
+    )
 
 
-class CallInterceptor(grpc.ServerInterceptor):
-    """Guards the calls of a threaded server and maps the errors of its servicers."""
+def aio_guard(gate: Gate) -> AioInterceptor:
+    """Return what guards the calls of an asyncio server, where streams are async generators, and maps errors."""
 
-    def __init__(self, gate: Gate) -> None:
-        """Guard with a gate."""
-        self._wrapped = _Wrapped(gate)
+    def wrap(handler: Handler, method: str) -> Handler:
+        streaming = _aio_stream if yields(handler) else _aio_written
+        return _guarded(handler, method, gate, streaming if handler.response_streaming else _aio_single)
 
-    def intercept_service(self, continuation: Callable[[Any], Handler | None], details: Any) -> Handler | None:
-        """Return the method's handler, guarded."""
-        return self._wrapped.get(
-            continuation(details), details.method, lambda handler: _stream if handler.response_streaming else _single
-        )
+    return AioInterceptor(wrap)
 
 
-class AioCallInterceptor(grpc.aio.ServerInterceptor):
-    """Guards the calls of an asyncio server, where streams are async generators, and maps errors."""
-
-    def __init__(self, gate: Gate) -> None:
-        """Guard with a gate."""
-        self._wrapped = _Wrapped(gate)
-
-    async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[Handler | None]], details: Any
-    ) -> Handler | None:
-        """Return the method's handler, guarded."""
-        return self._wrapped.get(await continuation(details), details.method, _aio_wrap)
-
-
-def _replace(handler: Handler, method: str, gate: Gate, wrap: Callable[[_Served], Any]) -> Handler:
-    """Return the handler with its behaviour wrapped in one of the same shape."""
-    asks = "stream" if handler.request_streaming else "unary"
-    answers = "stream" if handler.response_streaming else "unary"
-    make: Callable[..., Any] = _MAKERS[asks, answers]
+def _guarded(handler: Handler, method: str, gate: Gate, wrap: Callable[[_Served], Behavior]) -> Handler:
     parse = _typed(handler.request_deserializer)
     # The one message of a unary request is parsed by the wrapper; those of a stream when the servicer asks for them.
-    unary = asks == "unary"
-    served = _Served(method, getattr(handler, f"{asks}_{answers}"), parse if unary else _as_it_is, gate)
-    return make(
+    streaming = handler.request_streaming
+    served = _Served(method, behavior_of(handler), _as_it_is if streaming else parse, gate)
+    return with_behavior(
+        handler,
         wrap(served),
-        request_deserializer=None if unary else parse,
+        request_deserializer=parse if streaming else None,
         response_serializer=_encoding(handler.response_serializer),
     )
 
@@ -155,7 +115,7 @@ def _single(served: _Served) -> Callable[..., Any]:
     def call(request: Any, context: Any) -> Any:
         try:
             caller = gate.admit(method, context)
-            with entered(context), identified(caller.identity):
+            with CALL.within(context), CALLER.within(caller.identity):
                 return behavior(parse(request), context)
         except Exception as error:  # noqa: BLE001  (the edge: nothing may pass with its text)
             _abort(context, error)
@@ -170,7 +130,11 @@ def _stream(served: _Served) -> Callable[..., Any]:
         try:
             caller = gate.admit(method, context)
             standing = _Standing(context)
-            with gate.opened(method, caller, _nothing) as cut, entered(standing), identified(caller.identity):
+            with (
+                gate.opened(method, caller, _nothing) as cut,
+                CALL.within(standing),
+                CALLER.within(caller.identity),
+            ):
                 standing.cut = cut
                 for response in behavior(parse(request), context):
                     if cut.error is not None:
@@ -191,20 +155,13 @@ def _nothing() -> None:
 # --- asyncio --------------------------------------------------------------------------------------------------------
 
 
-def _aio_wrap(handler: Handler) -> Callable[[_Served], Any]:
-    if not handler.response_streaming:
-        return _aio_single
-    behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
-    return _aio_stream if inspect.isasyncgenfunction(behavior) else _aio_written
-
-
 def _aio_single(served: _Served) -> Callable[..., Any]:
     method, behavior, parse, gate = served
 
     async def call(request: Any, context: Any) -> Any:
         try:
             caller = gate.admit(method, context)
-            enter_identity(caller.identity)
+            CALLER.set(caller.identity)
             return await behavior(parse(request), context)
         except grpc.aio.AbortError:
             raise
@@ -215,47 +172,40 @@ def _aio_single(served: _Served) -> Callable[..., Any]:
 
 
 def _aio_stream(served: _Served) -> Callable[..., Any]:
-    method, behavior, parse, gate = served
-
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-        cut: Cut | None = None
-        try:
-            caller = gate.admit(method, context)
-            enter_identity(caller.identity)
-            with gate.opened(method, caller, _canceller()) as cut:
-                async for response in behavior(parse(request), context):
-                    yield response
-        except grpc.aio.AbortError:
-            raise
-        except asyncio.CancelledError:
-            await _aio_cut(context, cut)
-            raise
-        except Exception as error:  # noqa: BLE001  (the edge: nothing may pass with its text)
-            await _aio_abort(context, error)
+        async with _aio_open(served, context):
+            async for response in served.behavior(served.parse(request), context):
+                yield response
 
     return call
 
 
 def _aio_written(served: _Served) -> Callable[..., Any]:
     """Wrap a streaming method that writes its answers instead of yielding them, as health's Watch does."""
-    method, behavior, parse, gate = served
 
     async def call(request: Any, context: Any) -> None:
-        cut: Cut | None = None
-        try:
-            caller = gate.admit(method, context)
-            enter_identity(caller.identity)
-            with gate.opened(method, caller, _canceller()) as cut:
-                await behavior(parse(request), context)
-        except grpc.aio.AbortError:
-            raise
-        except asyncio.CancelledError:
-            await _aio_cut(context, cut)
-            raise
-        except Exception as error:  # noqa: BLE001  (the edge: nothing may pass with its text)
-            await _aio_abort(context, error)
+        async with _aio_open(served, context):
+            await served.behavior(served.parse(request), context)
 
     return call
+
+
+@asynccontextmanager
+async def _aio_open(served: _Served, context: Any) -> AsyncIterator[None]:
+    """Guard a stream for as long as the block lasts, and end it with the status of what it raises."""
+    cut: Cut | None = None
+    try:
+        caller = served.gate.admit(served.method, context)
+        CALLER.set(caller.identity)
+        with served.gate.opened(served.method, caller, _canceller()) as cut:
+            yield
+    except grpc.aio.AbortError:
+        raise
+    except asyncio.CancelledError:
+        await _aio_cut(context, cut)
+        raise
+    except Exception as error:  # noqa: BLE001  (the edge: nothing may pass with its text)
+        await _aio_abort(context, error)
 
 
 def _canceller() -> Callable[[], object]:

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from nasmesh.logs import get_logger
+from nasmesh.rpc.observed import aio_observe, observe
 from nasmesh.rpc.options import plaintext_address
 from nasmesh.settings import Settings
 from nasmesh.telemetry import tracing
 from nasmesh.telemetry.calls import Calls
 from nasmesh.telemetry.exposition import Source, serve_metrics
-from nasmesh.telemetry.serving import AioObservingInterceptor, ObservingInterceptor
 
 _log = get_logger("metrics")
 
@@ -40,7 +40,7 @@ def observers(calls: Calls, metrics: str, *, aio: bool = False) -> Sequence[Any]
     """Return the interceptors of a server: none where neither metrics nor traces are on."""
     if not metrics and not tracing.enabled():
         return ()
-    return (AioObservingInterceptor(calls),) if aio else (ObservingInterceptor(calls),)
+    return (aio_observe(calls),) if aio else (observe(calls),)
 
 
 @contextmanager

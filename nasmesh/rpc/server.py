@@ -27,7 +27,7 @@ from nasmesh.rpc.access import NO_SERVER_ACCESS, ServerAccess
 from nasmesh.rpc.gate import Gate
 from nasmesh.rpc.health import SERVICE_NAME as HEALTH
 from nasmesh.rpc.health import AioHealth, Health
-from nasmesh.rpc.interceptors import AioCallInterceptor, CallInterceptor
+from nasmesh.rpc.interceptors import aio_guard, guard
 from nasmesh.rpc.rates import Rates
 from nasmesh.settings import format_address, parse_address
 
@@ -156,7 +156,7 @@ def serve_threads(
     gate = _gate(target, door)
     server = grpc.server(
         futures.ThreadPoolExecutor(workers, thread_name_prefix="rpc"),
-        interceptors=[*door.around, CallInterceptor(gate)],
+        interceptors=[*door.around, guard(gate)],
         options=options.server_options(door.connections),
         maximum_concurrent_rpcs=workers,
     )
@@ -185,7 +185,7 @@ async def serve_aio(
     target = _listen_address(listen, door)
     gate = _gate(target, door)
     server = grpc.aio.server(
-        interceptors=[*door.around, AioCallInterceptor(gate)],
+        interceptors=[*door.around, aio_guard(gate)],
         options=options.server_options(door.connections),
         maximum_concurrent_rpcs=limits.CONCURRENT_CALLS,
     )

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from nasmesh import __version__
 from nasmesh.errors import Invalid
-from nasmesh.telemetry.tracing import Attributes, Place, Span, Tracer, set_current
+from nasmesh.telemetry.tracing import CURRENT, Attributes, Place, Span, Tracer
 
 try:
     from opentelemetry import trace
@@ -154,9 +154,9 @@ class _OtelTracer:
             name, context=_context(parent), kind=_KINDS[kind], attributes=attributes, record_exception=False
         )
         opened = _Open(span)
-        before = set_current(opened.traceparent)
         try:
-            yield opened
+            with CURRENT.within(opened.traceparent):
+                yield opened
         except BaseException as error:
             # Its kind alone: what an error says may hold what must not leave the program.
             reason = getattr(error, "reason", "") or type(error).__name__
@@ -164,7 +164,6 @@ class _OtelTracer:
             span.set_status(trace.StatusCode.ERROR)
             raise
         finally:
-            set_current(before)
             span.end()
 
     def emit(self, name: str, place: Place, times_s: tuple[float, float], attributes: Attributes) -> None:

@@ -8,9 +8,9 @@ import hashlib
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from contextvars import ContextVar
 from typing import Protocol
 
+from nasmesh.scoped import Scoped
 from nasmesh.settings import Settings
 
 HEADER = "traceparent"
@@ -75,7 +75,8 @@ class Place:
 
 
 _TRACER: Tracer | None = None
-_CURRENT: ContextVar[str] = ContextVar("nasmesh_traceparent", default="")
+CURRENT: Scoped[str] = Scoped("nasmesh_traceparent", "")
+"""The traceparent of the span in work, empty where there is none. Tracers set it."""
 
 
 def enabled() -> bool:
@@ -105,14 +106,7 @@ def stop_tracing() -> None:
 
 def current() -> str:
     """Return the traceparent of the span in work in this thread or task; empty where there is none."""
-    return _CURRENT.get()
-
-
-def set_current(traceparent: str) -> str:
-    """Make a traceparent the current one and return the one before. For `span` and those who carry traces over."""
-    before = _CURRENT.get()
-    _CURRENT.set(traceparent)
-    return before
+    return CURRENT.get()
 
 
 def checked(traceparent: str) -> str:
@@ -122,7 +116,7 @@ def checked(traceparent: str) -> str:
 
 def metadata() -> tuple[tuple[str, str], ...] | None:
     """Return the gRPC metadata that carries the current trace; None where there is none."""
-    traceparent = _CURRENT.get()
+    traceparent = CURRENT.get()
     return ((HEADER, traceparent),) if traceparent else None
 
 
@@ -132,7 +126,7 @@ def span(
     """Return a span for a `with` block, below `parent` or else the current one; a new trace where there is neither."""
     if _TRACER is None:
         return NO_SPAN
-    return _TRACER.span(name, _CURRENT.get() if parent is None else checked(parent), kind, attributes or {})
+    return _TRACER.span(name, CURRENT.get() if parent is None else checked(parent), kind, attributes or {})
 
 
 def continued(traceparent: str, name: str, attributes: Attributes | None = None) -> AbstractContextManager[Span]:
@@ -144,7 +138,7 @@ def span_within(
     name: str, attributes: Attributes | None = None, *, kind: str = "internal"
 ) -> AbstractContextManager[Span]:
     """Return a span below the current one, or none where nothing is traced here: it never begins a trace."""
-    return span(name, attributes, kind=kind) if _TRACER is not None and _CURRENT.get() else NO_SPAN
+    return span(name, attributes, kind=kind) if _TRACER is not None and CURRENT.get() else NO_SPAN
 
 
 def emit(name: str, place: Place, times_s: tuple[float, float], attributes: Attributes) -> None:

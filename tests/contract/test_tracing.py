@@ -1,6 +1,5 @@
 """Traces in this process: where spans go, how they travel over gRPC, what is kept, what is refused."""
 
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -23,21 +22,13 @@ from nasmesh.telemetry.tracing import Place
 from nasmesh.v1 import train_service_pb2 as pb
 from nasmesh.v1 import train_service_pb2_grpc as rpc
 from scheduler.__main__ import main
-
-PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+from tests.builders.spans import PARENT, rows, traced_to
 
 
 @pytest.fixture
 def spans(tmp_path: Path) -> Iterator[Path]:
-    """Trace to a file within the test."""
-    path = tmp_path / "spans.jsonl"
-    tracing.configure_tracing("test", read_settings({"NASMESH_TRACES": f"file:{path}"}))
-    yield path
-    tracing.stop_tracing()
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    with traced_to(tmp_path / "spans.jsonl") as path:
+        yield path
 
 
 class Servicer(rpc.TrainServiceServicer):

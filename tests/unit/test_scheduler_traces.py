@@ -1,32 +1,22 @@
 """The scheduler's spans: told once what they tell is durable, and whole over a restart."""
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from nasmesh.settings import read_settings
-from nasmesh.telemetry import tracing
 from nasmesh.v1 import scheduler_service_pb2 as api
 from scheduler.traces import lease_place, task_place, trial_place
 from tests.builders import scheduling as make
 from tests.builders.scheduler_world import SimulatedAgent, World
-
-PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+from tests.builders.spans import PARENT, rows, traced_to
 
 
 @pytest.fixture
 def spans(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "spans.jsonl"
-    tracing.configure_tracing("test", read_settings({"NASMESH_TRACES": f"file:{path}"}))
-    yield path
-    tracing.stop_tracing()
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    with traced_to(tmp_path / "spans.jsonl") as path:
+        yield path
 
 
 def traced_world(traceparent: str = PARENT) -> tuple[World, SimulatedAgent]:
