@@ -6,8 +6,11 @@ Data sets as the mesh knows them."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from nasmesh.v1 import measurement_pb2 as _measurement_pb2
+from nasmesh.v1 import object_pb2 as _object_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +21,82 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _SampleKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SampleKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SampleKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SAMPLE_KIND_UNSPECIFIED: _SampleKind.ValueType  # 0
+    """Means IMAGE."""
+    SAMPLE_KIND_IMAGE: _SampleKind.ValueType  # 1
+    """Channels, height, width of uint8."""
+    SAMPLE_KIND_SERIES: _SampleKind.ValueType  # 2
+    """Channels, length of float32."""
+    SAMPLE_KIND_TABLE: _SampleKind.ValueType  # 3
+    """Columns of float32."""
+
+class SampleKind(_SampleKind, metaclass=_SampleKindEnumTypeWrapper):
+    """What a sample is."""
+
+SAMPLE_KIND_UNSPECIFIED: SampleKind.ValueType  # 0
+"""Means IMAGE."""
+SAMPLE_KIND_IMAGE: SampleKind.ValueType  # 1
+"""Channels, height, width of uint8."""
+SAMPLE_KIND_SERIES: SampleKind.ValueType  # 2
+"""Channels, length of float32."""
+SAMPLE_KIND_TABLE: SampleKind.ValueType  # 3
+"""Columns of float32."""
+Global___SampleKind: _TypeAlias = SampleKind  # noqa: Y015
+
+class _LearningTask:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LearningTaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LearningTask.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LEARNING_TASK_UNSPECIFIED: _LearningTask.ValueType  # 0
+    """Means CLASSIFICATION."""
+    LEARNING_TASK_CLASSIFICATION: _LearningTask.ValueType  # 1
+    """One of several classes; the network gives a logit for each."""
+    LEARNING_TASK_REGRESSION: _LearningTask.ValueType  # 2
+    """One or more numbers; the network gives them in units of the targets' standard deviation around their mean."""
+
+class LearningTask(_LearningTask, metaclass=_LearningTaskEnumTypeWrapper):
+    """What is learned."""
+
+LEARNING_TASK_UNSPECIFIED: LearningTask.ValueType  # 0
+"""Means CLASSIFICATION."""
+LEARNING_TASK_CLASSIFICATION: LearningTask.ValueType  # 1
+"""One of several classes; the network gives a logit for each."""
+LEARNING_TASK_REGRESSION: LearningTask.ValueType  # 2
+"""One or more numbers; the network gives them in units of the targets' standard deviation around their mean."""
+Global___LearningTask: _TypeAlias = LearningTask  # noqa: Y015
+
+class _DivisionRule:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DivisionRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DivisionRule.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DIVISION_RULE_UNSPECIFIED: _DivisionRule.ValueType  # 0
+    """Means STRATIFIED, or BY_GROUP where samples carry a group."""
+    DIVISION_RULE_STRATIFIED: _DivisionRule.ValueType  # 1
+    """The same shares of every class; for regression, of every tenth of the targets."""
+    DIVISION_RULE_BY_GROUP: _DivisionRule.ValueType  # 2
+    """No group is in two splits, so that what is tested was never seen in another guise."""
+
+class DivisionRule(_DivisionRule, metaclass=_DivisionRuleEnumTypeWrapper):
+    """How samples are divided into splits."""
+
+DIVISION_RULE_UNSPECIFIED: DivisionRule.ValueType  # 0
+"""Means STRATIFIED, or BY_GROUP where samples carry a group."""
+DIVISION_RULE_STRATIFIED: DivisionRule.ValueType  # 1
+"""The same shares of every class; for regression, of every tenth of the targets."""
+DIVISION_RULE_BY_GROUP: DivisionRule.ValueType  # 2
+"""No group is in two splits, so that what is tested was never seen in another guise."""
+Global___DivisionRule: _TypeAlias = DivisionRule  # noqa: Y015
 
 @_typing.final
 class Dataset(_message.Message):
@@ -32,23 +111,58 @@ class Dataset(_message.Message):
     SPLITS_FIELD_NUMBER: _builtins.int
     CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
     AVAILABLE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    CLASS_NAMES_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    GROUPED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name: "datasets/{id}"."""
     description: _builtins.str
     """One line for people."""
     classes: _builtins.int
-    """Number of classes."""
+    """Number of classes; 0 for regression."""
     content_digest: _builtins.str
     """SHA-256 over the raw samples and labels; empty when the data is not on this machine."""
     available: _builtins.bool
     """Whether the data is present on this machine; if not, how to obtain it is in description."""
+    kind: Global___SampleKind.ValueType
+    """What a sample is."""
+    task: Global___LearningTask.ValueType
+    """What is learned."""
+    targets: _builtins.int
+    """Numbers to predict for a sample, for regression."""
+    owner: _builtins.str
+    """Identity that added it: "clients/{name}"; empty for built-in ones and where the scheduler asks for no identity."""
+    size_bytes: _builtins.int
+    """Bytes of its objects; 0 for built-in ones."""
+    grouped: _builtins.bool
+    """Whether samples carry a group (a subject, a patient, a recording), so that it can be divided BY_GROUP."""
     @_builtins.property
     def sample_dims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Dimensions of one sample without the batch: channels, height, width."""
+        """Dimensions of one sample without the batch: channels, height, width of images; channels, length of series; columns of
+        tables.
+        """
 
     @_builtins.property
     def splits(self) -> _containers.RepeatedCompositeFieldContainer[Global___SplitSize]:
         """Samples in each split under the default fractions and seed 0."""
+
+    @_builtins.property
+    def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the classes in the order of their labels; empty where only their number is known."""
+
+    @_builtins.property
+    def manifest(self) -> _object_pb2.ObjectRef:
+        """The DatasetManifest object of a data set that was added; absent for built-in ones."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was added."""
 
     def __init__(
         self,
@@ -60,10 +174,19 @@ class Dataset(_message.Message):
         splits: _abc.Iterable[Global___SplitSize] | None = ...,
         content_digest: _builtins.str = ...,
         available: _builtins.bool = ...,
+        kind: Global___SampleKind.ValueType = ...,
+        task: Global___LearningTask.ValueType = ...,
+        class_names: _abc.Iterable[_builtins.str] | None = ...,
+        targets: _builtins.int = ...,
+        manifest: _object_pb2.ObjectRef | None = ...,
+        owner: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        size_bytes: _builtins.int = ...,
+        grouped: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "classes", b"classes", "content_digest", b"content_digest", "description", b"description", "name", b"name", "sample_dims", b"sample_dims", "splits", b"splits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "class_names", b"class_names", "classes", b"classes", "content_digest", b"content_digest", "create_time", b"create_time", "description", b"description", "grouped", b"grouped", "kind", b"kind", "manifest", b"manifest", "name", b"name", "owner", b"owner", "sample_dims", b"sample_dims", "size_bytes", b"size_bytes", "splits", b"splits", "targets", b"targets", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -105,6 +228,9 @@ class DatasetSpec(_message.Message):
     VALIDATION_FRACTION_FIELD_NUMBER: _builtins.int
     TEST_FRACTION_FIELD_NUMBER: _builtins.int
     SPLIT_SEED_FIELD_NUMBER: _builtins.int
+    DIVISION_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    MANIFEST_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """"datasets/{id}"."""
     validation_fraction: _builtins.float
@@ -112,7 +238,19 @@ class DatasetSpec(_message.Message):
     test_fraction: _builtins.float
     """Part of all samples that tests, where the data set defines no test split [0.2]."""
     split_seed: _builtins.int
-    """Seed of the division, stratified by class [0]."""
+    """Seed of the division [0]."""
+    division: Global___DivisionRule.ValueType
+    """How samples are divided [STRATIFIED; BY_GROUP where samples carry a group]."""
+    @_builtins.property
+    def view(self) -> Global___DataView:
+        """Part of the data that is used; absent: all. The test split is never part of a view."""
+
+    @_builtins.property
+    def manifest(self) -> _object_pb2.ObjectRef:
+        """Manifest object of an added data set. The scheduler fills it in from the data set's name; whoever drives a server
+        alone sets it. It decides what is read, the name is for people.
+        """
+
     def __init__(
         self,
         *,
@@ -120,10 +258,13 @@ class DatasetSpec(_message.Message):
         validation_fraction: _builtins.float | None = ...,
         test_fraction: _builtins.float | None = ...,
         split_seed: _builtins.int = ...,
+        division: Global___DivisionRule.ValueType = ...,
+        view: Global___DataView | None = ...,
+        manifest: _object_pb2.ObjectRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_test_fraction", b"_test_fraction", "_validation_fraction", b"_validation_fraction", "test_fraction", b"test_fraction", "validation_fraction", b"validation_fraction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_test_fraction", b"_test_fraction", "_validation_fraction", b"_validation_fraction", "manifest", b"manifest", "test_fraction", b"test_fraction", "validation_fraction", b"validation_fraction", "view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_test_fraction", b"_test_fraction", "_validation_fraction", b"_validation_fraction", "dataset", b"dataset", "split_seed", b"split_seed", "test_fraction", b"test_fraction", "validation_fraction", b"validation_fraction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_test_fraction", b"_test_fraction", "_validation_fraction", b"_validation_fraction", "dataset", b"dataset", "division", b"division", "manifest", b"manifest", "split_seed", b"split_seed", "test_fraction", b"test_fraction", "validation_fraction", b"validation_fraction", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__test_fraction: _TypeAlias = _typing.Literal["test_fraction"]  # noqa: Y015
     _WhichOneofArgType__test_fraction: _TypeAlias = _typing.Literal["_test_fraction", b"_test_fraction"]  # noqa: Y015
@@ -135,3 +276,39 @@ class DatasetSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__validation_fraction) -> _WhichOneofReturnType__validation_fraction | None: ...
 
 Global___DatasetSpec: _TypeAlias = DatasetSpec  # noqa: Y015
+
+@_typing.final
+class DataView(_message.Message):
+    """Part of a data set for cheap trials: a view of the same objects, nothing is copied."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRACTION_FIELD_NUMBER: _builtins.int
+    MAX_SAMPLES_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    fraction: _builtins.float
+    """Part of the train and validation samples, 0 < value <= 1 [1]; a fixed prefix of the seeded order, so that smaller views
+    are inside larger ones.
+    """
+    max_samples: _builtins.int
+    """Most train and validation samples in all; 0: no bound."""
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Only these labels, in this order; they become classes 0, 1, …; empty: all."""
+
+    def __init__(
+        self,
+        *,
+        fraction: _builtins.float | None = ...,
+        max_samples: _builtins.int = ...,
+        classes: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fraction", b"_fraction", "fraction", b"fraction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fraction", b"_fraction", "classes", b"classes", "fraction", b"fraction", "max_samples", b"max_samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fraction: _TypeAlias = _typing.Literal["fraction"]  # noqa: Y015
+    _WhichOneofArgType__fraction: _TypeAlias = _typing.Literal["_fraction", b"_fraction"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fraction) -> _WhichOneofReturnType__fraction | None: ...
+
+Global___DataView: _TypeAlias = DataView  # noqa: Y015

@@ -421,6 +421,7 @@ class AttemptOutcome(_message.Message):
     EVALUATE_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
+    INFEASIBLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def token(self) -> Global___AttemptToken:
         """Which."""
@@ -445,6 +446,12 @@ class AttemptOutcome(_message.Message):
     def released(self) -> Global___AttemptReleased:
         """It was cancelled as asked, or given back unharmed by a draining agent."""
 
+    @_builtins.property
+    def infeasible(self) -> _search_pb2.ConstraintViolation:
+        """The network is outside what its data, device or constraints allow, for example its training does not fit the device's
+        memory: the trial is recorded INFEASIBLE, no other attempt is made.
+        """
+
     def __init__(
         self,
         *,
@@ -454,12 +461,13 @@ class AttemptOutcome(_message.Message):
         evaluate: _evaluate_service_pb2.EvaluateResult | None = ...,
         failure: _search_pb2.Failure | None = ...,
         released: Global___AttemptReleased | None = ...,
+        infeasible: _search_pb2.ConstraintViolation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "failure", b"failure", "generate", b"generate", "released", b"released", "result", b"result", "token", b"token", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "failure", b"failure", "generate", b"generate", "infeasible", b"infeasible", "released", b"released", "result", b"result", "token", b"token", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "failure", b"failure", "generate", b"generate", "released", b"released", "result", b"result", "token", b"token", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "failure", b"failure", "generate", b"generate", "infeasible", b"infeasible", "released", b"released", "result", b"result", "token", b"token", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["generate", "train", "evaluate", "failure", "released"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["generate", "train", "evaluate", "failure", "released", "infeasible"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -906,6 +914,10 @@ class TrainWork(_message.Message):
     INSTRUMENTATION_FIELD_NUMBER: _builtins.int
     INITIAL_WEIGHTS_FIELD_NUMBER: _builtins.int
     RESUME_FROM_FIELD_NUMBER: _builtins.int
+    UNTIL_STEP_FIELD_NUMBER: _builtins.int
+    GANG_FIELD_NUMBER: _builtins.int
+    until_step: _builtins.int
+    """Train to this update only; 0: to the end."""
     @_builtins.property
     def network(self) -> _object_pb2.ObjectRef:
         """The network."""
@@ -928,7 +940,11 @@ class TrainWork(_message.Message):
 
     @_builtins.property
     def resume_from(self) -> _object_pb2.ObjectRef:
-        """Checkpoint of an earlier attempt."""
+        """Checkpoint of an earlier attempt, or of the rung before."""
+
+    @_builtins.property
+    def gang(self) -> _train_service_pb2.GangMember:
+        """Place in a training over several servers; absent: alone."""
 
     def __init__(
         self,
@@ -939,10 +955,12 @@ class TrainWork(_message.Message):
         instrumentation: _training_pb2.InstrumentationPlan | None = ...,
         initial_weights: _object_pb2.ObjectRef | None = ...,
         resume_from: _object_pb2.ObjectRef | None = ...,
+        until_step: _builtins.int = ...,
+        gang: _train_service_pb2.GangMember | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "data", b"data", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "network", b"network", "resume_from", b"resume_from"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "data", b"data", "gang", b"gang", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "network", b"network", "resume_from", b"resume_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "data", b"data", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "network", b"network", "resume_from", b"resume_from"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "data", b"data", "gang", b"gang", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "network", b"network", "resume_from", b"resume_from", "until_step", b"until_step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -192,6 +192,8 @@ class EvaluateResult(_message.Message):
     DEVICE_TIME_S_FIELD_NUMBER: _builtins.int
     DATA_DIGEST_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    QUANTIZED_FIELD_NUMBER: _builtins.int
     device_time_s: _builtins.float
     """Seconds that the device was held."""
     data_digest: _builtins.str
@@ -204,6 +206,14 @@ class EvaluateResult(_message.Message):
     def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Engine versions, device, processor model, threads."""
 
+    @_builtins.property
+    def report(self) -> _object_pb2.ObjectRef:
+        """Report object (JSON): confusion matrix, calibration bins, intervals, latencies of every run."""
+
+    @_builtins.property
+    def quantized(self) -> _object_pb2.ObjectRef:
+        """The 8-bit copy, where one was asked for."""
+
     def __init__(
         self,
         *,
@@ -211,10 +221,12 @@ class EvaluateResult(_message.Message):
         device_time_s: _builtins.float = ...,
         data_digest: _builtins.str = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        report: _object_pb2.ObjectRef | None = ...,
+        quantized: _object_pb2.ObjectRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quantized", b"quantized", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_digest", b"data_digest", "device_time_s", b"device_time_s", "environment", b"environment", "measurements", b"measurements"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_digest", b"data_digest", "device_time_s", b"device_time_s", "environment", b"environment", "measurements", b"measurements", "quantized", b"quantized", "report", b"report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

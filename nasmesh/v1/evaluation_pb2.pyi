@@ -3,8 +3,11 @@
 isort:skip_file
 How a trained network is scored."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from nasmesh.v1 import measurement_pb2 as _measurement_pb2
 import builtins as _builtins
 import sys
@@ -16,6 +19,58 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _EvaluateEngine:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EvaluateEngineEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EvaluateEngine.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVALUATE_ENGINE_UNSPECIFIED: _EvaluateEngine.ValueType  # 0
+    """Means ONNXRUNTIME."""
+    EVALUATE_ENGINE_ONNXRUNTIME: _EvaluateEngine.ValueType  # 1
+    """onnxruntime on the stored bytes: what is scored is what ships. On a GPU where there is one and it can."""
+    EVALUATE_ENGINE_TORCH: _EvaluateEngine.ValueType  # 2
+    """PyTorch on the network rebuilt from the stored bytes."""
+
+class EvaluateEngine(_EvaluateEngine, metaclass=_EvaluateEngineEnumTypeWrapper):
+    """What computes an evaluation."""
+
+EVALUATE_ENGINE_UNSPECIFIED: EvaluateEngine.ValueType  # 0
+"""Means ONNXRUNTIME."""
+EVALUATE_ENGINE_ONNXRUNTIME: EvaluateEngine.ValueType  # 1
+"""onnxruntime on the stored bytes: what is scored is what ships. On a GPU where there is one and it can."""
+EVALUATE_ENGINE_TORCH: EvaluateEngine.ValueType  # 2
+"""PyTorch on the network rebuilt from the stored bytes."""
+Global___EvaluateEngine: _TypeAlias = EvaluateEngine  # noqa: Y015
+
+class _Quantization:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QuantizationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quantization.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QUANTIZATION_UNSPECIFIED: _Quantization.ValueType  # 0
+    """Means NONE."""
+    QUANTIZATION_NONE: _Quantization.ValueType  # 1
+    """None."""
+    QUANTIZATION_DYNAMIC: _Quantization.ValueType  # 2
+    """Weights only; activations are quantised as they come."""
+    QUANTIZATION_STATIC: _Quantization.ValueType  # 3
+    """Weights and activations, calibrated on training samples."""
+
+class Quantization(_Quantization, metaclass=_QuantizationEnumTypeWrapper):
+    """8-bit copies."""
+
+QUANTIZATION_UNSPECIFIED: Quantization.ValueType  # 0
+"""Means NONE."""
+QUANTIZATION_NONE: Quantization.ValueType  # 1
+"""None."""
+QUANTIZATION_DYNAMIC: Quantization.ValueType  # 2
+"""Weights only; activations are quantised as they come."""
+QUANTIZATION_STATIC: Quantization.ValueType  # 3
+"""Weights and activations, calibrated on training samples."""
+Global___Quantization: _TypeAlias = Quantization  # noqa: Y015
 
 @_typing.final
 class EvaluateConfig(_message.Message):
@@ -30,6 +85,15 @@ class EvaluateConfig(_message.Message):
     LATENCY_FIELD_NUMBER: _builtins.int
     LATENCY_RUNS_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    THROUGHPUT_BATCH_SIZES_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    CALIBRATION_BINS_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    TABLE_SEED_FIELD_NUMBER: _builtins.int
     split: _measurement_pb2.Split.ValueType
     """The split scored. VALIDATION in the search phase; TEST only in the final phase (the scheduler enforces it)."""
     batch_size: _builtins.int
@@ -40,6 +104,30 @@ class EvaluateConfig(_message.Message):
     """Timed runs for latency, after 10 that are not counted [50]."""
     threads: _builtins.int
     """Processor threads [1]."""
+    engine: Global___EvaluateEngine.ValueType
+    """What computes [ONNXRUNTIME]."""
+    memory: _builtins.bool
+    """Whether the most memory of a forward pass is measured: peak_memory_bytes [false]."""
+    calibration_bins: _builtins.int
+    """Equal-width bins of the expected calibration error [15]."""
+    confidence: _builtins.float
+    """Level of the confidence intervals, above 0.5, below 1 [0.95]."""
+    quantization: Global___Quantization.ValueType
+    """Whether an 8-bit copy is made and scored besides: "int8_accuracy", "int8_size_bytes", "int8_latency_p50"."""
+    table: _builtins.str
+    """"tables/{id}": measurements are looked up instead of made. Trials are not trained then; what training costs according to
+    the table is their device time.
+    """
+    table_seed: _builtins.int
+    """Row of the table's repeated trainings: a seed's index; -1: their mean [0]."""
+    @_builtins.property
+    def throughput_batch_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Batch sizes at which throughput is measured ("throughput_b{size}", samples/s); empty: none."""
+
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further metrics by name: built in, or entry points of the group nasmesh.metrics on the evaluate server."""
+
     def __init__(
         self,
         *,
@@ -48,25 +136,50 @@ class EvaluateConfig(_message.Message):
         latency: _builtins.bool | None = ...,
         latency_runs: _builtins.int | None = ...,
         threads: _builtins.int | None = ...,
+        engine: Global___EvaluateEngine.ValueType = ...,
+        throughput_batch_sizes: _abc.Iterable[_builtins.int] | None = ...,
+        memory: _builtins.bool | None = ...,
+        calibration_bins: _builtins.int | None = ...,
+        confidence: _builtins.float | None = ...,
+        metrics: _abc.Iterable[_builtins.str] | None = ...,
+        quantization: Global___Quantization.ValueType = ...,
+        table: _builtins.str = ...,
+        table_seed: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_latency", b"_latency", "_latency_runs", b"_latency_runs", "_threads", b"_threads", "batch_size", b"batch_size", "latency", b"latency", "latency_runs", b"latency_runs", "threads", b"threads"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_calibration_bins", b"_calibration_bins", "_confidence", b"_confidence", "_latency", b"_latency", "_latency_runs", b"_latency_runs", "_memory", b"_memory", "_table_seed", b"_table_seed", "_threads", b"_threads", "batch_size", b"batch_size", "calibration_bins", b"calibration_bins", "confidence", b"confidence", "latency", b"latency", "latency_runs", b"latency_runs", "memory", b"memory", "table_seed", b"table_seed", "threads", b"threads"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_latency", b"_latency", "_latency_runs", b"_latency_runs", "_threads", b"_threads", "batch_size", b"batch_size", "latency", b"latency", "latency_runs", b"latency_runs", "split", b"split", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_calibration_bins", b"_calibration_bins", "_confidence", b"_confidence", "_latency", b"_latency", "_latency_runs", b"_latency_runs", "_memory", b"_memory", "_table_seed", b"_table_seed", "_threads", b"_threads", "batch_size", b"batch_size", "calibration_bins", b"calibration_bins", "confidence", b"confidence", "engine", b"engine", "latency", b"latency", "latency_runs", b"latency_runs", "memory", b"memory", "metrics", b"metrics", "quantization", b"quantization", "split", b"split", "table", b"table", "table_seed", b"table_seed", "threads", b"threads", "throughput_batch_sizes", b"throughput_batch_sizes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__calibration_bins: _TypeAlias = _typing.Literal["calibration_bins"]  # noqa: Y015
+    _WhichOneofArgType__calibration_bins: _TypeAlias = _typing.Literal["_calibration_bins", b"_calibration_bins"]  # noqa: Y015
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
     _WhichOneofReturnType__latency: _TypeAlias = _typing.Literal["latency"]  # noqa: Y015
     _WhichOneofArgType__latency: _TypeAlias = _typing.Literal["_latency", b"_latency"]  # noqa: Y015
     _WhichOneofReturnType__latency_runs: _TypeAlias = _typing.Literal["latency_runs"]  # noqa: Y015
     _WhichOneofArgType__latency_runs: _TypeAlias = _typing.Literal["_latency_runs", b"_latency_runs"]  # noqa: Y015
+    _WhichOneofReturnType__memory: _TypeAlias = _typing.Literal["memory"]  # noqa: Y015
+    _WhichOneofArgType__memory: _TypeAlias = _typing.Literal["_memory", b"_memory"]  # noqa: Y015
+    _WhichOneofReturnType__table_seed: _TypeAlias = _typing.Literal["table_seed"]  # noqa: Y015
+    _WhichOneofArgType__table_seed: _TypeAlias = _typing.Literal["_table_seed", b"_table_seed"]  # noqa: Y015
     _WhichOneofReturnType__threads: _TypeAlias = _typing.Literal["threads"]  # noqa: Y015
     _WhichOneofArgType__threads: _TypeAlias = _typing.Literal["_threads", b"_threads"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__calibration_bins) -> _WhichOneofReturnType__calibration_bins | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency) -> _WhichOneofReturnType__latency | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_runs) -> _WhichOneofReturnType__latency_runs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory) -> _WhichOneofReturnType__memory | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__table_seed) -> _WhichOneofReturnType__table_seed | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__threads) -> _WhichOneofReturnType__threads | None: ...
 

@@ -118,22 +118,26 @@ class Device(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    JOB_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """"cpu" or "cuda:0"."""
     model: _builtins.str
     """Model, for people."""
     memory_bytes: _builtins.int
     """Memory in bytes."""
+    job_memory_bytes: _builtins.int
+    """What jobs on it may hold together, in bytes; 0: no bound is kept."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         model: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
+        job_memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "memory_bytes", b"memory_bytes", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "job_memory_bytes", b"job_memory_bytes", "memory_bytes", b"memory_bytes", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -595,6 +595,7 @@ class SearchRecord(_message.Message):
     OVERDRAWN_TRIALS_FIELD_NUMBER: _builtins.int
     OVERDRAWN_ITERATIONS_FIELD_NUMBER: _builtins.int
     REUSED_SEARCHES_FIELD_NUMBER: _builtins.int
+    MEASURING_FIELD_NUMBER: _builtins.int
     search_id: _builtins.str
     """Its id."""
     create_time_us: _builtins.int
@@ -669,6 +670,10 @@ class SearchRecord(_message.Message):
     def reused_searches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the searches that its trials took measurements over from, each once."""
 
+    @_builtins.property
+    def measuring(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers of its trials whose measurements equal ones, of whatever search, wait for."""
+
     def __init__(
         self,
         *,
@@ -703,10 +708,11 @@ class SearchRecord(_message.Message):
         overdrawn_trials: _builtins.int = ...,
         overdrawn_iterations: _builtins.int = ...,
         reused_searches: _abc.Iterable[_builtins.str] | None = ...,
+        measuring: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_results", b"after_results", "calls", b"calls", "create_time_us", b"create_time_us", "cursor", b"cursor", "device_time_s", b"device_time_s", "device_time_saved_s", b"device_time_saved_s", "empty_calls", b"empty_calls", "end_time_us", b"end_time_us", "final_device_time_s", b"final_device_time_s", "final_trials", b"final_trials", "generate_task", b"generate_task", "generator_state", b"generator_state", "generator_version", b"generator_version", "in_flight_below", b"in_flight_below", "iterations", b"iterations", "leader_keys", b"leader_keys", "leaders", b"leaders", "overdrawn_iterations", b"overdrawn_iterations", "overdrawn_trials", b"overdrawn_trials", "owner", b"owner", "paused", b"paused", "reason", b"reason", "results", b"results", "reused_searches", b"reused_searches", "search_id", b"search_id", "sequence", b"sequence", "spec", b"spec", "start_uptime_s", b"start_uptime_s", "state", b"state", "stop_reason", b"stop_reason", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_results", b"after_results", "calls", b"calls", "create_time_us", b"create_time_us", "cursor", b"cursor", "device_time_s", b"device_time_s", "device_time_saved_s", b"device_time_saved_s", "empty_calls", b"empty_calls", "end_time_us", b"end_time_us", "final_device_time_s", b"final_device_time_s", "final_trials", b"final_trials", "generate_task", b"generate_task", "generator_state", b"generator_state", "generator_version", b"generator_version", "in_flight_below", b"in_flight_below", "iterations", b"iterations", "leader_keys", b"leader_keys", "leaders", b"leaders", "measuring", b"measuring", "overdrawn_iterations", b"overdrawn_iterations", "overdrawn_trials", b"overdrawn_trials", "owner", b"owner", "paused", b"paused", "reason", b"reason", "results", b"results", "reused_searches", b"reused_searches", "search_id", b"search_id", "sequence", b"sequence", "spec", b"spec", "start_uptime_s", b"start_uptime_s", "state", b"state", "stop_reason", b"stop_reason", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

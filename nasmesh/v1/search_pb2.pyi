@@ -36,7 +36,9 @@ class _CacheModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheMode.V
     CACHE_MODE_UNSPECIFIED: _CacheMode.ValueType  # 0
     """Means REUSE."""
     CACHE_MODE_REUSE: _CacheMode.ValueType  # 1
-    """It takes over the earlier measurements, checkpoint and model, and costs nothing."""
+    """It takes over the earlier measurements, checkpoint and model, and costs nothing; while an equal trial is being
+    measured it waits for that one, and is trained itself where that one ends without measurements.
+    """
     CACHE_MODE_REPEAT: _CacheMode.ValueType  # 2
     """It is trained and scored again."""
 
@@ -46,7 +48,9 @@ class CacheMode(_CacheMode, metaclass=_CacheModeEnumTypeWrapper):
 CACHE_MODE_UNSPECIFIED: CacheMode.ValueType  # 0
 """Means REUSE."""
 CACHE_MODE_REUSE: CacheMode.ValueType  # 1
-"""It takes over the earlier measurements, checkpoint and model, and costs nothing."""
+"""It takes over the earlier measurements, checkpoint and model, and costs nothing; while an equal trial is being
+measured it waits for that one, and is trained itself where that one ends without measurements.
+"""
 CACHE_MODE_REPEAT: CacheMode.ValueType  # 2
 """It is trained and scored again."""
 Global___CacheMode: _TypeAlias = CacheMode  # noqa: Y015
@@ -143,6 +147,30 @@ SEARCH_STATE_PAUSED: SearchState.ValueType  # 6
 """Held by a person: nothing is leased, running work was checkpointed and given back; ResumeSearch goes on."""
 Global___SearchState: _TypeAlias = SearchState  # noqa: Y015
 
+class _RungDecision:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RungDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RungDecision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RUNG_DECISION_UNSPECIFIED: _RungDecision.ValueType  # 0
+    """It is held: whether it goes on depends on others."""
+    RUNG_DECISION_PROMOTED: _RungDecision.ValueType  # 1
+    """It goes on to the next rung, or to the end."""
+    RUNG_DECISION_STOPPED: _RungDecision.ValueType  # 2
+    """It ended there."""
+
+class RungDecision(_RungDecision, metaclass=_RungDecisionEnumTypeWrapper):
+    """What becomes of a trial at a rung."""
+
+RUNG_DECISION_UNSPECIFIED: RungDecision.ValueType  # 0
+"""It is held: whether it goes on depends on others."""
+RUNG_DECISION_PROMOTED: RungDecision.ValueType  # 1
+"""It goes on to the next rung, or to the end."""
+RUNG_DECISION_STOPPED: RungDecision.ValueType  # 2
+"""It ended there."""
+Global___RungDecision: _TypeAlias = RungDecision  # noqa: Y015
+
 class _TrialOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -199,6 +227,8 @@ class _TrialPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrialPhase
     """Enqueued; waits for a generate server's agent to build and admit its network."""
     TRIAL_PHASE_ADMITTING: _TrialPhase.ValueType  # 6
     """Its network is being built and admitted."""
+    TRIAL_PHASE_AWAITS_EQUAL: _TrialPhase.ValueType  # 7
+    """Waits for what an equal trial measures, of whatever search, that is being trained or scored."""
 
 class TrialPhase(_TrialPhase, metaclass=_TrialPhaseEnumTypeWrapper):
     """What is being done for a trial."""
@@ -217,6 +247,8 @@ TRIAL_PHASE_ADMIT_QUEUED: TrialPhase.ValueType  # 5
 """Enqueued; waits for a generate server's agent to build and admit its network."""
 TRIAL_PHASE_ADMITTING: TrialPhase.ValueType  # 6
 """Its network is being built and admitted."""
+TRIAL_PHASE_AWAITS_EQUAL: TrialPhase.ValueType  # 7
+"""Waits for what an equal trial measures, of whatever search, that is being trained or scored."""
 Global___TrialPhase: _TypeAlias = TrialPhase  # noqa: Y015
 
 class _TaskKind:
@@ -328,6 +360,7 @@ class SearchSpec(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_FIELD_NUMBER: _builtins.int
     parallelism: _builtins.int
     """Most trials in flight at once [1]."""
     seed: _builtins.int
@@ -380,6 +413,10 @@ class SearchSpec(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels for people and scripts; at most 32."""
 
+    @_builtins.property
+    def early_stopping(self) -> Global___EarlyStopping:
+        """Ends or holds trials that are behind others at the same step; absent: every trial is trained to its end."""
+
     def __init__(
         self,
         *,
@@ -398,14 +435,184 @@ class SearchSpec(_message.Message):
         priority: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         cache: Global___CacheMode.ValueType = ...,
+        early_stopping: Global___EarlyStopping | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "data", b"data", "evaluate", b"evaluate", "final", b"final", "generator", b"generator", "instrumentation", b"instrumentation", "space", b"space", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "data", b"data", "early_stopping", b"early_stopping", "evaluate", b"evaluate", "final", b"final", "generator", b"generator", "instrumentation", b"instrumentation", "space", b"space", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cache", b"cache", "constraints", b"constraints", "data", b"data", "evaluate", b"evaluate", "final", b"final", "generator", b"generator", "instrumentation", b"instrumentation", "labels", b"labels", "objectives", b"objectives", "parallelism", b"parallelism", "priority", b"priority", "seed", b"seed", "space", b"space", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cache", b"cache", "constraints", b"constraints", "data", b"data", "early_stopping", b"early_stopping", "evaluate", b"evaluate", "final", b"final", "generator", b"generator", "instrumentation", b"instrumentation", "labels", b"labels", "objectives", b"objectives", "parallelism", b"parallelism", "priority", b"priority", "seed", b"seed", "space", b"space", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchSpec: _TypeAlias = SearchSpec  # noqa: Y015
+
+@_typing.final
+class EarlyStopping(_message.Message):
+    """Compares trials at rungs: numbers of updates at which a training is scored on the validation split. Whatever the rule, a
+    trial that is held or stopped has stored its checkpoint and given its device back; one that is promoted goes on from that
+    checkpoint wherever there is room. Trials are compared by the first objective, or by Pareto rank over all of them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEDIAN_FIELD_NUMBER: _builtins.int
+    SUCCESSIVE_HALVING_FIELD_NUMBER: _builtins.int
+    ASYNCHRONOUS_HALVING_FIELD_NUMBER: _builtins.int
+    HYPERBAND_FIELD_NUMBER: _builtins.int
+    FIRST_RUNG_FIELD_NUMBER: _builtins.int
+    BY_PARETO_RANK_FIELD_NUMBER: _builtins.int
+    first_rung: _builtins.float
+    """Share of the full training after which the first rung stands, 0 < value < 1 [1 / reduction^2; 0.1 for MEDIAN]."""
+    by_pareto_rank: _builtins.bool
+    """Whether trials are compared by Pareto rank over all objectives, ties by the first [false]."""
+    @_builtins.property
+    def median(self) -> Global___MedianStopping:
+        """Stops what is worse than the median of those before it."""
+
+    @_builtins.property
+    def successive_halving(self) -> Global___SuccessiveHalving:
+        """Rungs in rounds: the best share of a full rung goes on (Jamieson and Talwalkar 2016)."""
+
+    @_builtins.property
+    def asynchronous_halving(self) -> Global___AsynchronousHalving:
+        """Promotes whenever possible, waits for nobody (ASHA, Li et al. 2020)."""
+
+    @_builtins.property
+    def hyperband(self) -> Global___Hyperband:
+        """Brackets of successive halving from many short to few long trainings (Li et al. 2018)."""
+
+    def __init__(
+        self,
+        *,
+        median: Global___MedianStopping | None = ...,
+        successive_halving: Global___SuccessiveHalving | None = ...,
+        asynchronous_halving: Global___AsynchronousHalving | None = ...,
+        hyperband: Global___Hyperband | None = ...,
+        first_rung: _builtins.float | None = ...,
+        by_pareto_rank: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_rung", b"_first_rung", "asynchronous_halving", b"asynchronous_halving", "first_rung", b"first_rung", "hyperband", b"hyperband", "median", b"median", "rule", b"rule", "successive_halving", b"successive_halving"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_rung", b"_first_rung", "asynchronous_halving", b"asynchronous_halving", "by_pareto_rank", b"by_pareto_rank", "first_rung", b"first_rung", "hyperband", b"hyperband", "median", b"median", "rule", b"rule", "successive_halving", b"successive_halving"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_rung: _TypeAlias = _typing.Literal["first_rung"]  # noqa: Y015
+    _WhichOneofArgType__first_rung: _TypeAlias = _typing.Literal["_first_rung", b"_first_rung"]  # noqa: Y015
+    _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["median", "successive_halving", "asynchronous_halving", "hyperband"]  # noqa: Y015
+    _WhichOneofArgType_rule: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_rung) -> _WhichOneofReturnType__first_rung | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_rule) -> _WhichOneofReturnType_rule | None: ...
+
+Global___EarlyStopping: _TypeAlias = EarlyStopping  # noqa: Y015
+
+@_typing.final
+class MedianStopping(_message.Message):
+    """The median rule (Vizier, Golovin et al. 2017): rungs at equal distances."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNGS_FIELD_NUMBER: _builtins.int
+    MIN_TRIALS_FIELD_NUMBER: _builtins.int
+    rungs: _builtins.int
+    """Rungs after the first [8]."""
+    min_trials: _builtins.int
+    """Trials that must have reached a rung before anything is stopped there [5]."""
+    def __init__(
+        self,
+        *,
+        rungs: _builtins.int | None = ...,
+        min_trials: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_trials", b"_min_trials", "_rungs", b"_rungs", "min_trials", b"min_trials", "rungs", b"rungs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_trials", b"_min_trials", "_rungs", b"_rungs", "min_trials", b"min_trials", "rungs", b"rungs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__min_trials: _TypeAlias = _typing.Literal["min_trials"]  # noqa: Y015
+    _WhichOneofArgType__min_trials: _TypeAlias = _typing.Literal["_min_trials", b"_min_trials"]  # noqa: Y015
+    _WhichOneofReturnType__rungs: _TypeAlias = _typing.Literal["rungs"]  # noqa: Y015
+    _WhichOneofArgType__rungs: _TypeAlias = _typing.Literal["_rungs", b"_rungs"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_trials) -> _WhichOneofReturnType__min_trials | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rungs) -> _WhichOneofReturnType__rungs | None: ...
+
+Global___MedianStopping: _TypeAlias = MedianStopping  # noqa: Y015
+
+@_typing.final
+class SuccessiveHalving(_message.Message):
+    """Successive halving in rounds of `trials`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIALS_FIELD_NUMBER: _builtins.int
+    REDUCTION_FIELD_NUMBER: _builtins.int
+    trials: _builtins.int
+    """Trials of a round, at least `reduction`."""
+    reduction: _builtins.int
+    """One of so many goes on at each rung, at least 2 [3]."""
+    def __init__(
+        self,
+        *,
+        trials: _builtins.int = ...,
+        reduction: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reduction", b"_reduction", "reduction", b"reduction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reduction", b"_reduction", "reduction", b"reduction", "trials", b"trials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reduction: _TypeAlias = _typing.Literal["reduction"]  # noqa: Y015
+    _WhichOneofArgType__reduction: _TypeAlias = _typing.Literal["_reduction", b"_reduction"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reduction) -> _WhichOneofReturnType__reduction | None: ...
+
+Global___SuccessiveHalving: _TypeAlias = SuccessiveHalving  # noqa: Y015
+
+@_typing.final
+class AsynchronousHalving(_message.Message):
+    """Asynchronous successive halving."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REDUCTION_FIELD_NUMBER: _builtins.int
+    reduction: _builtins.int
+    """One of so many goes on at each rung, at least 2 [3]."""
+    def __init__(
+        self,
+        *,
+        reduction: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reduction", b"_reduction", "reduction", b"reduction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reduction", b"_reduction", "reduction", b"reduction"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reduction: _TypeAlias = _typing.Literal["reduction"]  # noqa: Y015
+    _WhichOneofArgType__reduction: _TypeAlias = _typing.Literal["_reduction", b"_reduction"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reduction) -> _WhichOneofReturnType__reduction | None: ...
+
+Global___AsynchronousHalving: _TypeAlias = AsynchronousHalving  # noqa: Y015
+
+@_typing.final
+class Hyperband(_message.Message):
+    """Hyperband: successive halving with every first rung in turn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REDUCTION_FIELD_NUMBER: _builtins.int
+    reduction: _builtins.int
+    """One of so many goes on at each rung, at least 2 [3]."""
+    def __init__(
+        self,
+        *,
+        reduction: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reduction", b"_reduction", "reduction", b"reduction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reduction", b"_reduction", "reduction", b"reduction"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reduction: _TypeAlias = _typing.Literal["reduction"]  # noqa: Y015
+    _WhichOneofArgType__reduction: _TypeAlias = _typing.Literal["_reduction", b"_reduction"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reduction) -> _WhichOneofReturnType__reduction | None: ...
+
+Global___Hyperband: _TypeAlias = Hyperband  # noqa: Y015
 
 @_typing.final
 class GeneratorSpec(_message.Message):
@@ -802,6 +1009,12 @@ class Trial(_message.Message):
     REUSED_FROM_FIELD_NUMBER: _builtins.int
     DEVICE_TIME_SAVED_S_FIELD_NUMBER: _builtins.int
     ENQUEUED_FIELD_NUMBER: _builtins.int
+    RUNGS_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    QUANTIZED_FIELD_NUMBER: _builtins.int
+    INHERITANCE_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name: "searches/{search}/trials/{number}"."""
     number: _builtins.int
@@ -828,6 +1041,10 @@ class Trial(_message.Message):
     """Device seconds that this saved."""
     enqueued: _builtins.bool
     """Whether a person or script added it by EnqueueTrial."""
+    steps: _builtins.int
+    """Updates done so far."""
+    peak_memory_bytes: _builtins.int
+    """Most memory that its training held on the device, in bytes; 0: not known."""
     @_builtins.property
     def network(self) -> Global___Network:
         """The network."""
@@ -888,6 +1105,22 @@ class Trial(_message.Message):
     def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What it ran on, for the report: engine versions, device, chosen precision and layout, processor."""
 
+    @_builtins.property
+    def rungs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rung]:
+        """Rungs it has reached, first to last."""
+
+    @_builtins.property
+    def report(self) -> _object_pb2.ObjectRef:
+        """The evaluation's report object (JSON): confusion matrix, calibration, intervals."""
+
+    @_builtins.property
+    def quantized(self) -> _object_pb2.ObjectRef:
+        """The 8-bit copy, where one was asked for."""
+
+    @_builtins.property
+    def inheritance(self) -> Global___InheritanceReport:
+        """What was taken from initial_weights."""
+
     def __init__(
         self,
         *,
@@ -919,14 +1152,102 @@ class Trial(_message.Message):
         reused_from: _builtins.str = ...,
         device_time_saved_s: _builtins.float = ...,
         enqueued: _builtins.bool = ...,
+        rungs: _abc.Iterable[Global___Rung] | None = ...,
+        report: _object_pb2.ObjectRef | None = ...,
+        quantized: _object_pb2.ObjectRef | None = ...,
+        inheritance: Global___InheritanceReport | None = ...,
+        steps: _builtins.int = ...,
+        peak_memory_bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "choices", b"choices", "create_time", b"create_time", "end_time", b"end_time", "evaluate", b"evaluate", "failure", b"failure", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "model", b"model", "network", b"network", "train", b"train", "violation", b"violation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "choices", b"choices", "create_time", b"create_time", "end_time", b"end_time", "evaluate", b"evaluate", "failure", b"failure", "inheritance", b"inheritance", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "model", b"model", "network", b"network", "quantized", b"quantized", "report", b"report", "train", b"train", "violation", b"violation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "choices", b"choices", "create_time", b"create_time", "data_digest", b"data_digest", "device_time_s", b"device_time_s", "device_time_saved_s", b"device_time_saved_s", "end_time", b"end_time", "enqueued", b"enqueued", "environment", b"environment", "evaluate", b"evaluate", "failure", b"failure", "final", b"final", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "iteration", b"iteration", "measurements", b"measurements", "model", b"model", "name", b"name", "network", b"network", "note", b"note", "number", b"number", "outcome", b"outcome", "parents", b"parents", "phase", b"phase", "proposal_id", b"proposal_id", "reused_from", b"reused_from", "train", b"train", "violation", b"violation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "choices", b"choices", "create_time", b"create_time", "data_digest", b"data_digest", "device_time_s", b"device_time_s", "device_time_saved_s", b"device_time_saved_s", "end_time", b"end_time", "enqueued", b"enqueued", "environment", b"environment", "evaluate", b"evaluate", "failure", b"failure", "final", b"final", "inheritance", b"inheritance", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "iteration", b"iteration", "measurements", b"measurements", "model", b"model", "name", b"name", "network", b"network", "note", b"note", "number", b"number", "outcome", b"outcome", "parents", b"parents", "peak_memory_bytes", b"peak_memory_bytes", "phase", b"phase", "proposal_id", b"proposal_id", "quantized", b"quantized", "report", b"report", "reused_from", b"reused_from", "rungs", b"rungs", "steps", b"steps", "train", b"train", "violation", b"violation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Trial: _TypeAlias = Trial  # noqa: Y015
+
+@_typing.final
+class Rung(_message.Message):
+    """A trial at a rung."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BRACKET_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Its place: 0 is the first of its bracket."""
+    step: _builtins.int
+    """Updates that had been done."""
+    decision: Global___RungDecision.ValueType
+    """What became of it."""
+    reason: _builtins.str
+    """Why, for people: "2nd of 9, the best 3 go on"."""
+    bracket: _builtins.int
+    """Bracket of HYPERBAND, round of SUCCESSIVE_HALVING; 0 for the others."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Values of the search's objectives there, in their order."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        step: _builtins.int = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+        decision: Global___RungDecision.ValueType = ...,
+        reason: _builtins.str = ...,
+        bracket: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bracket", b"bracket", "decision", b"decision", "index", b"index", "reason", b"reason", "step", b"step", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rung: _TypeAlias = Rung  # noqa: Y015
+
+@_typing.final
+class InheritanceReport(_message.Message):
+    """What a network took over from another's weights."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAKEN_FIELD_NUMBER: _builtins.int
+    TAKEN_SHARE_FIELD_NUMBER: _builtins.int
+    INITIALIZED_FIELD_NUMBER: _builtins.int
+    UNUSED_FIELD_NUMBER: _builtins.int
+    taken: _builtins.int
+    """Parameters taken, by name and shape."""
+    taken_share: _builtins.float
+    """Their numbers, as a share of the network's."""
+    @_builtins.property
+    def initialized(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Parameters of the network that the other does not have, or has in another shape; at most 1000 names."""
+
+    @_builtins.property
+    def unused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Parameters of the other that found no place; at most 1000 names."""
+
+    def __init__(
+        self,
+        *,
+        taken: _builtins.int = ...,
+        taken_share: _builtins.float = ...,
+        initialized: _abc.Iterable[_builtins.str] | None = ...,
+        unused: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["initialized", b"initialized", "taken", b"taken", "taken_share", b"taken_share", "unused", b"unused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InheritanceReport: _TypeAlias = InheritanceReport  # noqa: Y015
 
 @_typing.final
 class Network(_message.Message):
@@ -959,12 +1280,15 @@ class Network(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     MACS_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    ACTIVATIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name: "networks/{structural digest}". Independent of names and operand order."""
     parameters: _builtins.int
     """Trainable scalars."""
     macs: _builtins.int
     """Multiply-accumulates of one forward pass at batch 1 (Conv, ConvTranspose, Gemm, MatMul)."""
+    activations: _builtins.int
+    """Numbers that one training sample leaves behind for the backward pass: what its memory is foretold from; 0: not counted."""
     @_builtins.property
     def object(self) -> _object_pb2.ObjectRef:
         """The weightless ONNX object."""
@@ -981,10 +1305,11 @@ class Network(_message.Message):
         parameters: _builtins.int = ...,
         macs: _builtins.int = ...,
         summary: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        activations: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["object", b"object"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["macs", b"macs", "name", b"name", "object", b"object", "parameters", b"parameters", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "macs", b"macs", "name", b"name", "object", b"object", "parameters", b"parameters", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

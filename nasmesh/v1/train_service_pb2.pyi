@@ -38,8 +38,14 @@ class StartTrainingRequest(_message.Message):
     INSTRUMENTATION_FIELD_NUMBER: _builtins.int
     INITIAL_WEIGHTS_FIELD_NUMBER: _builtins.int
     RESUME_FROM_FIELD_NUMBER: _builtins.int
+    UNTIL_STEP_FIELD_NUMBER: _builtins.int
+    GANG_FIELD_NUMBER: _builtins.int
     training_id: _builtins.str
     """Id chosen by the caller: [a-z0-9][a-z0-9-]{0,127}."""
+    until_step: _builtins.int
+    """Train to this update only, a checkpoint is the result; schedules count to the configuration's end all the same. 0: to
+    the end. It is no part of a checkpoint's identity.
+    """
     @_builtins.property
     def network(self) -> _object_pb2.ObjectRef:
         """The network: weightless, or a checkpoint."""
@@ -64,6 +70,10 @@ class StartTrainingRequest(_message.Message):
     def resume_from(self) -> _object_pb2.ObjectRef:
         """Checkpoint of this same training to continue from."""
 
+    @_builtins.property
+    def gang(self) -> Global___GangMember:
+        """This process's place where one training is spread over several servers; absent: alone."""
+
     def __init__(
         self,
         *,
@@ -74,14 +84,46 @@ class StartTrainingRequest(_message.Message):
         instrumentation: _training_pb2.InstrumentationPlan | None = ...,
         initial_weights: _object_pb2.ObjectRef | None = ...,
         resume_from: _object_pb2.ObjectRef | None = ...,
+        until_step: _builtins.int = ...,
+        gang: Global___GangMember | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "data", b"data", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "network", b"network", "resume_from", b"resume_from"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "data", b"data", "gang", b"gang", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "network", b"network", "resume_from", b"resume_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "data", b"data", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "network", b"network", "resume_from", b"resume_from", "training_id", b"training_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "data", b"data", "gang", b"gang", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "network", b"network", "resume_from", b"resume_from", "training_id", b"training_id", "until_step", b"until_step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartTrainingRequest: _TypeAlias = StartTrainingRequest  # noqa: Y015
+
+@_typing.final
+class GangMember(_message.Message):
+    """A place in a training that is spread over several servers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    RENDEZVOUS_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    """This member, 0 to size - 1; 0 stores checkpoints and result."""
+    size: _builtins.int
+    """Members."""
+    rendezvous: _builtins.str
+    """HOST:PORT where member 0 listens for the others."""
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        size: _builtins.int = ...,
+        rendezvous: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rank", b"rank", "rendezvous", b"rendezvous", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GangMember: _TypeAlias = GangMember  # noqa: Y015
 
 @_typing.final
 class StartTrainingResponse(_message.Message):
@@ -176,6 +218,8 @@ class TrainProgress(_message.Message):
     STEPS_PER_S_FIELD_NUMBER: _builtins.int
     ELAPSED_S_FIELD_NUMBER: _builtins.int
     UPLOADING_FIELD_NUMBER: _builtins.int
+    VALIDATION_FIELD_NUMBER: _builtins.int
+    VALIDATED_STEP_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Optimiser updates done."""
     total_steps: _builtins.int
@@ -194,6 +238,12 @@ class TrainProgress(_message.Message):
     """Seconds of training so far, over all attempts."""
     uploading: _builtins.bool
     """Whether the work is done and waits for the object store to come back; what it made is on the server's disk."""
+    validated_step: _builtins.int
+    """Updates that had been done then."""
+    @_builtins.property
+    def validation(self) -> _containers.RepeatedCompositeFieldContainer[_measurement_pb2.Measurement]:
+        """Measured on the validation split at `validated_step`, where the configuration asks for that."""
+
     def __init__(
         self,
         *,
@@ -206,10 +256,12 @@ class TrainProgress(_message.Message):
         steps_per_s: _builtins.float = ...,
         elapsed_s: _builtins.float = ...,
         uploading: _builtins.bool = ...,
+        validation: _abc.Iterable[_measurement_pb2.Measurement] | None = ...,
+        validated_step: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "elapsed_s", b"elapsed_s", "epoch", b"epoch", "learning_rate", b"learning_rate", "loss", b"loss", "step", b"step", "steps_per_s", b"steps_per_s", "total_steps", b"total_steps", "uploading", b"uploading"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "elapsed_s", b"elapsed_s", "epoch", b"epoch", "learning_rate", b"learning_rate", "loss", b"loss", "step", b"step", "steps_per_s", b"steps_per_s", "total_steps", b"total_steps", "uploading", b"uploading", "validated_step", b"validated_step", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,10 +299,20 @@ class TrainResult(_message.Message):
     DEVICE_TIME_S_FIELD_NUMBER: _builtins.int
     DATA_DIGEST_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    PREDICTED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    INHERITANCE_FIELD_NUMBER: _builtins.int
     device_time_s: _builtins.float
     """Seconds that the device was held."""
     data_digest: _builtins.str
     """SHA-256 of the samples and labels used."""
+    steps: _builtins.int
+    """Updates done, counted over all attempts."""
+    peak_memory_bytes: _builtins.int
+    """Most memory that the training held on its device, in bytes; 0: not known."""
+    predicted_memory_bytes: _builtins.int
+    """What was foretold for it, in bytes; 0: nothing was."""
     @_builtins.property
     def checkpoint(self) -> _object_pb2.ObjectRef:
         """Trained network with optimiser state."""
@@ -267,6 +329,10 @@ class TrainResult(_message.Message):
     def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Engine versions, device, chosen precision and layout."""
 
+    @_builtins.property
+    def inheritance(self) -> _search_pb2.InheritanceReport:
+        """What was taken from initial_weights; absent: there were none."""
+
     def __init__(
         self,
         *,
@@ -276,10 +342,14 @@ class TrainResult(_message.Message):
         device_time_s: _builtins.float = ...,
         data_digest: _builtins.str = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        steps: _builtins.int = ...,
+        peak_memory_bytes: _builtins.int = ...,
+        predicted_memory_bytes: _builtins.int = ...,
+        inheritance: _search_pb2.InheritanceReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "inheritance", b"inheritance", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "data_digest", b"data_digest", "device_time_s", b"device_time_s", "environment", b"environment", "measurements", b"measurements", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "data_digest", b"data_digest", "device_time_s", b"device_time_s", "environment", b"environment", "inheritance", b"inheritance", "measurements", b"measurements", "model", b"model", "peak_memory_bytes", b"peak_memory_bytes", "predicted_memory_bytes", b"predicted_memory_bytes", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,6 +65,10 @@ class _ScheduleKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Schedule
     """Multiplied by a factor every few epochs."""
     SCHEDULE_KIND_COSINE: _ScheduleKind.ValueType  # 3
     """Cosine annealing with optional warm restarts (Loshchilov and Hutter 2017)."""
+    SCHEDULE_KIND_STEP: _ScheduleKind.ValueType  # 4
+    """Multiplied by step_factor at each milestone."""
+    SCHEDULE_KIND_ONE_CYCLE: _ScheduleKind.ValueType  # 5
+    """From 1/25 of the base rate up to it and down to 1/250,000 (Smith and Topin 2019)."""
 
 class ScheduleKind(_ScheduleKind, metaclass=_ScheduleKindEnumTypeWrapper):
     """Learning-rate schedules."""
@@ -77,7 +81,39 @@ SCHEDULE_KIND_EXPONENTIAL: ScheduleKind.ValueType  # 2
 """Multiplied by a factor every few epochs."""
 SCHEDULE_KIND_COSINE: ScheduleKind.ValueType  # 3
 """Cosine annealing with optional warm restarts (Loshchilov and Hutter 2017)."""
+SCHEDULE_KIND_STEP: ScheduleKind.ValueType  # 4
+"""Multiplied by step_factor at each milestone."""
+SCHEDULE_KIND_ONE_CYCLE: ScheduleKind.ValueType  # 5
+"""From 1/25 of the base rate up to it and down to 1/250,000 (Smith and Topin 2019)."""
 Global___ScheduleKind: _TypeAlias = ScheduleKind  # noqa: Y015
+
+class _CompileMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CompileModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CompileMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COMPILE_MODE_UNSPECIFIED: _CompileMode.ValueType  # 0
+    """Means NEVER."""
+    COMPILE_MODE_NEVER: _CompileMode.ValueType  # 1
+    """Never."""
+    COMPILE_MODE_AUTO: _CompileMode.ValueType  # 2
+    """Where a measurement of this network on this device says that the time is won back within this training."""
+    COMPILE_MODE_ALWAYS: _CompileMode.ValueType  # 3
+    """Always."""
+
+class CompileMode(_CompileMode, metaclass=_CompileModeEnumTypeWrapper):
+    """Whether torch.compile is used."""
+
+COMPILE_MODE_UNSPECIFIED: CompileMode.ValueType  # 0
+"""Means NEVER."""
+COMPILE_MODE_NEVER: CompileMode.ValueType  # 1
+"""Never."""
+COMPILE_MODE_AUTO: CompileMode.ValueType  # 2
+"""Where a measurement of this network on this device says that the time is won back within this training."""
+COMPILE_MODE_ALWAYS: CompileMode.ValueType  # 3
+"""Always."""
+Global___CompileMode: _TypeAlias = CompileMode  # noqa: Y015
 
 class _Precision:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -93,6 +129,8 @@ class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.V
     """bfloat16 autocast."""
     PRECISION_AUTO: _Precision.ValueType  # 3
     """Probes three steps of each and keeps the fastest; the choice is recorded with the result."""
+    PRECISION_FLOAT16: _Precision.ValueType  # 4
+    """float16 autocast with loss scaling; only on GPUs."""
 
 class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
     """Number formats."""
@@ -105,6 +143,8 @@ PRECISION_BFLOAT16: Precision.ValueType  # 2
 """bfloat16 autocast."""
 PRECISION_AUTO: Precision.ValueType  # 3
 """Probes three steps of each and keeps the fastest; the choice is recorded with the result."""
+PRECISION_FLOAT16: Precision.ValueType  # 4
+"""float16 autocast with loss scaling; only on GPUs."""
 Global___Precision: _TypeAlias = Precision  # noqa: Y015
 
 class _Layout:
@@ -135,6 +175,42 @@ LAYOUT_AUTO: Layout.ValueType  # 3
 """Probes three steps of each and keeps the fastest."""
 Global___Layout: _TypeAlias = Layout  # noqa: Y015
 
+class _ZeroCostProxy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ZeroCostProxyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ZeroCostProxy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ZERO_COST_PROXY_UNSPECIFIED: _ZeroCostProxy.ValueType  # 0
+    """Refused."""
+    ZERO_COST_PROXY_SYNFLOW: _ZeroCostProxy.ValueType  # 1
+    """Synaptic flow (Tanaka et al. 2020)."""
+    ZERO_COST_PROXY_NASWOT: _ZeroCostProxy.ValueType  # 2
+    """NASWOT: log-determinant of the kernel of activation patterns (Mellor et al. 2021)."""
+    ZERO_COST_PROXY_JACOBIAN_COVARIANCE: _ZeroCostProxy.ValueType  # 3
+    """Covariance of input Jacobians (Mellor et al. 2020, first version)."""
+    ZERO_COST_PROXY_GRAD_NORM: _ZeroCostProxy.ValueType  # 4
+    """Norm of the gradients of one batch."""
+    ZERO_COST_PROXY_SNIP: _ZeroCostProxy.ValueType  # 5
+    """Connection sensitivity (Lee et al. 2019)."""
+
+class ZeroCostProxy(_ZeroCostProxy, metaclass=_ZeroCostProxyEnumTypeWrapper):
+    """Scores of an untrained network. Metric names are the lower-case names without prefix."""
+
+ZERO_COST_PROXY_UNSPECIFIED: ZeroCostProxy.ValueType  # 0
+"""Refused."""
+ZERO_COST_PROXY_SYNFLOW: ZeroCostProxy.ValueType  # 1
+"""Synaptic flow (Tanaka et al. 2020)."""
+ZERO_COST_PROXY_NASWOT: ZeroCostProxy.ValueType  # 2
+"""NASWOT: log-determinant of the kernel of activation patterns (Mellor et al. 2021)."""
+ZERO_COST_PROXY_JACOBIAN_COVARIANCE: ZeroCostProxy.ValueType  # 3
+"""Covariance of input Jacobians (Mellor et al. 2020, first version)."""
+ZERO_COST_PROXY_GRAD_NORM: ZeroCostProxy.ValueType  # 4
+"""Norm of the gradients of one batch."""
+ZERO_COST_PROXY_SNIP: ZeroCostProxy.ValueType  # 5
+"""Connection sensitivity (Lee et al. 2019)."""
+Global___ZeroCostProxy: _TypeAlias = ZeroCostProxy  # noqa: Y015
+
 class _Tap:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -149,6 +225,10 @@ class _TapEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tap.ValueType], _
     """The block's output."""
     TAP_EDGE_SCALE: _Tap.ValueType  # 3
     """The trainable scalars of the block's edges (parameters "{block id}.scale.{source id}")."""
+    TAP_WEIGHT: _Tap.ValueType  # 4
+    """The block's trainable weights."""
+    TAP_GRADIENT: _Tap.ValueType  # 5
+    """The gradients of the block's trainable weights, before clipping."""
 
 class Tap(_Tap, metaclass=_TapEnumTypeWrapper):
     """Places in a block where values can be observed."""
@@ -161,6 +241,10 @@ TAP_OUTPUT: Tap.ValueType  # 2
 """The block's output."""
 TAP_EDGE_SCALE: Tap.ValueType  # 3
 """The trainable scalars of the block's edges (parameters "{block id}.scale.{source id}")."""
+TAP_WEIGHT: Tap.ValueType  # 4
+"""The block's trainable weights."""
+TAP_GRADIENT: Tap.ValueType  # 5
+"""The gradients of the block's trainable weights, before clipping."""
 Global___Tap: _TypeAlias = Tap  # noqa: Y015
 
 class _Statistic:
@@ -179,6 +263,10 @@ class _StatisticEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Statistic.V
     """Mean of squares over the images seen, height, width, channels (the NAC ranking statistic)."""
     STATISTIC_VALUE: _Statistic.ValueType  # 4
     """The value of a trainable scalar at the last step."""
+    STATISTIC_SPARSITY: _Statistic.ValueType  # 5
+    """Share of values that are zero, mean over the steps observed."""
+    STATISTIC_NORM: _Statistic.ValueType  # 6
+    """Euclidean norm, mean over the steps observed."""
 
 class Statistic(_Statistic, metaclass=_StatisticEnumTypeWrapper):
     """Statistics of observed values. Metric names are the lower-case names without prefix."""
@@ -193,6 +281,10 @@ STATISTIC_MEAN_SQUARE: Statistic.ValueType  # 3
 """Mean of squares over the images seen, height, width, channels (the NAC ranking statistic)."""
 STATISTIC_VALUE: Statistic.ValueType  # 4
 """The value of a trainable scalar at the last step."""
+STATISTIC_SPARSITY: Statistic.ValueType  # 5
+"""Share of values that are zero, mean over the steps observed."""
+STATISTIC_NORM: Statistic.ValueType  # 6
+"""Euclidean norm, mean over the steps observed."""
 Global___Statistic: _TypeAlias = Statistic  # noqa: Y015
 
 @_typing.final
@@ -218,6 +310,13 @@ class TrainConfig(_message.Message):
     CHECKPOINT_INTERVAL_S_FIELD_NUMBER: _builtins.int
     DATA_FRACTION_FIELD_NUMBER: _builtins.int
     INCLUDE_VALIDATION_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    ACCUMULATE_BATCHES_FIELD_NUMBER: _builtins.int
+    AUXILIARY_WEIGHT_FIELD_NUMBER: _builtins.int
+    DROP_PATH_RATE_FIELD_NUMBER: _builtins.int
+    SAM_RHO_FIELD_NUMBER: _builtins.int
+    DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    VALIDATE_EVERY_STEPS_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Optimiser updates."""
     epochs: _builtins.float
@@ -240,6 +339,25 @@ class TrainConfig(_message.Message):
     """Part of the training split that is used, 0 < value <= 1 [1]; a fixed prefix of the seeded order."""
     include_validation: _builtins.bool
     """Whether the validation split is trained on as well; only allowed in the final phase."""
+    loss: _builtins.str
+    """The loss [CROSS_ENTROPY for classes, MEAN_SQUARED_ERROR for regression], or the name of an installed one:
+    "cross_entropy", "mean_squared_error", "mean_absolute_error", "huber", "binary_cross_entropy", or an entry point of the
+    group nasmesh.losses on the train server.
+    """
+    accumulate_batches: _builtins.int
+    """Batches whose gradients are summed into one update [1]; batch_size counts the samples of one update and must be
+    divisible by it.
+    """
+    auxiliary_weight: _builtins.float
+    """Weight of the loss of auxiliary classifiers, where the network has some [0.4]."""
+    drop_path_rate: _builtins.float
+    """Largest probability that a branch with a drop-path mark is dropped; it rises linearly from 0 over the training (NASNet's
+    ScheduledDropPath, Zoph et al. 2018) [0].
+    """
+    sam_rho: _builtins.float
+    """Radius of sharpness-aware minimisation (Foret et al. 2021); 0: off. A step costs two passes [0]."""
+    validate_every_steps: _builtins.int
+    """Steps between two validations while training; 0: none. Early-stopping rules set their own."""
     @_builtins.property
     def optimizer(self) -> Global___OptimizerConfig:
         """The optimiser [SGD]."""
@@ -255,6 +373,10 @@ class TrainConfig(_message.Message):
     @_builtins.property
     def compute(self) -> Global___ComputePolicy:
         """How arithmetic is done; part of a result's identity."""
+
+    @_builtins.property
+    def distribution(self) -> Global___Distribution:
+        """Over how many processes one training is spread [one]."""
 
     def __init__(
         self,
@@ -274,11 +396,22 @@ class TrainConfig(_message.Message):
         checkpoint_interval_s: _builtins.float | None = ...,
         data_fraction: _builtins.float | None = ...,
         include_validation: _builtins.bool | None = ...,
+        loss: _builtins.str = ...,
+        accumulate_batches: _builtins.int | None = ...,
+        auxiliary_weight: _builtins.float | None = ...,
+        drop_path_rate: _builtins.float | None = ...,
+        sam_rho: _builtins.float | None = ...,
+        distribution: Global___Distribution | None = ...,
+        validate_every_steps: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_checkpoint_interval_s", b"_checkpoint_interval_s", "_clip_norm", b"_clip_norm", "_data_fraction", b"_data_fraction", "_dropout_rate", b"_dropout_rate", "_ema_decay", b"_ema_decay", "_include_validation", b"_include_validation", "_label_smoothing", b"_label_smoothing", "_seed", b"_seed", "augmentation", b"augmentation", "batch_size", b"batch_size", "budget", b"budget", "checkpoint_interval_s", b"checkpoint_interval_s", "clip_norm", b"clip_norm", "compute", b"compute", "data_fraction", b"data_fraction", "dropout_rate", b"dropout_rate", "ema_decay", b"ema_decay", "epochs", b"epochs", "include_validation", b"include_validation", "label_smoothing", b"label_smoothing", "optimizer", b"optimizer", "schedule", b"schedule", "seed", b"seed", "steps", b"steps"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accumulate_batches", b"_accumulate_batches", "_auxiliary_weight", b"_auxiliary_weight", "_batch_size", b"_batch_size", "_checkpoint_interval_s", b"_checkpoint_interval_s", "_clip_norm", b"_clip_norm", "_data_fraction", b"_data_fraction", "_drop_path_rate", b"_drop_path_rate", "_dropout_rate", b"_dropout_rate", "_ema_decay", b"_ema_decay", "_include_validation", b"_include_validation", "_label_smoothing", b"_label_smoothing", "_sam_rho", b"_sam_rho", "_seed", b"_seed", "accumulate_batches", b"accumulate_batches", "augmentation", b"augmentation", "auxiliary_weight", b"auxiliary_weight", "batch_size", b"batch_size", "budget", b"budget", "checkpoint_interval_s", b"checkpoint_interval_s", "clip_norm", b"clip_norm", "compute", b"compute", "data_fraction", b"data_fraction", "distribution", b"distribution", "drop_path_rate", b"drop_path_rate", "dropout_rate", b"dropout_rate", "ema_decay", b"ema_decay", "epochs", b"epochs", "include_validation", b"include_validation", "label_smoothing", b"label_smoothing", "optimizer", b"optimizer", "sam_rho", b"sam_rho", "schedule", b"schedule", "seed", b"seed", "steps", b"steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_checkpoint_interval_s", b"_checkpoint_interval_s", "_clip_norm", b"_clip_norm", "_data_fraction", b"_data_fraction", "_dropout_rate", b"_dropout_rate", "_ema_decay", b"_ema_decay", "_include_validation", b"_include_validation", "_label_smoothing", b"_label_smoothing", "_seed", b"_seed", "augmentation", b"augmentation", "batch_size", b"batch_size", "budget", b"budget", "checkpoint_interval_s", b"checkpoint_interval_s", "clip_norm", b"clip_norm", "compute", b"compute", "data_fraction", b"data_fraction", "dropout_rate", b"dropout_rate", "ema_decay", b"ema_decay", "epochs", b"epochs", "include_validation", b"include_validation", "label_smoothing", b"label_smoothing", "optimizer", b"optimizer", "schedule", b"schedule", "seed", b"seed", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate_batches", b"_accumulate_batches", "_auxiliary_weight", b"_auxiliary_weight", "_batch_size", b"_batch_size", "_checkpoint_interval_s", b"_checkpoint_interval_s", "_clip_norm", b"_clip_norm", "_data_fraction", b"_data_fraction", "_drop_path_rate", b"_drop_path_rate", "_dropout_rate", b"_dropout_rate", "_ema_decay", b"_ema_decay", "_include_validation", b"_include_validation", "_label_smoothing", b"_label_smoothing", "_sam_rho", b"_sam_rho", "_seed", b"_seed", "accumulate_batches", b"accumulate_batches", "augmentation", b"augmentation", "auxiliary_weight", b"auxiliary_weight", "batch_size", b"batch_size", "budget", b"budget", "checkpoint_interval_s", b"checkpoint_interval_s", "clip_norm", b"clip_norm", "compute", b"compute", "data_fraction", b"data_fraction", "distribution", b"distribution", "drop_path_rate", b"drop_path_rate", "dropout_rate", b"dropout_rate", "ema_decay", b"ema_decay", "epochs", b"epochs", "include_validation", b"include_validation", "label_smoothing", b"label_smoothing", "loss", b"loss", "optimizer", b"optimizer", "sam_rho", b"sam_rho", "schedule", b"schedule", "seed", b"seed", "steps", b"steps", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__accumulate_batches: _TypeAlias = _typing.Literal["accumulate_batches"]  # noqa: Y015
+    _WhichOneofArgType__accumulate_batches: _TypeAlias = _typing.Literal["_accumulate_batches", b"_accumulate_batches"]  # noqa: Y015
+    _WhichOneofReturnType__auxiliary_weight: _TypeAlias = _typing.Literal["auxiliary_weight"]  # noqa: Y015
+    _WhichOneofArgType__auxiliary_weight: _TypeAlias = _typing.Literal["_auxiliary_weight", b"_auxiliary_weight"]  # noqa: Y015
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
     _WhichOneofReturnType__checkpoint_interval_s: _TypeAlias = _typing.Literal["checkpoint_interval_s"]  # noqa: Y015
@@ -287,6 +420,8 @@ class TrainConfig(_message.Message):
     _WhichOneofArgType__clip_norm: _TypeAlias = _typing.Literal["_clip_norm", b"_clip_norm"]  # noqa: Y015
     _WhichOneofReturnType__data_fraction: _TypeAlias = _typing.Literal["data_fraction"]  # noqa: Y015
     _WhichOneofArgType__data_fraction: _TypeAlias = _typing.Literal["_data_fraction", b"_data_fraction"]  # noqa: Y015
+    _WhichOneofReturnType__drop_path_rate: _TypeAlias = _typing.Literal["drop_path_rate"]  # noqa: Y015
+    _WhichOneofArgType__drop_path_rate: _TypeAlias = _typing.Literal["_drop_path_rate", b"_drop_path_rate"]  # noqa: Y015
     _WhichOneofReturnType__dropout_rate: _TypeAlias = _typing.Literal["dropout_rate"]  # noqa: Y015
     _WhichOneofArgType__dropout_rate: _TypeAlias = _typing.Literal["_dropout_rate", b"_dropout_rate"]  # noqa: Y015
     _WhichOneofReturnType__ema_decay: _TypeAlias = _typing.Literal["ema_decay"]  # noqa: Y015
@@ -295,10 +430,16 @@ class TrainConfig(_message.Message):
     _WhichOneofArgType__include_validation: _TypeAlias = _typing.Literal["_include_validation", b"_include_validation"]  # noqa: Y015
     _WhichOneofReturnType__label_smoothing: _TypeAlias = _typing.Literal["label_smoothing"]  # noqa: Y015
     _WhichOneofArgType__label_smoothing: _TypeAlias = _typing.Literal["_label_smoothing", b"_label_smoothing"]  # noqa: Y015
+    _WhichOneofReturnType__sam_rho: _TypeAlias = _typing.Literal["sam_rho"]  # noqa: Y015
+    _WhichOneofArgType__sam_rho: _TypeAlias = _typing.Literal["_sam_rho", b"_sam_rho"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType_budget: _TypeAlias = _typing.Literal["steps", "epochs"]  # noqa: Y015
     _WhichOneofArgType_budget: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__accumulate_batches) -> _WhichOneofReturnType__accumulate_batches | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auxiliary_weight) -> _WhichOneofReturnType__auxiliary_weight | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
     @_typing.overload
@@ -308,6 +449,8 @@ class TrainConfig(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__data_fraction) -> _WhichOneofReturnType__data_fraction | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__drop_path_rate) -> _WhichOneofReturnType__drop_path_rate | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dropout_rate) -> _WhichOneofReturnType__dropout_rate | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ema_decay) -> _WhichOneofReturnType__ema_decay | None: ...
@@ -316,11 +459,41 @@ class TrainConfig(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__label_smoothing) -> _WhichOneofReturnType__label_smoothing | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sam_rho) -> _WhichOneofReturnType__sam_rho | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_budget) -> _WhichOneofReturnType_budget | None: ...
 
 Global___TrainConfig: _TypeAlias = TrainConfig  # noqa: Y015
+
+@_typing.final
+class Distribution(_message.Message):
+    """One training over several processes: each computes a part of every batch, gradients are averaged, so that the result is
+    that of one process with the same batch size, up to rounding.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    ACROSS_HOSTS_FIELD_NUMBER: _builtins.int
+    processes: _builtins.int
+    """Processes in all, 1 to 64 [1]."""
+    across_hosts: _builtins.bool
+    """Whether they may run on different hosts; otherwise one server runs them all."""
+    def __init__(
+        self,
+        *,
+        processes: _builtins.int = ...,
+        across_hosts: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["across_hosts", b"across_hosts", "processes", b"processes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Distribution: _TypeAlias = Distribution  # noqa: Y015
 
 @_typing.final
 class OptimizerConfig(_message.Message):
@@ -404,6 +577,10 @@ class ScheduleConfig(_message.Message):
     MIN_LEARNING_RATE_FIELD_NUMBER: _builtins.int
     PERIOD_EPOCHS_FIELD_NUMBER: _builtins.int
     PERIOD_FACTOR_FIELD_NUMBER: _builtins.int
+    MILESTONES_FIELD_NUMBER: _builtins.int
+    STEP_FACTOR_FIELD_NUMBER: _builtins.int
+    RISE_SHARE_FIELD_NUMBER: _builtins.int
+    BY_EPOCH_FIELD_NUMBER: _builtins.int
     kind: Global___ScheduleKind.ValueType
     """Which [CONSTANT]."""
     warmup_steps: _builtins.int
@@ -418,6 +595,16 @@ class ScheduleConfig(_message.Message):
     """COSINE: epochs of the first period; 0: one period over the whole training [0]."""
     period_factor: _builtins.float
     """COSINE: factor from one period to the next, at least 1 [2]."""
+    step_factor: _builtins.float
+    """STEP: the factor [0.1]."""
+    rise_share: _builtins.float
+    """ONE_CYCLE: share of the training in which the rate rises [0.3]."""
+    by_epoch: _builtins.bool
+    """Whether the rate changes once an epoch instead of every step [false]."""
+    @_builtins.property
+    def milestones(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """STEP: epochs at which the rate is multiplied by step_factor, ascending."""
+
     def __init__(
         self,
         *,
@@ -428,10 +615,14 @@ class ScheduleConfig(_message.Message):
         min_learning_rate: _builtins.float | None = ...,
         period_epochs: _builtins.float | None = ...,
         period_factor: _builtins.float | None = ...,
+        milestones: _abc.Iterable[_builtins.float] | None = ...,
+        step_factor: _builtins.float | None = ...,
+        rise_share: _builtins.float | None = ...,
+        by_epoch: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_decay", b"_decay", "_decay_epochs", b"_decay_epochs", "_min_learning_rate", b"_min_learning_rate", "_period_epochs", b"_period_epochs", "_period_factor", b"_period_factor", "_warmup_steps", b"_warmup_steps", "decay", b"decay", "decay_epochs", b"decay_epochs", "min_learning_rate", b"min_learning_rate", "period_epochs", b"period_epochs", "period_factor", b"period_factor", "warmup_steps", b"warmup_steps"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_decay", b"_decay", "_decay_epochs", b"_decay_epochs", "_min_learning_rate", b"_min_learning_rate", "_period_epochs", b"_period_epochs", "_period_factor", b"_period_factor", "_rise_share", b"_rise_share", "_step_factor", b"_step_factor", "_warmup_steps", b"_warmup_steps", "decay", b"decay", "decay_epochs", b"decay_epochs", "min_learning_rate", b"min_learning_rate", "period_epochs", b"period_epochs", "period_factor", b"period_factor", "rise_share", b"rise_share", "step_factor", b"step_factor", "warmup_steps", b"warmup_steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_decay", b"_decay", "_decay_epochs", b"_decay_epochs", "_min_learning_rate", b"_min_learning_rate", "_period_epochs", b"_period_epochs", "_period_factor", b"_period_factor", "_warmup_steps", b"_warmup_steps", "decay", b"decay", "decay_epochs", b"decay_epochs", "kind", b"kind", "min_learning_rate", b"min_learning_rate", "period_epochs", b"period_epochs", "period_factor", b"period_factor", "warmup_steps", b"warmup_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_decay", b"_decay", "_decay_epochs", b"_decay_epochs", "_min_learning_rate", b"_min_learning_rate", "_period_epochs", b"_period_epochs", "_period_factor", b"_period_factor", "_rise_share", b"_rise_share", "_step_factor", b"_step_factor", "_warmup_steps", b"_warmup_steps", "by_epoch", b"by_epoch", "decay", b"decay", "decay_epochs", b"decay_epochs", "kind", b"kind", "milestones", b"milestones", "min_learning_rate", b"min_learning_rate", "period_epochs", b"period_epochs", "period_factor", b"period_factor", "rise_share", b"rise_share", "step_factor", b"step_factor", "warmup_steps", b"warmup_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__decay: _TypeAlias = _typing.Literal["decay"]  # noqa: Y015
     _WhichOneofArgType__decay: _TypeAlias = _typing.Literal["_decay", b"_decay"]  # noqa: Y015
@@ -443,6 +634,10 @@ class ScheduleConfig(_message.Message):
     _WhichOneofArgType__period_epochs: _TypeAlias = _typing.Literal["_period_epochs", b"_period_epochs"]  # noqa: Y015
     _WhichOneofReturnType__period_factor: _TypeAlias = _typing.Literal["period_factor"]  # noqa: Y015
     _WhichOneofArgType__period_factor: _TypeAlias = _typing.Literal["_period_factor", b"_period_factor"]  # noqa: Y015
+    _WhichOneofReturnType__rise_share: _TypeAlias = _typing.Literal["rise_share"]  # noqa: Y015
+    _WhichOneofArgType__rise_share: _TypeAlias = _typing.Literal["_rise_share", b"_rise_share"]  # noqa: Y015
+    _WhichOneofReturnType__step_factor: _TypeAlias = _typing.Literal["step_factor"]  # noqa: Y015
+    _WhichOneofArgType__step_factor: _TypeAlias = _typing.Literal["_step_factor", b"_step_factor"]  # noqa: Y015
     _WhichOneofReturnType__warmup_steps: _TypeAlias = _typing.Literal["warmup_steps"]  # noqa: Y015
     _WhichOneofArgType__warmup_steps: _TypeAlias = _typing.Literal["_warmup_steps", b"_warmup_steps"]  # noqa: Y015
     @_typing.overload
@@ -455,6 +650,10 @@ class ScheduleConfig(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__period_epochs) -> _WhichOneofReturnType__period_epochs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__period_factor) -> _WhichOneofReturnType__period_factor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rise_share) -> _WhichOneofReturnType__rise_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__step_factor) -> _WhichOneofReturnType__step_factor | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_steps) -> _WhichOneofReturnType__warmup_steps | None: ...
 
@@ -471,6 +670,13 @@ class AugmentationConfig(_message.Message):
     CUTOUT_FIELD_NUMBER: _builtins.int
     BRIGHTNESS_FIELD_NUMBER: _builtins.int
     CONTRAST_FIELD_NUMBER: _builtins.int
+    SATURATION_FIELD_NUMBER: _builtins.int
+    MIXUP_FIELD_NUMBER: _builtins.int
+    CUTMIX_FIELD_NUMBER: _builtins.int
+    RAND_AUGMENT_OPERATIONS_FIELD_NUMBER: _builtins.int
+    RAND_AUGMENT_MAGNITUDE_FIELD_NUMBER: _builtins.int
+    SHIFT_FIELD_NUMBER: _builtins.int
+    NOISE_FIELD_NUMBER: _builtins.int
     crop_padding: _builtins.int
     """Pixels of zero padding before a random crop to the original size; 0: none."""
     flip: _builtins.bool
@@ -481,6 +687,20 @@ class AugmentationConfig(_message.Message):
     """Largest random additive brightness change, on the 0..1 scale; 0: none."""
     contrast: _builtins.float
     """Largest relative contrast change c: a factor uniform in [1 - c, 1 + c]; 0: none; below 1."""
+    saturation: _builtins.float
+    """Largest relative saturation change of colour images, as contrast; 0: none; below 1."""
+    mixup: _builtins.float
+    """Concentration of mixup's Beta distribution (Zhang et al. 2018); 0: none."""
+    cutmix: _builtins.float
+    """Concentration of CutMix's Beta distribution (Yun et al. 2019); 0: none. With both, each batch draws one of them."""
+    rand_augment_operations: _builtins.int
+    """Operations that RandAugment applies to an image (Cubuk et al. 2020), drawn for each image; 0: none."""
+    rand_augment_magnitude: _builtins.float
+    """Their strength, 0 to 30 [9 where there are operations]."""
+    shift: _builtins.float
+    """Largest shift of a series, as a share of its length; 0: none; below 1."""
+    noise: _builtins.float
+    """Standard deviation of noise added to series and tables, in units of each channel's own; 0: none."""
     def __init__(
         self,
         *,
@@ -489,12 +709,21 @@ class AugmentationConfig(_message.Message):
         cutout: _builtins.int = ...,
         brightness: _builtins.float = ...,
         contrast: _builtins.float = ...,
+        saturation: _builtins.float = ...,
+        mixup: _builtins.float = ...,
+        cutmix: _builtins.float = ...,
+        rand_augment_operations: _builtins.int = ...,
+        rand_augment_magnitude: _builtins.float | None = ...,
+        shift: _builtins.float = ...,
+        noise: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rand_augment_magnitude", b"_rand_augment_magnitude", "rand_augment_magnitude", b"rand_augment_magnitude"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brightness", b"brightness", "contrast", b"contrast", "crop_padding", b"crop_padding", "cutout", b"cutout", "flip", b"flip"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rand_augment_magnitude", b"_rand_augment_magnitude", "brightness", b"brightness", "contrast", b"contrast", "crop_padding", b"crop_padding", "cutmix", b"cutmix", "cutout", b"cutout", "flip", b"flip", "mixup", b"mixup", "noise", b"noise", "rand_augment_magnitude", b"rand_augment_magnitude", "rand_augment_operations", b"rand_augment_operations", "saturation", b"saturation", "shift", b"shift"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__rand_augment_magnitude: _TypeAlias = _typing.Literal["rand_augment_magnitude"]  # noqa: Y015
+    _WhichOneofArgType__rand_augment_magnitude: _TypeAlias = _typing.Literal["_rand_augment_magnitude", b"_rand_augment_magnitude"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rand_augment_magnitude) -> _WhichOneofReturnType__rand_augment_magnitude | None: ...
 
 Global___AugmentationConfig: _TypeAlias = AugmentationConfig  # noqa: Y015
 
@@ -507,22 +736,26 @@ class ComputePolicy(_message.Message):
     PRECISION_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
+    COMPILE_FIELD_NUMBER: _builtins.int
     precision: Global___Precision.ValueType
     """Number format of activations [FLOAT32]."""
     layout: Global___Layout.ValueType
     """Memory layout of images [AUTO]."""
     threads: _builtins.int
     """Processor threads of one training; 0: the server's default."""
+    compile: Global___CompileMode.ValueType
+    """Whether the network is compiled [NEVER]."""
     def __init__(
         self,
         *,
         precision: Global___Precision.ValueType = ...,
         layout: Global___Layout.ValueType = ...,
         threads: _builtins.int = ...,
+        compile: Global___CompileMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout", "precision", b"precision", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compile", b"compile", "layout", b"layout", "precision", b"precision", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -535,18 +768,30 @@ class InstrumentationPlan(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROBES_FIELD_NUMBER: _builtins.int
+    PROXIES_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    profile: _builtins.bool
+    """Whether each block's time and memory are measured once, after the first steps: "forward_ms", "activation_bytes" by
+    element.
+    """
     @_builtins.property
     def probes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Probe]:
         """The probes."""
+
+    @_builtins.property
+    def proxies(self) -> _containers.RepeatedScalarFieldContainer[Global___ZeroCostProxy.ValueType]:
+        """What is computed once from the untrained network and one batch, before the first step; whole-network measurements."""
 
     def __init__(
         self,
         *,
         probes: _abc.Iterable[Global___Probe] | None = ...,
+        proxies: _abc.Iterable[Global___ZeroCostProxy.ValueType] | None = ...,
+        profile: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["probes", b"probes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["probes", b"probes", "profile", b"profile", "proxies", b"proxies"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
