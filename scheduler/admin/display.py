@@ -1,14 +1,18 @@
 """How the administrator's programs speak: one JSON object or lines on stdout, progress on stderr."""
 
+import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class Advance(Protocol):
@@ -39,8 +43,30 @@ def say(line: str) -> None:
 
 
 def say_json(value: object) -> None:
-    """Print one JSON value for scripts."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None) + "\n")
+    """Print one JSON value for scripts; names of fields as in protobuf's JSON, which all other commands print."""
+    told = json.dumps(_json_value(value), ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
+    sys.stdout.write(told + "\n")
+
+
+def json_object(value: "DataclassInstance") -> dict[str, object]:
+    """Return a dataclass as an object with lowerCamelCase names, and those within it; keys of mappings are data."""
+    return {camel(known.name): _json_value(getattr(value, known.name)) for known in dataclasses.fields(value)}
+
+
+def _json_value(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return json_object(value)
+    if isinstance(value, Mapping):
+        return {key: _json_value(found) for key, found in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(found) for found in value]
+    return value
+
+
+def camel(name: str) -> str:
+    """Return a name in lowerCamelCase."""
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
 
 
 def wall(time_us: int) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 from scheduler.admin.checking import Report
 from scheduler.admin.compacting import Compaction
 from scheduler.admin.copying import Copied, Restored
-from scheduler.admin.display import say, say_json, size, wall
+from scheduler.admin.display import camel, json_object, say, say_json, size, wall
 from scheduler.admin.explaining import Line, Story
 from scheduler.admin.rederiving import Replay
 
@@ -15,7 +15,7 @@ _NAMED = 10
 def report(found: Report, *, as_json: bool) -> None:
     """Print what a check found."""
     if as_json:
-        say_json(dataclasses.asdict(found))
+        say_json(found)
         return
     say(f"journal {found.journal}: {size(found.size_bytes)}, schema {found.schema}, epoch {found.epoch}")
     kept = f"{found.first_event} to {found.last_event}" if found.first_event <= found.last_event else "none"
@@ -35,7 +35,11 @@ def report(found: Report, *, as_json: bool) -> None:
 def story(found: Story, *, as_json: bool) -> None:
     """Print the story of a task or trial."""
     if as_json:
-        say_json(dataclasses.asdict(found))
+        lines = [
+            dataclasses.replace(line, details={camel(key): value for key, value in line.details.items()})
+            for line in found.lines
+        ]
+        say_json(dataclasses.replace(found, lines=lines))
         return
     if found.compacted:
         say(f"compacted: events up to {found.compacted} are not kept; what they did is not told")
@@ -67,7 +71,7 @@ def replayed(done: Replay, *, as_json: bool) -> None:
     """Print what a replay compared, and the first difference."""
     if as_json:
         told = [{"where": d.where, "recorded": d.one, "replayed": d.other} for d in done.differences]
-        say_json(dataclasses.asdict(done) | {"differences": told})
+        say_json(json_object(done) | {"differences": told})
         return
     say(f"{done.search} ({done.state}), {done.generator}: {done.trials} trials, {done.boots} restarts of the scheduler")
     say(f"asked again: {done.calls} calls, {done.proposals} proposals; told again: {done.completions} completions")
@@ -84,7 +88,7 @@ def replayed(done: Replay, *, as_json: bool) -> None:
 def compaction(done: Compaction, *, as_json: bool) -> None:
     """Print what compaction did."""
     if as_json:
-        say_json(dataclasses.asdict(done))
+        say_json(done)
         return
     say(f"dropped {done.dropped} events, kept {done.kept}: {size(done.bytes_before)} → {size(done.bytes_after)}")
     if done.open_searches:
@@ -97,7 +101,7 @@ def compaction(done: Compaction, *, as_json: bool) -> None:
 def copied(done: Copied, *, as_json: bool) -> None:
     """Print what a backup holds."""
     if as_json:
-        say_json(dataclasses.asdict(done))
+        say_json(done)
         return
     until = f", up to event {done.last_event} of {wall(done.time_us)} UTC" if done.last_event else ""
     say(f"wrote {done.path}: {size(done.size_bytes)}, epoch {done.epoch}{until}; it was opened and read whole")
@@ -107,7 +111,7 @@ def copied(done: Copied, *, as_json: bool) -> None:
 def restored(done: Restored, *, as_json: bool) -> None:
     """Print what a restored journal holds, and what that means."""
     if as_json:
-        say_json(dataclasses.asdict(done))
+        say_json(done)
         return
     say(f"restored {done.path} as of event {done.last_event}, {wall(done.time_us)} UTC; epoch {done.epoch}")
     if done.aside:

@@ -64,11 +64,16 @@ def hosts_of(text: str) -> list[int]:
 
 
 def model_of(text: str, model: Model) -> Model:
-    """Return the model with the figures of "name=value,…"; raises Invalid (MODEL_INVALID)."""
-    known = {field.name for field in dataclasses.fields(Model)}
+    """Return the model with the figures of "name=value,…", named as --json prints them, too.
+
+    Raises Invalid (MODEL_INVALID).
+    """
+    known = [field.name for field in dataclasses.fields(Model)]
+    printed = {display.camel(name): name for name in known}
     found: dict[str, float] = {}
     for part in filter(None, text.split(",")):
-        name, _, value = part.partition("=")
+        given, _, value = part.partition("=")
+        name = printed.get(given, given)
         try:
             found[name] = float(value)
         except ValueError:
@@ -95,8 +100,8 @@ def run(flags: argparse.Namespace) -> int:
             with display.progress(f"{count} agents", spec.budget.max_trials) as advance:
                 found.append(rehearse(spec, count, generator, model, generators=flags.generators, told=advance))
     if flags.json:
-        rows = [dataclasses.asdict(row) | {"networks": row.networks if flags.networks else []} for row in found]
-        display.say_json({"model": dataclasses.asdict(model), "rehearsals": rows})
+        rows = [row if flags.networks else dataclasses.replace(row, networks=[]) for row in found]
+        display.say_json({"model": model, "rehearsals": rows})
     else:
         tell(found)
     return 0

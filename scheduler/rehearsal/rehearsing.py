@@ -18,6 +18,7 @@ class Rehearsal:
     wall_time_s: float
     utilisation: float
     limit: str
+    bound_s: dict[str, float]
     idle_s: dict[str, float]
     trials: int
     succeeded: int
@@ -73,6 +74,7 @@ def rehearse(
         wall_time_s=world.clock.monotonic(),
         utilisation=world.usage.utilisation,
         limit=world.usage.limit(),
+        bound_s=dict(world.usage.bound_s),
         idle_s={why.value: seconds for why, seconds in world.usage.idle_s.items()},
         trials=len(run.trials),
         succeeded=run.outcomes.get(search_pb2.TRIAL_OUTCOME_SUCCEEDED, 0),

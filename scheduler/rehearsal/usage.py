@@ -1,4 +1,4 @@
-"""Where the time of train slots goes: at work, or idle for one of four reasons."""
+"""Where the time of train slots goes, at work or idle for one of four reasons, and what holds a search up meanwhile."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -19,23 +19,33 @@ class Idle(StrEnum):
     """The budget is used up; the last trials and the final phase run out."""
 
 
+AGENTS = "agents"
+"""Work waits for a slot."""
+
+
 @dataclass(slots=True)
 class Usage:
-    """Slot seconds of all hosts' train slots."""
+    """Slot seconds of all hosts' train slots, and seconds by what would have to grow for more to be in work."""
 
     hosts: int
     total_s: float = 0.0
     busy_s: float = 0.0
     idle_s: dict[Idle, float] = field(default_factory=lambda: dict.fromkeys(Idle, 0.0))
+    bound_s: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys([AGENTS, *(why.value for why in Idle)], 0.0)
+    )
 
     def pass_time(self, seconds: float, run: SearchRun, state: State) -> None:
         """Book an interval in which nothing changes."""
         kinds = [(state.tasks[task].kind, state.tasks[task].state) for task in run.open_tasks]
         busy = min(self.hosts, kinds.count((TaskKind.TRAIN, TaskState.RUNNING)))
+        waits = any(stands is TaskState.QUEUED and kind is not TaskKind.GENERATE for kind, stands in kinds)
+        why = _why(run)
         self.total_s += seconds * self.hosts
         self.busy_s += seconds * busy
-        if busy < self.hosts:
-            self.idle_s[_why(run)] += seconds * (self.hosts - busy)
+        self.idle_s[why] += seconds * (self.hosts - busy)
+        # Slots that are all at work hold up nobody unless somebody waits for one.
+        self.bound_s[AGENTS if waits else why.value] += seconds
 
     @property
     def utilisation(self) -> float:
@@ -43,9 +53,8 @@ class Usage:
         return self.busy_s / self.total_s if self.total_s else 0.0
 
     def limit(self) -> str:
-        """Return what more of would shorten the search most: "agents", or why slots are idle."""
-        worst = max(self.idle_s, key=lambda why: self.idle_s[why])
-        return "agents" if self.busy_s >= self.idle_s[worst] else worst.value
+        """Return what more of would shorten the search most: what held it up the longest."""
+        return max(self.bound_s, key=lambda what: self.bound_s[what])
 
 
 def _why(run: SearchRun) -> Idle:

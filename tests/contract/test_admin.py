@@ -46,7 +46,7 @@ def test_check_when_a_scheduler_is_at_work_then_sound_and_nothing_touched(path: 
     code, out, _ = run("check", "--journal", f"sqlite:{path}", "--json")
     found = json.loads(out)
     assert (code, found["violations"]) == (0, [])
-    assert (found["epoch"], found["last_event"]) == (1, past.engine.state.sequence)
+    assert (found["epoch"], found["lastEvent"]) == (1, past.engine.state.sequence)
     assert found["searches"] == {"RUNNING": 1}
     assert before == (past.engine.state.epoch, path.read_bytes())
     past.work("s")  # the lock and the epoch are still the scheduler's

@@ -1,8 +1,11 @@
 """`nasmesh admin backup` and `restore` on real journals: whole or not at all, and epochs that only grow."""
 
+import json
+import re
 import shutil
 import sqlite3
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -159,3 +162,31 @@ def test_restore_when_the_log_of_a_killed_scheduler_is_lost_then_what_is_left_go
     done = restore(Path(alone), Path(alone), force=True)
     assert done.epoch > EPOCH_STEP
     recovered(Path(alone)).journal.close()
+
+
+def test_json_when_printed_then_names_are_as_in_protobufs_json(path: Path, tmp_path: Path, run: Run) -> None:
+    journals.ended(path)
+    copy, other = tmp_path / "copy.db", tmp_path / "other.db"
+    names: set[str] = set()
+    for arguments in (
+        ("check", "--journal", path),
+        ("explain", "s-t1-train", "--journal", path),
+        ("backup", copy, "--journal", path),
+        ("restore", copy, "--journal", other),
+        ("compact", "--journal", path),
+    ):
+        code, out, err = run(*arguments, "--json")
+        assert code == 0, err
+        names |= set(names_in(json.loads(out)))
+    assert {"lastEvent", "timeUs", "sizeBytes", "openSearches", "bytesAfter", "deviceTimeS"} <= names
+    assert not [name for name in names if not re.fullmatch(r"[a-z][a-zA-Z0-9]*|[A-Z]+", name)], names
+
+
+def names_in(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, found in value.items():
+            yield name
+            yield from names_in(found)
+    elif isinstance(value, list):
+        for found in value:
+            yield from names_in(found)

@@ -38,7 +38,10 @@ def test_rehearsal_when_trials_come_one_by_one_then_it_proposes_what_a_real_sear
         flags = ("-f", str(path), "--target", mesh.addresses["generate"], "--networks", "--json")
         done = mesh.nasmesh("rehearse", *flags, "--agents", "1,3")
         assert done.code == 0, done.stderr
-        found = json.loads(done.stdout)["rehearsals"]
+        told = json.loads(done.stdout)
+        assert {"trainS", "secondsPerMac", "noise"} <= told["model"].keys()
+        found = told["rehearsals"]
+        assert {"wallTimeS", "generatorTookS", "boundS", "limit"} <= found[0].keys()
         assert [row["networks"] for row in found] == [real, real]
         assert [row["agents"] for row in found] == [1, 3]
         table = mesh.nasmesh("rehearse", *flags[:4], "--agents", "1,3").stdout.splitlines()

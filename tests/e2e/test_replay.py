@@ -100,10 +100,10 @@ def test_replay_when_everything_was_killed_then_no_decision_differs(journal: Pat
     assert found["state"] == "SUCCEEDED"
     assert found["trials"] == TRIALS + 1
     assert found["proposals"] == TRIALS + 1
-    assert found["stored_trials"] == TRIALS + 1
+    assert found["storedTrials"] == TRIALS + 1
     assert int(str(found["calls"])) > TRIALS / 4
     assert int(str(found["boots"])) == 2
-    assert int(str(found["lost_attempts"])) >= 1
+    assert int(str(found["lostAttempts"])) >= 1
 
 
 def test_replay_when_the_seed_was_another_then_the_first_call_is_named(

@@ -67,7 +67,9 @@ def test_rehearsal_when_counted_by_hand_then_the_same_seconds(generator: Timed) 
     found = rehearse(spec(), 2, generator, BY_HAND)
     assert (found.wall_time_s, found.trials, found.calls, found.state) == (23.5, 4, 3, "SUCCEEDED")
     assert found.utilisation == pytest.approx(40 / 47)
-    assert found.limit == "agents"
+    # A third agent would have nothing to do: two trials may be in flight until 11.5, and from 12.5 on the last two are.
+    assert found.bound_s == {"agents": 0.0, "generator": 1.5, "parallelism": 11.0, "barrier": 0.0, "end": 11.0}
+    assert found.limit == "parallelism"
     # Alone, the slot trains without a break from 0.5 on: what it waits for is proposed while it trains.
     alone = rehearse(spec(), 1, generator, BY_HAND)
     assert alone.wall_time_s == 0.5 + 4 * 10 + 1
@@ -92,6 +94,9 @@ def test_rehearsal_when_there_are_more_agents_then_never_slower(generator: Timed
     [
         (CHAIN, ("parallelism=2", "budget.maxTrials=12"), BY_HAND, 1, "agents"),
         (CHAIN, ("parallelism=2", "budget.maxTrials=12"), BY_HAND, 8, "parallelism"),
+        (CHAIN, ("parallelism=3", "budget.maxTrials=12"), BY_HAND, 3, "parallelism"),
+        (CHAIN, ("parallelism=3", "budget.maxTrials=12"), BY_HAND, 4, "parallelism"),
+        (CHAIN, ("parallelism=3", "budget.maxTrials=12"), BY_HAND, 2, "agents"),
         (CHAIN, ("parallelism=8", "budget.maxTrials=12"), dataclasses.replace(BY_HAND, call_s=60), 4, "generator"),
         (NAC, ("parallelism=4", "final="), BY_HAND, 4, "barrier"),
         (CHAIN, ("parallelism=4",), BY_HAND, 40, "end"),
@@ -166,6 +171,9 @@ def test_flags_when_wrong_then_named(tmp_path: Path, capsys: pytest.CaptureFixtu
         with pytest.raises(Invalid, match="agents"):
             hosts_of(text)
     assert model_of("train_s=2,noise=0", Model()) == dataclasses.replace(Model(), train_s=2.0, noise=0.0)
+    assert model_of("trainS=2,secondsPerMac=0", Model()) == dataclasses.replace(
+        Model(), train_s=2.0, seconds_per_mac=0.0
+    )
     for text in ("speed=1", "train_s=fast", "train_s=-1", "train_s"):
         with pytest.raises(Invalid, match="train-model"):
             model_of(text, Model())
