@@ -291,7 +291,8 @@ def test_train_driver_runs_and_deletes_the_job(
     scheduler.say(lease=lease("crash"))
     assert scheduler.wait_for_outcomes(2)[1].failure.reason == "CHILD_CRASHED"
     scheduler.say(lease=lease("wait"))
-    scheduler.wait_for(lambda: any(line.train.step == 1 for line in scheduler.heartbeats()))
+    # Of this task: the first one reported such a step too.
+    scheduler.wait_for(lambda: ("wait", 1) in [(line.token.task, line.train.step) for line in scheduler.heartbeats()])
     scheduler.say(cancel=pb.CancelAttempt(token=token("wait")))
     assert scheduler.wait_for_outcomes(3)[2].released.checkpoint.key == "last"
     running.stop(0.1)
