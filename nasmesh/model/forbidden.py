@@ -16,6 +16,7 @@ _NAME = re.compile(r"[!-~]+")
 # What the training engine can hold: its names become source text, where a quote would be code of the network's author.
 _PARAMETER = re.compile(r"[A-Za-z0-9_:;/@+#$~.-]+")
 _RESERVED = frozenset({"_operations", "_constants"})
+_Described = onnx.GraphProto | onnx.NodeProto | onnx.TensorProto | onnx.ValueInfoProto
 _SUBGRAPHS = frozenset({"If", "Loop", "Scan"})
 _NESTED = (
     onnx.AttributeProto.GRAPH,
@@ -80,7 +81,10 @@ def check_parameter_names(names: Iterable[str]) -> None:
                 raise rejected(Reason.NAME_INVALID, message, where=name)
 
 
-_PLAIN_FIELDS = 3
+# An attribute of nothing but its name, its type and one plain value needs no further look.
+_PLAIN_FIELDS = frozenset({"name", "type", "i", "ints", "f", "floats", "s"})
+_PLAIN_COUNT = 3
+_GRAPHS = frozenset({"g", "graphs"})
 _MODEL_FIELDS = {
     *("ir_version", "opset_import", "producer_name", "producer_version", "domain", "model_version"),
     *("doc_string", "graph", "metadata_props", "training_info", "functions"),
@@ -112,23 +116,24 @@ def _check_node(node: onnx.NodeProto) -> None:
     if node.op_type in _SUBGRAPHS:
         raise rejected(Reason.SUBGRAPH, f"{node.op_type}: control flow is not supported", where=where)
     for attribute in node.attribute:
-        if attribute.type in _NESTED or attribute.HasField("g") or attribute.graphs:
-            reason = Reason.SUBGRAPH if attribute.HasField("g") or attribute.graphs else Reason.TENSOR_TYPE
+        fields = {descriptor.name for descriptor, _ in attribute.ListFields()}
+        if fields <= _PLAIN_FIELDS and len(fields) <= _PLAIN_COUNT and attribute.type not in _NESTED:
+            continue
+        if attribute.type in _NESTED or fields & _GRAPHS:
+            reason = Reason.SUBGRAPH if fields & _GRAPHS else Reason.TENSOR_TYPE
             raise rejected(reason, f"attribute {attribute.name[:60]!r} holds a graph or sparse tensor", where=where)
         if attribute.ref_attr_name:
             raise rejected(Reason.FUNCTIONS, f"attribute {attribute.name[:60]!r} refers to a function", where=where)
-        if attribute.HasField("t"):
+        if "t" in fields:
             check_tensor(attribute.t, where)
-        if len(attribute.ListFields()) > _PLAIN_FIELDS:
-            _check_extras(attribute, where)
+        _check_extras(attribute, fields, where)
     if node.overload or node.device_configurations:
         raise rejected(Reason.FUNCTIONS, "a node of a function, or bound to devices", where=where)
 
 
-def _check_extras(attribute: onnx.AttributeProto, where: str) -> None:
+def _check_extras(attribute: onnx.AttributeProto, fields: set[str], where: str) -> None:
     """Refuse an attribute with several values: which of them counts, readers might see differently."""
-    values = [descriptor.name for descriptor, _ in attribute.ListFields()]
-    values = [name for name in values if name not in ("name", "type", "doc_string")]
+    values = sorted(fields - {"name", "type", "doc_string"})
     if len(values) > 1 or len(attribute.doc_string) > limits.ADMISSION_METADATA_BYTES:
         message = f"attribute {attribute.name[:60]!r} holds {', '.join(values)}; one value is enough"
         raise rejected(Reason.ATTRIBUTE_NOT_ALLOWED, message, where=where)
@@ -171,19 +176,17 @@ def _check_metadata(model: onnx.ModelProto, *, checkpoint: bool) -> None:
             message = f"{len(prop.value)} characters of metadata; the limit is {limit}"
             raise rejected(Reason.METADATA_TOO_LARGE, message, where=prop.key)
     graph = model.graph
-    texts = [(graph.name, graph.doc_string, graph.metadata_props)]
-    texts += [(node.name, node.doc_string, node.metadata_props) for node in graph.node]
-    texts += [(tensor.name, tensor.doc_string, tensor.metadata_props) for tensor in graph.initializer]
     values = (*graph.input, *graph.output, *graph.value_info)
-    texts += [(value.name, value.doc_string, value.metadata_props) for value in values]
-    for name, text, props in texts:
+    parts: list[_Described] = [graph, *graph.node, *graph.initializer, *values]
+    for part in parts:
+        text, props = part.doc_string, part.metadata_props
         if not text and not props:
             continue
-        _check_props(props, name)
+        _check_props(props, part.name)
         size = len(text) + sum(len(prop.key) + len(prop.value) for prop in props)
         if size > limits.ADMISSION_METADATA_BYTES:
             message = f"{size} characters of documentation; the limit is {limits.ADMISSION_METADATA_BYTES}"
-            raise rejected(Reason.METADATA_TOO_LARGE, message, where=name)
+            raise rejected(Reason.METADATA_TOO_LARGE, message, where=part.name)
     for value in values:
         _check_type_size(value)
     named = len(model.producer_name) + len(model.producer_version) + len(model.domain)
@@ -194,17 +197,21 @@ def _check_metadata(model: onnx.ModelProto, *, checkpoint: bool) -> None:
 def _check_props(props: Sequence[onnx.StringStringEntryProto], where: str) -> None:
     """Refuse many entries, one key twice, and an init rule without a word: readers would differ about what it says."""
     _at_most(len(props), limits.ADMISSION_ENTRIES, "entries of metadata", where)
-    if len({prop.key for prop in props}) != len(props):
+    entries = {prop.key: prop.value for prop in props}
+    if len(entries) != len(props):
         raise rejected(Reason.NAME_DUPLICATE, "a metadata key is there twice", where=where)
-    if any(prop.key == INIT_KEY and not prop.value for prop in props):
+    if entries.get(INIT_KEY) == "":
         raise rejected(Reason.INIT_RULE_INVALID, "an empty init rule", where=where)
 
 
 def _check_type_size(value: onnx.ValueInfoProto) -> None:
-    dims = value.type.tensor_type.shape.dim
+    kind = value.type
+    dims = kind.tensor_type.shape.dim
     _at_most(len(dims), limits.ADMISSION_RANK, "dimensions", value.name)
-    texts = [value.type.denotation, *(text for dim in dims for text in (dim.dim_param, dim.denotation))]
-    if max(map(len, texts)) > limits.ADMISSION_NAME_CHARS:
+    longest = len(kind.denotation)
+    for dim in dims:
+        longest = max(longest, len(dim.dim_param), len(dim.denotation))
+    if longest > limits.ADMISSION_NAME_CHARS:
         message = f"a dimension's name is longer than {limits.ADMISSION_NAME_CHARS}"
         raise rejected(Reason.NAME_INVALID, message, where=value.name)
 

@@ -17,7 +17,7 @@ from nasmesh.model.initializers import STATISTICS, Interface, statistic_names
 from nasmesh.model.operators import OPERATORS, check_operator
 from nasmesh.model.reasons import Reason, rejected
 from nasmesh.model.shape_rules import SHAPE_RULES
-from nasmesh.model.site import Site
+from nasmesh.model.site import ShapeRule, Site
 from nasmesh.model.tensors import check_tensor, constant_of
 
 
@@ -38,14 +38,26 @@ def check_operators(model: onnx.ModelProto) -> list[Attributes]:
 
 
 @dataclass(frozen=True, slots=True)
+class _Step:
+    """One node with what its shape rule may look at and does not depend on the batch."""
+
+    node: onnx.NodeProto
+    where: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: Attributes
+    constants: list[np.ndarray | None]
+    rule: ShapeRule
+
+
+@dataclass(frozen=True, slots=True)
 class Inference:
     """A model made ready for inference at any batch: what does not depend on the batch is worked out once."""
 
     model: onnx.ModelProto
     interface: Interface
-    attributes: list[Attributes]
-    constants: dict[str, np.ndarray]
     fixed: dict[str, Dims]
+    steps: list[_Step]
     opset: int
 
     @classmethod
@@ -60,8 +72,10 @@ class Inference:
         )
         known = {*fixed, *interface.data}
         _check_statistics(model, known)
-        for index, node in enumerate(model.graph.node):
-            if node.op_type == "Constant":
+        steps: list[_Step] = []
+        for index, (node, given) in enumerate(zip(model.graph.node, attributes, strict=True)):
+            operator = node.op_type
+            if operator == "Constant":
                 tensor = constant_of(node)
                 constants[tensor.name], fixed[tensor.name] = numpy_helper.to_array(tensor), tuple(tensor.dims)
                 if tensor.data_type == onnx.TensorProto.FLOAT:
@@ -69,30 +83,32 @@ class Inference:
                 known.add(tensor.name)
                 continue
             where = node_label(node, index)
-            for name in node.input:
+            inputs, outputs = list(node.input), list(node.output)
+            for name in inputs:
                 if name and name not in known:
                     raise rejected(Reason.GRAPH_INVALID, f"input {name[:80]!r} is not known here", where=where)
-            _check_kinds(node, where, constants, floats)
-            floats.update(node.output)
-            known.update(node.output)
+            _check_kinds(operator, inputs, where, constants, floats)
+            floats.update(outputs)
+            known.update(outputs)
+            values = [constants.get(name) for name in inputs]
+            steps.append(_Step(node, where, inputs, outputs, given, values, SHAPE_RULES[operator]))
         opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-        return cls(model, interface, attributes, constants, fixed, opset)
+        return cls(model, interface, fixed, steps, opset)
 
     def dims(self, batch: int) -> dict[str, Dims]:
         """Return the dims of every value at a batch; raises Rejected naming the node."""
         known = {**self.fixed, **_data_dims(self.model, self.interface, batch)}
         _check_leaves(known)
-        constants = self.constants
-        for index, (node, attributes) in enumerate(zip(self.model.graph.node, self.attributes, strict=True)):
-            if node.op_type == "Constant":
-                continue
-            where = node_label(node, index)
-            names = list(node.input)
-            inputs = [known[name] if name else None for name in names]
-            site = Site(node, where, self.opset, attributes, inputs, [constants.get(name) for name in names])
-            results = SHAPE_RULES[node.op_type](site)
-            for name, dims in zip(node.output, results, strict=False):
-                known[name] = _checked(dims, batch, where)
+        most = ADMISSION_DIM * max(batch, 1)
+        for step in self.steps:
+            inputs = [known[name] if name else None for name in step.inputs]
+            site = Site(step.node, step.where, self.opset, step.attributes, inputs, step.constants)
+            for name, dims in zip(step.outputs, step.rule(site), strict=False):
+                # Rows may count batch times positions, as attention's do; the limit is per sample.
+                if len(dims) > ADMISSION_RANK or (dims and not 0 < min(dims) <= max(dims) <= most):
+                    message = f"an output of dims {dims}; use rank <= {ADMISSION_RANK}, sizes 1 to {ADMISSION_DIM}"
+                    raise rejected(Reason.VALUE_OUT_OF_RANGE, message, where=step.where)
+                known[name] = dims
         return known
 
 
@@ -101,26 +117,20 @@ def node_label(node: onnx.NodeProto, index: int) -> str:
     return node.name or f"{node.op_type}#{index}"
 
 
-def _checked(dims: Dims, batch: int, where: str) -> Dims:
-    # Rows may count batch times positions, as attention's do; the limit is per sample.
-    if len(dims) > ADMISSION_RANK or any(not 0 < size <= ADMISSION_DIM * max(batch, 1) for size in dims):
-        message = f"an output of dims {dims}; use rank <= {ADMISSION_RANK}, sizes 1 to {ADMISSION_DIM}"
-        raise rejected(Reason.VALUE_OUT_OF_RANGE, message, where=where)
-    return dims
-
-
-def _check_kinds(node: onnx.NodeProto, where: str, constants: dict[str, np.ndarray], floats: set[str]) -> None:
+def _check_kinds(
+    operator: str, inputs: list[str], where: str, constants: dict[str, np.ndarray], floats: set[str]
+) -> None:
     """Refuse computed values where constants must be, and integers where numbers are computed with."""
-    fixed = OPERATORS[node.op_type].constants
-    for position, name in enumerate(node.input):
+    fixed = OPERATORS[operator].constants
+    for position, name in enumerate(inputs):
         if not name:
             continue
         if position in fixed:
             if name not in constants:
-                message = f"{node.op_type}: input {position} must be a constant, so that shapes do not come from data"
+                message = f"{operator}: input {position} must be a constant, so that shapes do not come from data"
                 raise rejected(Reason.SHAPE_UNKNOWN, message, where=where)
         elif name not in floats:
-            message = f"{node.op_type}: input {position} must be float32"
+            message = f"{operator}: input {position} must be float32"
             raise rejected(Reason.TENSOR_TYPE, message, where=where)
 
 
@@ -154,7 +164,7 @@ def _data_dims(model: onnx.ModelProto, interface: Interface, batch: int) -> dict
 
 def _check_leaves(known: dict[str, Dims]) -> None:
     for name, dims in known.items():
-        if len(dims) > ADMISSION_RANK or any(not 0 <= size <= ADMISSION_DIM for size in dims):
+        if len(dims) > ADMISSION_RANK or (dims and not 0 <= min(dims) <= max(dims) <= ADMISSION_DIM):
             message = f"dims {dims[:8]}; use rank <= {ADMISSION_RANK}, sizes up to {ADMISSION_DIM}"
             raise rejected(Reason.VALUE_OUT_OF_RANGE, message, where=name)
 

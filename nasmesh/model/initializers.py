@@ -80,15 +80,16 @@ class Interface:
     @classmethod
     def of(cls, model: onnx.ModelProto) -> "Interface":
         """Return the interface of a model; raises Rejected (INPUT_AMBIGUOUS, INIT_RULE_INVALID)."""
-        valued = {tensor.name for tensor in model.graph.initializer}
-        free = [value for value in model.graph.input if value.name not in valued]
-        data = tuple(data_inputs(model)) if free else ()
-        protos = [value for value in free if value.name not in data]
-        marked = [(tensor, text) for tensor in model.graph.initializer if (text := _annotation(tensor))]
-        dims = {proto.name: parameter_dims(proto) for proto in protos}
-        dims.update((tensor.name, tuple(tensor.dims)) for tensor, _ in marked)
-        texts = {proto.name: _annotation(proto) for proto in protos}
-        texts.update((tensor.name, text) for tensor, text in marked)
+        free = _free_inputs(model)
+        data = tuple(_data_of(free)) if free else ()
+        dims: dict[str, tuple[int, ...]] = {}
+        texts: dict[str, str] = {}
+        for name, value in free.items():
+            if name not in data:
+                dims[name], texts[name] = parameter_dims(value), _annotation(value)
+        for tensor in model.graph.initializer:
+            if text := _annotation(tensor):
+                dims[tensor.name], texts[tensor.name] = tuple(tensor.dims), text
         rules = {name: _rule(name, text, len(dims[name])) for name, text in texts.items()}
         return cls(data, dims, rules)
 
@@ -145,13 +146,22 @@ def data_inputs(model: onnx.ModelProto) -> list[str]:
 
     Raises Rejected (INPUT_AMBIGUOUS) where that names not exactly one.
     """
+    return _data_of(_free_inputs(model))
+
+
+def _free_inputs(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    """Return the inputs that no initialiser gives a value, by name."""
     valued = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in valued]
-    if any(value.name == DATA_INPUT for value in inputs):
+    return {name: value for value in model.graph.input if (name := value.name) not in valued}
+
+
+def _data_of(inputs: dict[str, onnx.ValueInfoProto]) -> list[str]:
+    """Return which of the inputs without a value are samples; raises as data_inputs does."""
+    if DATA_INPUT in inputs:
         return [DATA_INPUT]
     if len(inputs) == 1:
-        return [inputs[0].name]
-    free = [value.name for value in inputs if _has_free_batch(value)]
+        return list(inputs)
+    free = [name for name, value in inputs.items() if _has_free_batch(value)]
     if len(free) != 1:
         message = f"cannot tell which of {len(inputs)} inputs is the data; name it 'x'"
         raise rejected(Reason.INPUT_AMBIGUOUS, message, where="graph.input")
@@ -181,13 +191,15 @@ def _rule(name: str, text: str, rank: int) -> InitRule:
 
 
 def _annotation(proto: onnx.ValueInfoProto | onnx.TensorProto) -> str:
-    return next((prop.value for prop in proto.metadata_props if prop.key == INIT_KEY), "")
+    for prop in proto.metadata_props:
+        if prop.key == INIT_KEY:
+            return prop.value
+    return ""
 
 
 def _parameters(model: onnx.ModelProto) -> Iterable[onnx.ValueInfoProto | onnx.TensorProto]:
-    valued = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in valued]
+    inputs = _free_inputs(model)
     if inputs:
-        data = set(data_inputs(model))
-        yield from (value for value in inputs if value.name not in data)
+        data = _data_of(inputs)
+        yield from (value for name, value in inputs.items() if name not in data)
     yield from (tensor for tensor in model.graph.initializer if _annotation(tensor))
