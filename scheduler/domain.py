@@ -46,10 +46,9 @@ class SearchState(IntEnum):
 
 OPEN_TASKS = frozenset({TaskState.QUEUED, TaskState.RUNNING})
 OPEN_SEARCHES = frozenset({SearchState.RUNNING, SearchState.FINALIZING})
-# Digests of measured trials: trials in one row of a snapshot, and bytes of one digest.
+# In one row of a snapshot: trials with digests, bytes of one digest; results of a search.
 MEASURED_CHUNK = 1024
 MEASURED_BYTES = 16
-# Results of a search in one row of a snapshot.
 RESULTS_CHUNK = 1024
 
 
@@ -127,7 +126,7 @@ class SearchRun:
     """A search with what its generator and its budget need. `leaders` are (key, trial), smaller keys are better.
 
     `overdrawn_*` was there beyond the budget when a person lowered it. `measured` holds, by chunks of MEASURED_CHUNK,
-    the digests of trials to take over from; `reused` names searches taken over from; `digests`, of work, is not stored.
+    the digests of trials to take over from, `digests` those of trials at work; `reused` names searches taken over from.
     """
 
     id: str
@@ -165,7 +164,7 @@ class SearchRun:
     overdrawn_iterations: int = 0
     measured: dict[int, bytearray] = field(default_factory=dict)
     reused: dict[str, None] = field(default_factory=dict)
-    digests: dict[int, bytes] = field(default_factory=dict, compare=False)
+    digests: dict[int, bytes] = field(default_factory=dict)
     digest_parts: tuple[pb.SearchSpec, bytes, bytes] | None = field(default=None, compare=False)
 
     @property
@@ -190,8 +189,8 @@ class State:
     """Everything that is durable. `dirty` names the rows that changed since the last snapshot, and is not compared.
 
     `drained` says of each drained agent whether its trainings are asked back. `deleted` are ids that stay used.
-    `measured` finds the trial that measured a digest first; it follows from the searches' own. `network_names` has ""
-    in the place of networks that are gone; `network_uses` counts trials by network from the first deletion on.
+    `measured` finds who measured a digest first, `measuring` who is at it, `waiting` who waits; they follow from searches.
+    `network_names` has "" for one that is gone; `network_uses` counts trials by network from the first deletion on.
     """
 
     epoch: int = 0
@@ -205,6 +204,8 @@ class State:
     drained: dict[str, bool] = field(default_factory=dict)
     deleted: dict[str, None] = field(default_factory=dict)
     measured: dict[bytes, tuple[str, int]] = field(default_factory=dict)
+    measuring: dict[bytes, tuple[str, int]] = field(default_factory=dict)
+    waiting: dict[bytes, dict[tuple[str, int], None]] = field(default_factory=dict)
     network_uses: dict[str, int] | None = field(default=None, compare=False)
     dirty: dict[str, None] = field(default_factory=dict, compare=False)
 

@@ -78,16 +78,16 @@ Effect = Queued | Granted | Closed | Revoked | Recalled | Rearranged | Gone | Dr
 
 @dataclass(slots=True)
 class Work:
-    """What one event does: the state it changes, its times, the effects so far, the rows it touched."""
+    """What one event does: the state it changes, its times, the effects so far, the rows it touched.
+
+    `settled` are digests that trials wait for, whose measuring has come to an end.
+    """
 
     state: State
     time_us: int
     effects: list[Effect] = field(default_factory=list)
     touched: dict[tuple[str, int], None] = field(default_factory=dict)
-
-    def touch(self, search: str, trial: int = 0) -> None:
-        """Note that a search or trial changed; it gets its sequence number when the event is through."""
-        self.touched[(search, trial)] = None
+    settled: tuple[bytes, ...] = ()
 
 
 class IllegalTransitionError(Exception):

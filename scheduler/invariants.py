@@ -6,6 +6,7 @@ from nasmesh import limits
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import OPEN_SEARCHES, OPEN_TASKS, SearchRun, SearchState, State, Task, TaskKind, TaskState
 from scheduler.machine import reuse
+from scheduler.machine.tasks import name_of
 
 
 class InvariantError(Exception):
@@ -38,6 +39,7 @@ def faults(state: State) -> Iterator[str]:
     for run in state.searches.values():
         yield from _search_faults(state, run)
     yield from reuse_faults(state)
+    yield from waiting_faults(state)
 
 
 def check_task(state: State, task: Task) -> None:
@@ -48,6 +50,11 @@ def check_task(state: State, task: Task) -> None:
 def check_search(state: State, run: SearchRun) -> None:
     """Check one search's counts against its trials and tasks."""
     _raise_first(_search_faults(state, run))
+
+
+def check_waiting(state: State) -> None:
+    """Check who waits for whom, across searches."""
+    _raise_first(waiting_faults(state))
 
 
 def check_step(before: Mapping[str, tuple[TaskState, int]], epoch: int, state: State) -> None:
@@ -150,7 +157,8 @@ def _search_faults(state: State, run: SearchRun) -> Iterator[str]:
     generating = [t for t in run.open_tasks if state.tasks[t].ask is not None]
     if generating != ([run.generate_task] if run.generate_task else []):
         yield f"{run.id} asks by {run.generate_task!r} and {generating}"
-    if run.state in OPEN_SEARCHES and not run.open_tasks:
+    waiting = [number for places in state.waiting.values() for search, number in places if search == run.id]
+    if run.state in OPEN_SEARCHES and not run.open_tasks and not waiting:
         yield f"I15: {run.id} is {run.state.name} with no open task: it would never end"
     if run.state not in OPEN_SEARCHES and (run.open_tasks or run.active):
         yield f"I4: {run.id} is {run.state.name} with open tasks {list(run.open_tasks)}"
@@ -196,6 +204,43 @@ def reuse_faults(state: State) -> Iterator[str]:
             yield f"{run.id} saved {run.device_time_saved_s} s, its trials {saved} s"
 
 
+def waiting_faults(state: State) -> Iterator[str]:
+    """Yield where a trial waits for one that is not at work on the same, or that would let it wait for ever."""
+    leaders = {digest: (run.id, number) for run in state.searches.values() for number, digest in run.digests.items()}
+    if leaders != state.measuring:
+        yield f"the searches measure {leaders}, the index says {state.measuring}"
+    for digest, (search, number) in state.measuring.items():
+        run = state.searches[search]
+        names = (name_of(search, number, kind) for kind in (TaskKind.TRAIN, TaskKind.EVALUATE))
+        if not any(name in run.open_tasks for name in names):
+            yield f"{run.trial_name(number)} is waited for and has no work"
+        if digest not in state.waiting:
+            continue
+        if digest in state.measured or reuse.digest_of(run, run.trials[number - 1]) != digest:
+            yield f"{run.trial_name(number)} is waited for, and measured already or another"
+    wait = {place for places in state.waiting.values() for place in places}
+    for run in state.searches.values():
+        open_trials = (trial for _, trial in run.trials.values_by_number() if not trial.outcome)
+        told = {trial.number for trial in open_trials if trial.phase == pb.TRIAL_PHASE_AWAITS_EQUAL}
+        if told != {number for search, number in wait if search == run.id}:
+            yield f"trials {told} of {run.id} wait, the index says {wait}"
+    for digest, places in state.waiting.items():
+        for search, number in places:
+            yield from _waiter_faults(state, digest, state.searches[search], number)
+
+
+def _waiter_faults(state: State, digest: bytes, run: SearchRun, number: int) -> Iterator[str]:
+    name, leader = run.trial_name(number), state.measuring.get(digest)
+    if leader is None:
+        yield f"I15: {name} waits for nobody"
+    elif not reuse.serves(state.searches[leader[0]], run):
+        yield f"I15: {name} waits for {leader}, which is held or comes after it"
+    if run.spec.cache != pb.CACHE_MODE_REUSE or reuse.digest_of(run, run.trials[number - 1]) != digest:
+        yield f"{name} waits for what it would not measure"
+    if any(name_of(run.id, number, kind) in run.open_tasks for kind in TaskKind):
+        yield f"{name} waits and is at work"
+
+
 def _reused_faults(state: State, run: SearchRun, trial: pb.Trial) -> Iterator[str]:
     name = trial.reused_from.split("/")
     source_run = state.searches.get(name[1])
@@ -209,5 +254,7 @@ def _reused_faults(state: State, run: SearchRun, trial: pb.Trial) -> Iterator[st
         and dict(trial.environment) == dict(source.environment)
         and reuse.digest_of(run, trial) == reuse.digest_of(source_run, source)
     )
+    if state.tasks.get(name_of(run.id, trial.number, TaskKind.TRAIN)) is not None:
+        yield f"{trial.name} took over from {source.name}, and has a training"
     if not same or trial.device_time_s or trial.device_time_saved_s != source.device_time_s:
         yield f"{trial.name} is not what {source.name} measured"

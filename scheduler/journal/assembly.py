@@ -53,6 +53,7 @@ class Rows:
             state.searches[search].measured[chunk] = bytearray(digests)
         for run in state.searches.values():
             state.measured.update(reuse.index(run))
+            reuse.restore(state, run)
         for index, name, body in sorted(self._networks):
             state.network_names.extend([""] * (index - len(state.network_names)))
             state.network_names.append(name)

@@ -41,11 +41,12 @@ def search_record(run: SearchRun) -> pb.SearchRecord:
         overdrawn_trials=run.overdrawn_trials,
         overdrawn_iterations=run.overdrawn_iterations,
         reused_searches=run.reused,
+        measuring=run.digests,
     )
 
 
 def search_of(record: pb.SearchRecord) -> SearchRun:
-    """Return the search of a row, without what follows from its trials and tasks."""
+    """Return the search of a row, without what follows from its trials and tasks: digests are missing."""
     return SearchRun(
         id=record.search_id,
         spec=record.spec,
@@ -77,6 +78,7 @@ def search_of(record: pb.SearchRecord) -> SearchRun:
         overdrawn_trials=record.overdrawn_trials,
         overdrawn_iterations=record.overdrawn_iterations,
         reused=dict.fromkeys(record.reused_searches),
+        digests=dict.fromkeys(record.measuring, b""),
     )
 
 

@@ -24,7 +24,7 @@ from scheduler.domain import (
     TaskState,
 )
 from scheduler.effects import Changed, Effect, IllegalTransitionError, Work
-from scheduler.machine import lifecycle, searching, tasks, trials
+from scheduler.machine import lifecycle, searching, tasks, trials, waiting
 from scheduler.wishes import AgentDrained, SearchDeleted, SearchPaused, SearchResumed, SearchUpdated, TrialEnqueued
 
 
@@ -40,6 +40,8 @@ def apply(state: State, event: Event) -> list[Effect]:
     work = Work(state, event.time_us)
     change = event.change
     _RULES[type(change)](work, change)
+    if work.settled:
+        waiting.settle(work)
     touched = sorted(work.touched, key=_place) if len(work.touched) > 1 else work.touched
     for search, trial in touched:
         run = state.searches[search]

@@ -4,14 +4,17 @@ from nasmesh.v1 import generate_service_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import OPEN_SEARCHES, RESULTS_CHUNK, SearchRun, SearchState, State, TaskKind, TaskState
 from scheduler.effects import Drained, Gone, IllegalTransitionError, Rearranged, Recalled, Work
-from scheduler.machine import searching, tasks, trials
+from scheduler.machine import searching, tasks, trials, waiting
 from scheduler.wishes import AgentDrained
 
 PAUSED = "the search is paused"
 
 
 def pause(work: Work, run: SearchRun) -> None:
-    """Hold a search: nothing of it is leased, running trainings are asked back; the rest may finish."""
+    """Hold a search: nothing of it is leased, running trainings are asked back; the rest may finish.
+
+    Trials of others wait for none of it any more; what it has begun goes on when it does.
+    """
     if run.paused:
         raise IllegalTransitionError(f"search {run.id} is paused already")
     run.paused = True
@@ -21,6 +24,7 @@ def pause(work: Work, run: SearchRun) -> None:
             attempt = task.current()
             work.effects.append(Recalled(task.id, attempt.number, attempt.epoch, attempt.agent, PAUSED))
     work.effects.append(Rearranged(run.id))
+    waiting.rearrange(work)
     trials.mark(work, run)
 
 
@@ -30,6 +34,7 @@ def resume(work: Work, run: SearchRun) -> None:
         raise IllegalTransitionError(f"search {run.id} is not paused")
     run.paused = False
     work.effects.append(Rearranged(run.id))
+    waiting.rearrange(work)
     trials.mark(work, run)
 
 
@@ -38,6 +43,7 @@ def update(work: Work, run: SearchRun, spec: pb.SearchSpec) -> None:
     before, free = run.spec, searching.room(run)
     run.spec = spec
     work.effects.append(Rearranged(run.id))
+    waiting.rearrange(work)
     trials.mark(work, run)
     if run.state is SearchState.RUNNING and (spec.budget, spec.parallelism) != (before.budget, before.parallelism):
         budget = spec.budget

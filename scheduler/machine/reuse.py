@@ -1,4 +1,6 @@
-"""Which measurements stand for a trial that nobody trains: the index of what was measured, and taking it over. Pure."""
+"""Which measurements stand for a trial that nobody trains: the indexes of what was measured and of what is being
+measured, and taking it over. Pure.
+"""
 
 import hashlib
 
@@ -6,7 +8,7 @@ from google.protobuf.message import Message
 
 from nasmesh.v1 import measurement_pb2
 from nasmesh.v1 import search_pb2 as pb
-from scheduler.domain import MEASURED_BYTES, MEASURED_CHUNK, SearchRun
+from scheduler.domain import MEASURED_BYTES, MEASURED_CHUNK, SearchRun, State
 from scheduler.effects import Work
 
 # Begins every digest; another rule of what decides a measurement gets another one, so that old entries never match.
@@ -58,14 +60,10 @@ def measured(trial: pb.Trial, metric: str) -> float | None:
     return None
 
 
-def take_over(work: Work, run: SearchRun, trial: pb.Trial) -> bool:
-    """Give a new trial what an equal one measured, in whatever search; returns whether there was one."""
-    if run.spec.cache != pb.CACHE_MODE_REUSE:
-        return False
-    digest = digest_of(run, trial)
+def take_over(work: Work, run: SearchRun, trial: pb.Trial, digest: bytes) -> bool:
+    """Give a trial what an equal one measured, in whatever search; returns whether there was one."""
     found = work.state.measured.get(digest)
     if found is None:
-        run.digests[trial.number] = digest
         return False
     search, number = found
     source = work.state.searches[search].trials[number - 1]
@@ -85,15 +83,17 @@ def take_over(work: Work, run: SearchRun, trial: pb.Trial) -> bool:
 
 
 def remember(work: Work, run: SearchRun, trial: pb.Trial) -> None:
-    """Let later trials take over from one that was measured; the first of equal ones stands."""
+    """Let other trials take over from one that was measured; the first of equal ones stands."""
     if not run.spec.cache:
         # Recorded by a version without reuse: a complete specification says what it wants. The rules for what that
         # version recorded must not change, else its journal could not be replayed.
         return
-    digest = run.digests.pop(trial.number, b"") or digest_of(run, trial)
+    digest = run.digests.get(trial.number) or digest_of(run, trial)
     if digest in work.state.measured:
         return
     work.state.measured[digest] = (run.id, trial.number)
+    if digest in work.state.waiting:
+        work.settled += (digest,)
     chunk, place = divmod(trial.number - 1, MEASURED_CHUNK)
     row = run.measured.setdefault(chunk, bytearray())
     begin = place * MEASURED_BYTES
@@ -112,3 +112,58 @@ def index(run: SearchRun) -> dict[bytes, tuple[str, int]]:
             if any(digest):
                 found[digest] = (run.id, chunk * MEASURED_CHUNK + begin // MEASURED_BYTES + 1)
     return found
+
+
+def measured_for(state: State, run: SearchRun, number: int, digest: bytes) -> bool:
+    """Have a new trial wait for an equal one that is being measured, or be the one; returns whether it waits."""
+    leader = state.measuring.get(digest)
+    if leader is None or run.spec.cache == pb.CACHE_MODE_REUSE:
+        if leader is not None and serves(state.searches[leader[0]], run):
+            state.waiting.setdefault(digest, {})[run.id, number] = None
+            return True
+        lead(state, run, number, digest)
+    return False
+
+
+def serves(leader: SearchRun, run: SearchRun) -> bool:
+    """Say whether trials of a search may wait for those of another: not for what is held, or leased after their own."""
+    return run.paused or (not leader.paused and leader.spec.priority >= run.spec.priority)
+
+
+def lead(state: State, run: SearchRun, number: int, digest: bytes) -> None:
+    """Make a trial the one that equal ones wait for."""
+    before = state.measuring.get(digest)
+    if before is not None:
+        del state.searches[before[0]].digests[before[1]]
+        state.dirty["search/" + before[0]] = None
+    run.digests[number] = digest
+    state.measuring[digest] = (run.id, number)
+
+
+def leave(work: Work, run: SearchRun, number: int) -> None:
+    """Have a trial that has ended wait for none, and none for it."""
+    state = work.state
+    digest = run.digests.pop(number, None)
+    if digest is None:
+        return
+    del state.measuring[digest]
+    if digest in state.waiting:
+        work.settled += (digest,)
+
+
+def stop_waiting(state: State, run: SearchRun, number: int) -> None:
+    """Have a trial wait no more."""
+    digest = digest_of(run, run.trials[number - 1])
+    del state.waiting[digest][run.id, number]
+    if not state.waiting[digest]:
+        del state.waiting[digest]
+
+
+def restore(state: State, run: SearchRun) -> None:
+    """Put a search's trials that are at work into the indexes, from what its snapshot rows hold."""
+    for number in run.digests:
+        digest = run.digests[number] = digest_of(run, run.trials[number - 1])
+        state.measuring[digest] = (run.id, number)
+    for number, trial in run.trials.values_by_number():
+        if trial.phase == pb.TRIAL_PHASE_AWAITS_EQUAL:
+            state.waiting.setdefault(digest_of(run, trial), {})[run.id, number] = None

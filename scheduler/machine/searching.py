@@ -5,7 +5,7 @@ from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import OPEN_SEARCHES, OPEN_TASKS, Ask, SearchRun, SearchState, TaskKind
 from scheduler.effects import Work
-from scheduler.machine import tasks, trials
+from scheduler.machine import reuse, tasks, trials
 
 # A generator that answers with nothing, with nothing in flight, is asked this often before the search moves on.
 EMPTY_CALLS = 3
@@ -204,14 +204,21 @@ def _finish(work: Work, run: SearchRun, state: SearchState, reason: str) -> None
 
 def _stop_open(work: Work, run: SearchRun, failure: pb.Failure) -> None:
     """Cancel every open task, and end every trial that has not ended as STOPPED."""
+    for number in [number for waiting in work.state.waiting.values() for search, number in waiting if search == run.id]:
+        reuse.stop_waiting(work.state, run, number)
+        _stop(work, run, number, failure)
     for task_id in list(run.open_tasks):
         task = work.state.tasks[task_id]
         if task.state in OPEN_TASKS:
             tasks.cancel(work, task, failure.message)
         if task.trial and run.state in OPEN_SEARCHES:
-            trial = run.trials[task.trial - 1]
-            trial.failure.CopyFrom(failure)
-            trials.end(work, run, trial, pb.TRIAL_OUTCOME_STOPPED)
+            _stop(work, run, task.trial, failure)
+
+
+def _stop(work: Work, run: SearchRun, number: int, failure: pb.Failure) -> None:
+    trial = run.trials[number - 1]
+    trial.failure.CopyFrom(failure)
+    trials.end(work, run, trial, pb.TRIAL_OUTCOME_STOPPED)
 
 
 def _metric(run: SearchRun) -> str:

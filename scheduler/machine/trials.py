@@ -65,12 +65,31 @@ def _begin(work: Work, run: SearchRun, trial: pb.Trial, proposed: dispatch_pb.Pr
 
 
 def _train(work: Work, run: SearchRun, trial: pb.Trial) -> None:
-    """Queue a training, unless the same was measured before."""
-    if reuse.take_over(work, run, trial):
+    """Queue a training, unless the same was measured before or is being measured."""
+    if not run.spec.cache:  # recorded by a version without reuse
+        queue(work, run, trial)
+        return
+    digest = reuse.digest_of(run, trial)
+    if digest in work.state.measured and run.spec.cache == pb.CACHE_MODE_REUSE:
+        measure(work, run, trial, digest)
+    elif reuse.measured_for(work.state, run, trial.number, digest):
+        trial.phase = pb.TRIAL_PHASE_AWAITS_EQUAL
+    else:
+        queue(work, run, trial)
+
+
+def measure(work: Work, run: SearchRun, trial: pb.Trial, digest: bytes) -> None:
+    """End a trial with what an equal one measured; queue its training where that lacks its objectives."""
+    if reuse.take_over(work, run, trial, digest):
         _conclude(work, run, trial)
     else:
-        trial.phase = pb.TRIAL_PHASE_TRAIN_QUEUED
-        tasks.create(work, run, TaskKind.TRAIN, trial=trial.number)
+        queue(work, run, trial)
+
+
+def queue(work: Work, run: SearchRun, trial: pb.Trial) -> None:
+    """Queue a trial's training."""
+    trial.phase = pb.TRIAL_PHASE_TRAIN_QUEUED
+    tasks.create(work, run, TaskKind.TRAIN, trial=trial.number)
 
 
 def propose_final(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTrial, source: int, repeat: int) -> None:
@@ -136,7 +155,7 @@ def end(work: Work, run: SearchRun, trial: pb.Trial, outcome: pb.TrialOutcome.Va
     trial.phase = pb.TRIAL_PHASE_UNSPECIFIED
     trial.end_time.FromMicroseconds(work.time_us)
     run.active -= 1
-    run.digests.pop(trial.number, None)
+    reuse.leave(work, run, trial.number)
     run.outcomes[outcome] = run.outcomes.get(outcome, 0) + 1
     if not trial.final:
         work.state.dirty[f"results/{run.id}/{len(run.results) // RESULTS_CHUNK}"] = None

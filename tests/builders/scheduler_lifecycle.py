@@ -114,6 +114,15 @@ class LifecycleWorld(World):
     granted = 0
     recalled = 0
 
+    def __init__(self, *given: Any, **more: Any) -> None:
+        self.waited: dict[tuple[str, int], None] = {}
+        super().__init__(*given, **more)
+
+    def check(self) -> None:
+        super().check()
+        for places in self.engine.state.waiting.values():
+            self.waited.update(places)
+
     def boot(self) -> None:
         super().boot()
         self.lifecycle = Lifecycle(self.engine, self.searches)
@@ -166,6 +175,7 @@ class LifecycleWorld(World):
         """Return searches of which some train the same networks with the same seeds."""
         same = make.make_spec(max_trials=3 + self.rng.randrange(3), final=self.rng.random() < 0.5)
         same.train.seed = 5
+        same.generator.settings["width"] = make.WIDE
         other = search_pb2.SearchSpec()
         other.CopyFrom(same)
         other.cache = self.rng.choice([search_pb2.CACHE_MODE_REUSE, search_pb2.CACHE_MODE_REPEAT])

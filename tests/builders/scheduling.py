@@ -17,6 +17,8 @@ from nasmesh.v1 import (
 from nasmesh.v1 import dispatch_service_pb2 as pb
 
 GENERATOR = "generators/fake"
+# A generator so wide proposes the same networks in every search.
+WIDE = 64
 ALL_KINDS = (search_pb2.TASK_KIND_GENERATE, search_pb2.TASK_KIND_TRAIN, search_pb2.TASK_KIND_EVALUATE)
 
 
@@ -77,7 +79,7 @@ def make_measurement(metric: str, value: float, split: int) -> measurement_pb2.M
 
 
 def generate_result(lease: pb.Lease, *, done: bool = False, count: int | None = None) -> pb.GenerateResult:
-    """Answer a generate lease with networks named after call and position; the state counts the results seen."""
+    """Answer a generate lease with networks of `network_text`; the state counts the results seen."""
     result = pb.GenerateResult(done=done, generator_version="1")
     if lease.HasField("finalize"):
         for source in lease.finalize.sources:
@@ -92,9 +94,16 @@ def generate_result(lease: pb.Lease, *, done: bool = False, count: int | None = 
     seen = int(request.state or b"0") + len(request.results)
     result.state = str(seen).encode()
     for index in range(request.count if count is None else count):
-        text = f"{request.search} {request.call} {index}"
+        text = network_text(request, index)
         result.trials.add(network=make_network(text), proposal_id=f"{request.call}-{index}")
     return result
+
+
+def network_text(request: generate_service_pb2.ProposeRequest, index: int) -> str:
+    """Return what the bytes of a proposed network are."""
+    width = request.settings.fields.get("width")
+    family = "wide" if width is not None and width.number_value == WIDE else request.search
+    return f"{family} {request.call} {index}"
 
 
 def train_result(lease: pb.Lease) -> train_service_pb2.TrainResult:

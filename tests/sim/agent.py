@@ -344,7 +344,7 @@ class Work:
         elif kind == "generate":
             for index, _ in enumerate(outcome.generate.trials):
                 request = lease.generate.request
-                self._put(ObjectKind.NETWORK, f"{request.search} {request.call} {index}")
+                self._put(ObjectKind.NETWORK, make.network_text(request, index))
             self._world.vary(outcome.generate)
         elif kind == "admit":
             wanted = lease.admit.proposal.choices.values.get("network", lease.trial)

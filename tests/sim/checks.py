@@ -57,6 +57,7 @@ class Checks:
     heard: dict[tuple[str, int], float] = field(default_factory=dict)
     spoken: dict[tuple[str, int], None] = field(default_factory=dict)
     dispositions: dict[str, int] = field(default_factory=dict)
+    waited: dict[tuple[str, int], None] = field(default_factory=dict)
     epoch: int = 0
 
     # --- what was told ----------------------------------------------------------------------------------------------
@@ -128,6 +129,9 @@ class Checks:
             run = self.shadow.searches.get(search)
             if run is not None:
                 invariants.check_search(self.shadow, run)
+        invariants.check_waiting(self.shadow)
+        for places in self.shadow.waiting.values():
+            self.waited.update(places)
 
     def _before(self, event: Event, now: float) -> None:
         """Check facts against what is known before they are applied: I3, and when an attempt may be lost (I7, I12)."""

@@ -36,7 +36,7 @@ class Tally:
         self.seeds += 1
         self.kills += sum(world.counts.get(kind, 0) for kind in KILLS)
         _sum(self.counts, world.counts)
-        _sum(self.counts, {"store faults": world.store.faults})
+        _sum(self.counts, {"store faults": world.store.faults, "waited for equals": len(world.checks.waited)})
         _sum(self.dispositions, world.checks.dispositions)
         for run in world.checks.shadow.searches.values():
             _sum(self.ends, {run.state.name: 1})

@@ -91,8 +91,10 @@ def searches(seed: int) -> dict[str, search_pb2.SearchSpec]:
     found = {"one": _spec(rng.randint(2, 6), rng.randint(1, 3), final=rng.random() < 0.4)}
     if rng.random() < 0.3:
         found["two"] = _spec(rng.randint(1, 3), rng.randint(1, 2), final=False)
-        if rng.random() < 0.5:  # what one search has measured the other need not train
-            found["one"].train.seed = found["two"].train.seed = 5
+        if rng.random() < 0.5:  # what one search has measured, or is measuring, the other need not train
+            for spec in found.values():
+                spec.train.seed = 5
+                spec.generator.settings["width"] = make.WIDE
             found["two"].cache = rng.choice([search_pb2.CACHE_MODE_REUSE, search_pb2.CACHE_MODE_REPEAT])
     spec = found["one"]
     if spec.HasField("final"):

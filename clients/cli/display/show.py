@@ -6,7 +6,7 @@ from clients.cli.display.render import header
 from clients.cli.display.view import format_count, format_duration, format_metric, outcome_word, plural, score, view_of
 from clients.cli.output import print_line, print_table
 from nasmesh.clock import SystemClock
-from nasmesh.v1 import measurement_pb2
+from nasmesh.v1 import measurement_pb2, search_pb2
 from nasmesh.v1.search_pb2 import Search, Trial
 
 
@@ -49,4 +49,6 @@ def _violated(trial: Trial) -> str:
 
 
 def _reused(trial: Trial) -> str:
+    if trial.phase == search_pb2.TRIAL_PHASE_AWAITS_EQUAL:
+        return "an equal trial is being measured"
     return f"as measured in {trial.reused_from}" if trial.reused_from else ""

@@ -69,6 +69,7 @@ class SearchView:
             search_pb2.TRIAL_PHASE_TRAIN_QUEUED,
             search_pb2.TRIAL_PHASE_EVALUATE_QUEUED,
             search_pb2.TRIAL_PHASE_ADMIT_QUEUED,
+            search_pb2.TRIAL_PHASE_AWAITS_EQUAL,
         )
         return sorted(
             (trial for trial in self.trials.values() if trial.outcome == search_pb2.TRIAL_OUTCOME_UNSPECIFIED),
