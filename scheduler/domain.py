@@ -189,7 +189,7 @@ class State:
     """Everything that is durable. `dirty` names the rows that changed since the last snapshot, and is not compared.
 
     `drained` says of each drained agent whether its trainings are asked back. `deleted` are ids that stay used.
-    `measured` finds who measured a digest first, `measuring` who is at it, `waiting` who waits; they follow from searches.
+    `measured` finds who measured a digest first, `measuring` who is at it, `waiting` who waits; as the searches say.
     `network_names` has "" for one that is gone; `network_uses` counts trials by network from the first deletion on.
     """
 
