@@ -6,7 +6,6 @@ one frame of protobuf (four bytes of length, big-endian, then the message), or a
 
 import struct
 import threading
-from collections.abc import Mapping
 from typing import Literal, TypeVar
 
 from google.protobuf import json_format
@@ -19,6 +18,7 @@ from nasmesh.agent.drivers.generate import check_reply
 from nasmesh.errors import Busy, Invalid
 from nasmesh.jobs.sandbox import Sandbox
 from nasmesh.limits import KIB, MESSAGE_BYTES
+from nasmesh.settings_schema import read_settings_schema
 from nasmesh.v1 import generate_service_pb2 as pb
 from nasmesh.wire import check_fields
 
@@ -28,10 +28,7 @@ Answer = TypeVar("Answer", bound=Message)
 _LENGTH = struct.Struct(">I")
 # A proposal of a large architecture has some thousand parts, and a call has at most a thousand proposals.
 _MOST_PARTS = 400_000
-_SCHEMA_BYTES = 64 * KIB
 _TEXT_CHARS = 4 * KIB
-# Words of JSON Schema that make whoever checks settings fetch something, or compute for long.
-_FOREIGN_WORDS = frozenset({"$ref", "$dynamicRef", "$recursiveRef", "$id", "pattern", "patternProperties", "format"})
 
 
 class ProgramGenerator:
@@ -107,25 +104,13 @@ def _checked_generator(generator: pb.Generator) -> pb.Generator:
             raise _nonsense(f"{name}: too long, or not printable")
     if not set(generator.spaces) <= {"envelope", "chain", "fixed"}:
         raise _nonsense(f"spaces: {sorted(generator.spaces)[:8]}; use envelope, chain or fixed")
-    if generator.settings_schema.ByteSize() > _SCHEMA_BYTES:
-        raise _nonsense(f"settings_schema: more than {_SCHEMA_BYTES} bytes")
-    schema = json_format.MessageToDict(generator.settings_schema)
-    foreign = sorted(_words(schema) & _FOREIGN_WORDS)
-    if foreign:
-        raise _nonsense(f"settings_schema: {', '.join(foreign)} may not be used")
     try:
-        Draft202012Validator.check_schema(schema)
+        Draft202012Validator.check_schema(read_settings_schema(generator.settings_schema, field="settings_schema"))
+    except Invalid as error:
+        raise _nonsense(error.message) from None
     except SchemaError as error:
         raise _nonsense(f"settings_schema: {error.message[:200]}") from None
     return generator
-
-
-def _words(schema: object) -> set[str]:
-    if isinstance(schema, Mapping):
-        return set(schema).union(*(_words(value) for value in schema.values()))
-    if isinstance(schema, list):
-        return set().union(*(_words(value) for value in schema))
-    return set()
 
 
 def _nonsense(what: str) -> Invalid:

@@ -7,6 +7,7 @@ from nasmesh import __version__, ids
 from nasmesh.errors import Invalid, NotFound, Stale, Unavailable
 from nasmesh.logs import get_logger
 from nasmesh.rpc.identity import LOCAL, Identity
+from nasmesh.settings_schema import read_settings_schema
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2
 from scheduler import convert, holds, outcomes
@@ -232,5 +233,6 @@ def _check_hello(hello: pb.AgentHello) -> None:
         raise Invalid("HELLO_INVALID", "hello: too many attempts or labels", field="hello.held")
     for generator in hello.server.generators:
         ids.parse_name("generators", generator.name, field="hello.server.generators")
+        read_settings_schema(generator.settings_schema, field=f"hello.server.{generator.name}.settings_schema")
     for dataset in hello.server.datasets:
         ids.parse_name("datasets", dataset.name, field="hello.server.datasets")

@@ -7,8 +7,9 @@ from typing import Any
 from google.protobuf import json_format, struct_pb2
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
-from referencing import Registry
-from referencing.exceptions import Unresolvable
+
+from nasmesh.errors import Invalid
+from nasmesh.settings_schema import read_settings_schema
 
 _FAULTS = 20
 
@@ -16,18 +17,22 @@ _FAULTS = 20
 def complete_settings(settings: struct_pb2.Struct, schema: struct_pb2.Struct) -> list[tuple[str, str]]:
     """Fill defaults into `settings`, in place, and return (".path", what is wrong) for every fault.
 
-    The schema comes from a server: references to other documents are not followed.
+    The schema comes from a server: what could make this process wait for long was refused with the agent's hello, and
+    is again here.
     """
-    rules: dict[str, Any] = json_format.MessageToDict(schema)
+    try:
+        rules = read_settings_schema(schema, field="settings_schema")
+    except Invalid as error:
+        return [("", f"the generator's own schema is broken: {error.message}")]
     if not rules:
         return [] if not settings.fields else [("", "this generator takes no settings")]
     given: dict[str, Any] = json_format.MessageToDict(settings)
     _fill(given, rules)
     try:
         Draft202012Validator.check_schema(rules)
-        validator = Draft202012Validator(rules, registry=Registry())
-        faults = [_fault(error) for _, error in zip(range(_FAULTS), validator.iter_errors(given), strict=False)]
-    except (SchemaError, Unresolvable) as error:
+        found = Draft202012Validator(rules).iter_errors(given)
+        faults = [_fault(error) for _, error in zip(range(_FAULTS), found, strict=False)]
+    except SchemaError as error:
         return [("", f"the generator's own schema is broken: {str(error).splitlines()[0][:200]}")]
     if not faults:
         settings.Clear()

@@ -131,7 +131,9 @@ class Generator(_message.Message):
     """What it does and where it was published."""
     @_builtins.property
     def settings_schema(self) -> _struct_pb2.Struct:
-        """JSON Schema (2020-12) of its settings, with defaults and additionalProperties false."""
+        """JSON Schema (2020-12) of its settings, with defaults and additionalProperties false. At most 64 KiB, and without
+        $ref, pattern, format, patternProperties and unevaluated*: whoever checks settings must not compute for long.
+        """
 
     @_builtins.property
     def spaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -11,8 +11,8 @@ from nasmesh.errors import Invalid, NotFound, Stale, Unavailable
 from nasmesh.rpc.channel import errors_from_rpc
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import dispatch_service_pb2_grpc as dispatch_rpc
+from nasmesh.v1 import generate_service_pb2, job_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as api
-from nasmesh.v1 import search_pb2
 from tests.builders import scheduling as make
 from tests.builders.scheduler_server import (
     ScriptedAgent,
@@ -32,6 +32,12 @@ GENERATE = search_pb2.TASK_KIND_GENERATE
 
 def go(body: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(body, 30))
+
+
+def hello_of(generator: generate_service_pb2.Generator) -> pb.WorkRequest:
+    slots = [pb.AgentSlots(kind=GENERATE, slots=1)]
+    server = job_pb2.Server(generators=[generator])
+    return pb.WorkRequest(hello=pb.AgentHello(agent="agents/a", slots=slots, server=server))
 
 
 async def first_train_lease(agent: ScriptedAgent) -> pb.Lease:
@@ -63,6 +69,7 @@ def test_hello_when_sent_then_welcome_with_epoch_and_lease() -> None:
         (pb.WorkRequest(hello=pb.AgentHello(agent="agents/NO")), "NAME_INVALID"),
         (pb.WorkRequest(hello=pb.AgentHello(agent="agents/a")), "HELLO_INVALID"),
         (pb.WorkRequest(hello={"agent": "agents/a", "slots": [{"kind": TRAIN, "slots": -1}]}), "HELLO_INVALID"),
+        (hello_of(make.make_generator(a={"pattern": "(a+)+$"})), "SETTINGS_SCHEMA_INVALID"),
     ],
 )
 def test_hello_when_wrong_then_typed_error(message: pb.WorkRequest, reason: str) -> None:

@@ -96,7 +96,7 @@ def test_a_description_that_misleads_is_refused_at_the_start(
 
 
 @needs_root
-@pytest.mark.parametrize("word", ["$ref", "pattern"])
+@pytest.mark.parametrize("word", ["$ref", "pattern", "unevaluatedProperties"])
 def test_a_schema_may_not_send_its_reader_elsewhere(tmp_path: Path, word: str) -> None:
     described = pb.Generator(name="generators/x")
     described.settings_schema.update({"properties": {"a": {word: "(a+)+$"}}})
