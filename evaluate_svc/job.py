@@ -45,14 +45,14 @@ def evaluate(
     begin = clock.monotonic()
     evaluate_config.check(start.config)
     config = evaluate_config.complete(start.config)
-    splits = load(start.data)
+    splits = load(start.data, store)
     content = store.get(start.model)
     admitted = admit(content, checkpoint=True)
     subject = _open(content, admitted, splits, config.threads)
     scores = _score(subject, splits, config, context, clock)
     found = list(_scored(scores, config.split)) + list(_static(admitted, content))
     if config.latency:
-        sample = subject.preprocessing.apply(splits.images[rows_of(splits, config.split)[:1]])
+        sample = subject.preprocessing.apply(splits.samples.rows(rows_of(splits, config.split)[:1]))
         timed = latency.measure(lambda: subject.logits(sample), config.latency_runs, clock)
         found.append(_measurement("latency_p50", timed.p50_ms))
         found.append(_measurement("latency_p99", timed.p99_ms))
@@ -96,7 +96,7 @@ def _open(content: bytes, admitted: Admitted, splits: Splits, threads: int) -> S
     except runtime.ENGINE_ERRORS as error:
         raise _not_runnable(error) from error
     entries = {entry.key: entry.value for entry in admitted.model.metadata_props}
-    subject = Subject(session, from_metadata(entries, channels=splits.images.shape[1]))
+    subject = Subject(session, from_metadata(entries, channels=splits.samples.dims[0]))
     takes = session.get_inputs()[0].shape[1:]
     if takes != list(splits.info.sample_dims):
         message = f"model: it takes samples of {takes}, datasets/{splits.info.name} has {list(splits.info.sample_dims)}"
@@ -131,7 +131,7 @@ def _score(
     for first in range(0, len(rows), config.batch_size):
         context.raise_if_cancelled()
         batch = rows[first : first + config.batch_size]
-        logits = subject.logits(subject.preprocessing.apply(splits.images[batch]))
+        logits = subject.logits(subject.preprocessing.apply(splits.samples.rows(batch)))
         if not np.isfinite(logits).all():
             raise Invalid("OUTPUT_NOT_FINITE", "model: its logits are not finite numbers", field="model")
         scores.add(logits, splits.labels[batch])

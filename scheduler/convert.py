@@ -1,6 +1,7 @@
 """From the scheduler's values to the messages that clients and agents see."""
 
 from nasmesh.data import catalog
+from nasmesh.data.info import DatasetInfo
 from nasmesh.v1 import dataset_pb2, dispatch_service_pb2, generate_service_pb2, search_pb2
 from nasmesh.v1 import measurement_pb2 as measurement_pb
 from nasmesh.v1 import scheduler_service_pb2 as pb
@@ -204,7 +205,7 @@ def agent_message(entry: AgentEntry, state: State) -> pb.Agent:
     return message
 
 
-def catalog_dataset(info: catalog.DatasetInfo) -> dataset_pb2.Dataset:
+def catalog_dataset(info: DatasetInfo) -> dataset_pb2.Dataset:
     """Return a data set of the catalogue as clients see it while no connected server has it."""
     splits = (measurement_pb.SPLIT_TRAIN, measurement_pb.SPLIT_VALIDATION, measurement_pb.SPLIT_TEST)
     return dataset_pb2.Dataset(

@@ -147,5 +147,5 @@ def training_samples(splits: Splits, config: pb.TrainConfig, device: torch.devic
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "data-fraction"))
         kept = max(1, round(config.data_fraction * len(rows)))
         rows = rows[torch.randperm(len(rows), generator=generator)[:kept]]
-    images = torch.from_numpy(splits.images[rows.numpy()]).to(device)
+    images = torch.from_numpy(splits.samples.rows(rows.numpy())).to(device)
     return images, torch.from_numpy(splits.labels[rows.numpy()]).to(device)

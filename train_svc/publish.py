@@ -41,7 +41,7 @@ def publish(training: Training) -> Published:
 
 def _largest_difference(training: Training, content: bytes) -> float:
     rows = training.splits.train[:_SAMPLES]
-    batch = training.preprocessing.apply(training.splits.images[rows])
+    batch = training.preprocessing.apply(training.splits.samples.rows(rows))
     training.module.eval()
     with torch.no_grad():
         ours = training.module(training.choice.arrange(torch.from_numpy(batch).to(training.device)))

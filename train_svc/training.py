@@ -97,7 +97,7 @@ def assemble(
     training_config.check_instrumentation(request.instrumentation)
     config = training_config.complete(request.config)
     identity = _identity(request, config)
-    splits = load(request.data)
+    splits = load(request.data, store)
     admitted = admit(store.get(request.network), checkpoint=True)
     model = admitted.model
     check_fits(model, splits)
@@ -109,7 +109,7 @@ def assemble(
     module.to(device)
     drops_out = _set_dropout(module, config)
     entries = {entry.key: entry.value for entry in model.metadata_props}
-    preprocessing = from_metadata(entries, channels=splits.images.shape[1])
+    preprocessing = from_metadata(entries, channels=splits.samples.dims[0])
     feed = Feed(*training_samples(splits, config, device), config, preprocessing)
     length = training_length(config, samples=feed.samples, batch_size=feed.batch_size)
     instruments = attach(module, request.instrumentation, total_steps=length.total_steps)

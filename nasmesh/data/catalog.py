@@ -2,38 +2,15 @@
 
 import difflib
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
 
+from nasmesh.data.info import DatasetInfo
 from nasmesh.errors import FieldViolation, Invalid, NotFound
 from nasmesh.ids import parse_name
 from nasmesh.v1 import dataset_pb2 as pb
 
 DEFAULT_VALIDATION_FRACTION = 0.1
 DEFAULT_TEST_FRACTION = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class DatasetInfo:
-    """One data set: samples are uint8 of `sample_dims` (channels, height, width), labels 0..classes-1.
-
-    `mean` and `std` are per channel on the 0..1 scale over the non-test samples, or all where there is no test split.
-    `samples` counts all but the test split of the data set's own, which has `test_samples` (0: none defined).
-    `split_sizes` are train, validation and test under default fractions and seed 0; `digest` is the SHA-256 over the
-    raw samples and labels, which a reader must arrive at; `obtain` says how to get the samples.
-    """
-
-    name: str
-    description: str
-    sample_dims: tuple[int, ...]
-    classes: int
-    has_test_split: bool
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    samples: int
-    test_samples: int
-    split_sizes: tuple[int, int, int]
-    digest: str
-    obtain: str
 
 
 DATASETS: dict[str, DatasetInfo] = {
@@ -106,6 +83,7 @@ def check(spec: pb.DatasetSpec, *, field: str = "data") -> DatasetInfo:
         for name in ("validation_fraction", "test_fraction")
         if spec.HasField(name) and not _is_fraction(getattr(spec, name))
     ]
+    violations += [FieldViolation(f"{field}.{name}", f"{field}.{name}: {why}") for name, why in _unserved(spec)]
     if info.has_test_split and spec.HasField("test_fraction"):
         violations.append(
             FieldViolation(
@@ -123,6 +101,15 @@ def check(spec: pb.DatasetSpec, *, field: str = "data") -> DatasetInfo:
     if violations:
         raise Invalid("DATASET_SPEC_INVALID", violations[0].description, violations=violations)
     return info
+
+
+def _unserved(spec: pb.DatasetSpec) -> Iterator[tuple[str, str]]:
+    if spec.HasField("manifest"):
+        yield "manifest", "added data sets are not read yet; leave this unset and name a built-in one"
+    if spec.HasField("view"):
+        yield "view", "views are not made yet; leave this unset"
+    if spec.division not in (pb.DIVISION_RULE_UNSPECIFIED, pb.DIVISION_RULE_STRATIFIED):
+        yield "division", "the samples of built-in data sets carry no groups; leave this unset"
 
 
 def _is_fraction(value: float) -> bool:

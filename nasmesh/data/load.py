@@ -4,12 +4,20 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nasmesh.data import catalog, digits, fashion_mnist
-from nasmesh.data.samples import Images, Labels, Samples
-from nasmesh.data.splits import Indices, Shares, divide
+from nasmesh.data.info import DatasetInfo
+from nasmesh.data.samples import Labels, Samples
+from nasmesh.data.source import ArraySource, Indices, Source
+from nasmesh.data.splits import Shares, divide
 from nasmesh.errors import Invalid, NasmeshError
+from nasmesh.store.base import ObjectStore
 from nasmesh.v1 import dataset_pb2 as pb
 from nasmesh.v1 import measurement_pb2
+
+Targets = NDArray[np.float32]  # [N, targets]
 
 _READERS: dict[str, Callable[[], Samples]] = {"digits": digits.read, "fashion-mnist": fashion_mnist.read}
 _FINDERS: dict[str, Callable[[], object]] = {"digits": digits.find, "fashion-mnist": fashion_mnist.find}
@@ -17,22 +25,24 @@ _FINDERS: dict[str, Callable[[], object]] = {"digits": digits.find, "fashion-mni
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Splits:
-    """A data set in memory: images uint8 [N, C, H, W], labels int64 [N], and the indices of each split.
+    """A data set, divided: where its samples come from, what is to be learned, and the sample indices of each split.
 
+    Classification has `labels` int64 [N], regression `targets` float32 [N, T], standardised; the other one is empty.
     `digest` is the SHA-256 over the raw samples and labels.
     """
 
-    images: Images
+    samples: Source
     labels: Labels
+    targets: Targets
     train: Indices
     validation: Indices
     test: Indices
     digest: str
-    info: catalog.DatasetInfo
+    info: DatasetInfo
 
 
-def load(spec: pb.DatasetSpec) -> Splits:
-    """Return the data set that `spec` names, divided as it says.
+def load(spec: pb.DatasetSpec, store: ObjectStore | None = None) -> Splits:  # noqa: ARG001 (built-in ones need none)
+    """Return the data set that `spec` names, divided as it says; `store` holds added ones [the environment's].
 
     Raises NotFound (DATASET_ABSENT) and Invalid (DATASET_UNKNOWN, DATASET_SPEC_INVALID, DATASET_CORRUPT).
     """
@@ -49,8 +59,9 @@ def _divided(serialized: bytes) -> Splits:
     shares = Shares(validation=spec.validation_fraction, test=spec.test_fraction, own_test=samples.test_samples)
     division = divide(samples.labels, shares, seed=spec.split_seed & (2**63 - 1))
     return Splits(
-        images=samples.images,
+        samples=ArraySource(samples.images),
         labels=samples.labels,
+        targets=np.zeros((0, 0), dtype=np.float32),
         train=division.train,
         validation=division.validation,
         test=division.test,
@@ -88,7 +99,7 @@ def dataset_resources() -> list[pb.Dataset]:
     return [_resource(info, available=is_available(info.name)) for info in catalog.DATASETS.values()]
 
 
-def _resource(info: catalog.DatasetInfo, *, available: bool) -> pb.Dataset:
+def _resource(info: DatasetInfo, *, available: bool) -> pb.Dataset:
     order = (measurement_pb2.SPLIT_TRAIN, measurement_pb2.SPLIT_VALIDATION, measurement_pb2.SPLIT_TEST)
     return pb.Dataset(
         name=f"datasets/{info.name}",

@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nasmesh.data.samples import Images
+from nasmesh.data.source import Rows
 from nasmesh.errors import Rejected
 
 KEY = "nasmesh.preprocessing"
@@ -16,33 +16,37 @@ KEY = "nasmesh.preprocessing"
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """(pixel / 255 - mean) / std per channel; with `per_image`, by each image's own mean and standard deviation.
+    """(value / full scale - mean) / std per channel; with `per_image`, by each image's own mean and standard deviation.
 
-    Empty `mean` and `std` stand for 0 and 1.
+    Full scale is 255 for uint8 (images), 1 for float32 (series, tables; the channels of a table are its columns). Empty
+    `mean` and `std` stand for 0 and 1.
     """
 
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     per_image: bool = False
 
-    def scale_and_shift(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return per-channel (scale, shift) with which pixel * scale + shift is the network's input."""
+    def scale_and_shift(self, channels: int, full_scale: float = 255.0) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return per-channel (scale, shift) with which value * scale + shift is the network's input."""
         mean = self.mean or (0.0,) * channels
         std = self.std or (1.0,) * channels
-        scale = tuple(1 / (255 * s) for s in std)
+        scale = tuple(1 / (full_scale * s) for s in std)
         return scale, tuple(-m / s for m, s in zip(mean, std, strict=True))
 
-    def apply(self, images: Images) -> NDArray[np.float32]:
-        """Return float32 input [N, C, H, W] for uint8 images of the same shape."""
+    def apply(self, samples: Rows) -> NDArray[np.float32]:
+        """Return float32 input for stored samples of the same shape: [N, C, H, W], [N, C, L] or [N, D]."""
+        full_scale = 255.0 if samples.dtype == np.uint8 else 1.0
         if self.per_image:
-            values = images.astype(np.float32) / np.float32(255)
-            mean = values.mean(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
-            deviation = values.std(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
-            floor = np.float32(per_image_floor(images.shape[1:]))
+            values = samples.astype(np.float32) / np.float32(full_scale)
+            axes = tuple(range(1, samples.ndim))
+            mean = values.mean(axis=axes, keepdims=True, dtype=np.float32)
+            deviation = values.std(axis=axes, keepdims=True, dtype=np.float32)
+            floor = np.float32(per_image_floor(samples.shape[1:]))
             return np.asarray((values - mean) / np.maximum(deviation, floor), dtype=np.float32)
-        scale, shift = self.scale_and_shift(images.shape[1])
-        scaled = images.astype(np.float32) * np.asarray(scale, dtype=np.float32)[:, None, None]
-        return np.asarray(scaled + np.asarray(shift, dtype=np.float32)[:, None, None], dtype=np.float32)
+        scale, shift = self.scale_and_shift(samples.shape[1], full_scale)
+        each = (-1,) + (1,) * (samples.ndim - 2)  # one number a channel, for whatever dimensions follow
+        scaled = samples.astype(np.float32) * np.asarray(scale, dtype=np.float32).reshape(each)
+        return np.asarray(scaled + np.asarray(shift, dtype=np.float32).reshape(each), dtype=np.float32)
 
 
 def per_image_floor(sample_dims: tuple[int, ...]) -> float:

@@ -25,13 +25,13 @@ def _forget_loaded():
 
 def test_digits_when_loaded_then_are_whole_and_agree_with_the_catalog():
     splits = load(DIGITS)
-    assert splits.images.shape == (1797, 1, 8, 8)
-    assert splits.images.dtype == np.uint8
-    assert (splits.images.min(), splits.images.max()) == (0, 255)
+    assert splits.samples.array.shape == (1797, 1, 8, 8)
+    assert splits.samples.array.dtype == np.uint8
+    assert (splits.samples.array.min(), splits.samples.array.max()) == (0, 255)
     assert splits.labels.dtype == np.int64
     assert splits.digest == catalog.DATASETS["digits"].digest
     assert (len(splits.train), len(splits.validation), len(splits.test)) == catalog.DATASETS["digits"].split_sizes
-    scale = splits.images / 255
+    scale = splits.samples.array / 255
     assert scale.mean() == pytest.approx(catalog.DATASETS["digits"].mean[0], abs=1e-5)
     assert scale.std() == pytest.approx(catalog.DATASETS["digits"].std[0], abs=1e-5)
 
@@ -45,7 +45,7 @@ def test_digits_when_loaded_then_equal_scikit_learns_without_importing_it():
     first = [int(value) for value in csv[0].split(",")]
     splits = load(DIGITS)
     assert splits.labels[0] == first[-1]
-    assert splits.images[0].reshape(-1).tolist() == [(value * 255 + 8) // 16 for value in first[:-1]]
+    assert splits.samples.array[0].reshape(-1).tolist() == [(value * 255 + 8) // 16 for value in first[:-1]]
 
 
 def test_splits_when_divided_then_are_disjoint_whole_and_stratified():
@@ -131,10 +131,10 @@ def test_fashion_when_present_then_is_whole():
     except NotFound as error:
         pytest.skip(error.message)
     info = catalog.DATASETS["fashion-mnist"]
-    assert splits.images.shape == (70000, 1, 28, 28)
+    assert splits.samples.array.shape == (70000, 1, 28, 28)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == info.split_sizes
     assert splits.test[0] == 60000
-    assert (splits.images[:60000] / 255).mean() == pytest.approx(info.mean[0], abs=1e-5)
+    assert (splits.samples.array[:60000] / 255).mean() == pytest.approx(info.mean[0], abs=1e-5)
 
 
 def _write_idx(folder):

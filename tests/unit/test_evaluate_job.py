@@ -70,7 +70,7 @@ def test_evaluate_when_computed_by_torch_then_scores_are_the_same(trained):
     module = to_module(model, seed=None).eval()
     splits = load(DIGITS)
     for split, rows in ((VALIDATION, splits.validation), (TEST, splits.test)):
-        values = torch.from_numpy(splits.images[rows].astype(np.float32) / 255)
+        values = torch.from_numpy(splits.samples.rows(rows).astype(np.float32) / 255)
         floor = 1 / values[0].numel() ** 0.5
         values = (values - values.mean((1, 2, 3), keepdim=True)) / values.std(
             (1, 2, 3), keepdim=True, correction=0

@@ -90,7 +90,7 @@ def test_train_when_published_then_classifies_validation_images_in_onnxruntime(s
     result = jobs.run(jobs.request(jobs.stored(store), epochs=8, batch_size=32, optimizer=NESTEROV), store)
     splits = load(DIGITS)
     session = onnxruntime.InferenceSession(store.get(result.model), providers=["CPUExecutionProvider"])
-    images = splits.images[splits.validation].astype(np.float32) / 255
+    images = splits.samples.rows(splits.validation).astype(np.float32) / 255
     logits = session.run(None, {"x": (images - 0.3) / np.float32(0.4)})[0]
     assert (logits.argmax(1) == splits.labels[splits.validation]).mean() > 0.8
 
