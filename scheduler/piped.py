@@ -1,5 +1,6 @@
 """A real generator for replay and rehearsal: leases go down a pipe to a generate agent, outcomes come back."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -8,6 +9,7 @@ from typing import IO
 
 from nasmesh.errors import Invalid, NasmeshError, Unavailable
 from nasmesh.jobs.frames import read_frame, write_frame
+from nasmesh.rpc.access import ACCESS_VARIABLES, NO_CLIENT_ACCESS, ClientAccess
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import job_pb2
 
@@ -15,16 +17,24 @@ AGENT = "nasmesh.agent.piped"
 STOP_S = 15.0
 _WRONG_FLAG = 2
 _WORDS = 8192
+_NOT_FOR_CHILDREN = ACCESS_VARIABLES | {"NASMESH_METRICS"}
 
 
 class PipedGenerator:
     """The agent as a process; a context manager that always ends it. Answers one lease at a time."""
 
-    def __init__(self, *, target: str = "", store: str = "", insecure: bool = False) -> None:
-        """Name the generate server, else one is started, and the store for objects that no proposal here made."""
+    def __init__(
+        self, *, target: str = "", store: str = "", insecure: bool = False, access: ClientAccess = NO_CLIENT_ACCESS
+    ) -> None:
+        """Name the generate server, else one is started, and the store for objects that no proposal here made.
+
+        `access` is what the named server is shown.
+        """
         given = (("--target", target), ("--store", store))
         flags = [part for name, value in given if value for part in (name, value)]
-        self._command = [sys.executable, "-m", AGENT, *flags, *(["--insecure"] if insecure else [])]
+        self._command = [sys.executable, "-m", AGENT, *flags, *(["--insecure"] if insecure else []), *access.flags()]
+        # What the environment says of servers is not for the one that is started here, for this process alone.
+        self._environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
         self._process: subprocess.Popen[bytes] | None = None
         self._words: IO[bytes] | None = None
         self.server = job_pb2.Server()
@@ -33,7 +43,7 @@ class PipedGenerator:
         """Start the agent; raises Unavailable (GENERATOR_ABSENT), Invalid (GENERATOR_INVALID) for a wrong flag."""
         self._words = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words, env=self._environment
         )
         try:
             self.server = job_pb2.Server.FromString(self._read())

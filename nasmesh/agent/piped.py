@@ -4,6 +4,7 @@ Reads leases as frames on standard input and answers each with its outcome on st
 the generate server is. Networks go to memory. Needs onnx, no torch.
 """
 
+import argparse
 import ctypes
 import os
 import signal
@@ -18,11 +19,13 @@ from nasmesh.agent.attempt import Attempt, kind_of
 from nasmesh.agent.drivers.generate import GenerateDriver
 from nasmesh.agent.spool import Spool
 from nasmesh.agent.targets import GENERATE, RemoteTarget
-from nasmesh.errors import Invalid, NasmeshError, NotFound, Unavailable
+from nasmesh.errors import NotFound, Unavailable
+from nasmesh.exits import INTERRUPTED, OK, guarded
 from nasmesh.flags import FlagParser
 from nasmesh.jobs.failures import failure_of
 from nasmesh.jobs.frames import read_frame, write_frame
-from nasmesh.settings import parse_address
+from nasmesh.rpc.access import NO_CLIENT_ACCESS, add_client_flags, client_access
+from nasmesh.settings import parse_address, read_settings
 from nasmesh.store.base import ObjectStore
 from nasmesh.store.memory import MemoryStore
 from nasmesh.store.open import open_store
@@ -54,26 +57,35 @@ class OverlayStore(MemoryStore):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Answer leases until standard input ends; returns 0, 2 for a wrong flag, 3 without a generate server."""
+    """Answer leases until standard input ends; returns 0, 2 for a wrong flag or credential, 3 without a server."""
+
+    def work() -> int:
+        flags = _parse(argv)
+        access = client_access(flags)
+        forbid_unpickling()
+        incoming, outgoing = _own_pipes()
+        store = OverlayStore(open_store(flags.store)) if flags.store else MemoryStore()
+        with tempfile.TemporaryDirectory(prefix="nasmesh-") as folder, _server(flags.target, Path(folder)) as address:
+            shown = access if flags.target else NO_CLIENT_ACCESS
+            target = RemoteTarget(address, GENERATE, insecure=flags.insecure, access=shown)
+            driver = GenerateDriver(target, store)
+            write_frame(outgoing, driver.describe().SerializeToString())
+            _answer(incoming, outgoing, driver, Spool(Path(folder) / "spool"))
+        return OK
+
+    try:
+        return guarded(work)
+    except BrokenPipeError:
+        return INTERRUPTED
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = FlagParser("python -m nasmesh.agent.piped")
     parser.add_argument("--target", default="", metavar="HOST:PORT", help="generate server [a new one]")
     parser.add_argument("--store", default="", metavar="URL", help="read objects that are not proposed here from there")
     parser.add_argument("--insecure", action="store_true", help="dial a target beyond this machine without TLS")
-    flags = parser.parse_args(argv)
-    forbid_unpickling()
-    incoming, outgoing = _own_pipes()
-    try:
-        store = OverlayStore(open_store(flags.store)) if flags.store else MemoryStore()
-        with tempfile.TemporaryDirectory(prefix="nasmesh-") as folder, _server(flags.target, Path(folder)) as address:
-            driver = GenerateDriver(RemoteTarget(address, GENERATE, insecure=flags.insecure), store)
-            write_frame(outgoing, driver.describe().SerializeToString())
-            _answer(incoming, outgoing, driver, Spool(Path(folder) / "spool"))
-    except NasmeshError as error:
-        sys.stderr.write(f"error: {error.message}\n")
-        return 2 if isinstance(error, Invalid) else 3
-    except (KeyboardInterrupt, BrokenPipeError):
-        return 130
-    return 0
+    add_client_flags(parser, read_settings())
+    return parser.parse_args(argv)
 
 
 def _answer(incoming: int, outgoing: int, driver: GenerateDriver, spool: Spool) -> None:

@@ -10,6 +10,7 @@ from nasmesh.errors import Invalid, NotFound
 from nasmesh.exits import guarded_command
 from nasmesh.flags import FlagParser
 from nasmesh.logs import configure
+from nasmesh.rpc.access import add_client_flags, client_access
 from nasmesh.settings import Settings, read_settings
 from nasmesh.store.open import open_store
 from scheduler.admin import telling
@@ -40,6 +41,7 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> argparse.Name
     replays.add_argument("--target", default="", metavar="HOST:PORT", help="generate server [one of this version]")
     replays.add_argument("--store", default="", metavar="URL", help="objects that no proposal made [{home}/objects]")
     replays.add_argument("--insecure", action="store_true", help="dial a target beyond this machine without TLS")
+    add_client_flags(replays, settings)
     for command in (checks, explains, compacts, backups, restores, replays):
         command.add_argument(
             "--journal", default=settings.journal, metavar="URL", help="sqlite:PATH or a path [%(default)s]"
@@ -91,7 +93,9 @@ def run(flags: argparse.Namespace) -> int:
             telling.story(explain(journal, flags.subject), as_json=flags.json)
         case "replay":
             store = store_beside(flags.store, read_settings())
-            with PipedGenerator(target=flags.target, store=store, insecure=flags.insecure) as generator:
+            with PipedGenerator(
+                target=flags.target, store=store, insecure=flags.insecure, access=client_access(flags)
+            ) as generator:
                 done = replay(journal, flags.search, generator)
             telling.replayed(done, as_json=flags.json)
             return 1 if done.differences else 0

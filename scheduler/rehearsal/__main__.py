@@ -12,6 +12,7 @@ from nasmesh.errors import Invalid
 from nasmesh.exits import guarded_command
 from nasmesh.flags import FlagParser
 from nasmesh.logs import configure
+from nasmesh.rpc.access import add_client_flags, client_access
 from nasmesh.settings import Settings, read_settings
 from scheduler.admin import display
 from scheduler.admin.__main__ import journal_path, store_beside
@@ -48,6 +49,7 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> argparse.Name
         help="objects that the specification names [{home}/objects]",
     )
     parser.add_argument("--insecure", action="store_true", help="dial a target beyond this machine without TLS")
+    add_client_flags(parser, settings)
     parser.add_argument("--networks", action="store_true", help="with --json: name every network that was proposed")
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     return parser.parse_args(argv)
@@ -94,7 +96,9 @@ def run(flags: argparse.Namespace) -> int:
     model = model_of(flags.train_model, model)
     found = []
     store = store_beside(flags.store, read_settings())
-    with PipedGenerator(target=flags.target, store=store, insecure=flags.insecure) as piped:
+    with PipedGenerator(
+        target=flags.target, store=store, insecure=flags.insecure, access=client_access(flags)
+    ) as piped:
         generator = Timed(piped.ask, piped.server)
         for count in hosts:
             with display.progress(f"{count} agents", spec.budget.max_trials) as advance:
