@@ -37,6 +37,7 @@ def _options(
 
 def with_access_options(command: Any) -> Any:
     """Return a command, or group of them, with the options added to each that takes --scheduler, and to `up`."""
+    _GIVEN.set({})
     for child in getattr(command, "commands", {}).values():
         with_access_options(child)
     if command.name == "up" or any(parameter.name == "scheduler" for parameter in command.params):

@@ -10,6 +10,18 @@ from nasmesh.errors import Invalid
 from nasmesh.limits import CREDENTIAL_FILE_BYTES
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_MADE_BY = {
+    "dir": "nasmesh certs init",
+    "tls-cert": "nasmesh certs init",
+    "tls-key": "nasmesh certs init",
+    "tls-ca": "nasmesh certs init",
+    "ca-file": "nasmesh certs init",
+    "cert-file": "nasmesh certs issue",
+    "key-file": "nasmesh certs issue",
+    "tokens": "nasmesh token create",
+    "token-file": "nasmesh token create --out",
+}
+"""The command that makes a file, by the flag that names it."""
 
 
 class Stamp(NamedTuple):
@@ -66,7 +78,8 @@ def _read(path: Path, field: str, *, secret: bool) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a path"
-        raise Invalid("FILE_UNREADABLE", f"{field}: {path} cannot be read: {why}", field=field) from None
+        advice = _advice(error, field)
+        raise Invalid("FILE_UNREADABLE", f"{field}: {path} cannot be read: {why}; {advice}", field=field) from None
     # Not fdopen before the kind is known: it has words of its own for a directory.
     try:
         _check_file(os.fstat(descriptor), path, field, secret=secret)
@@ -77,6 +90,17 @@ def _read(path: Path, field: str, *, secret: bool) -> bytes:
     if len(content) > CREDENTIAL_FILE_BYTES:
         raise Invalid("FILE_TOO_LARGE", f"{field}: {path} is over {CREDENTIAL_FILE_BYTES:,} bytes", field=field)
     return content
+
+
+def _advice(error: Exception, field: str) -> str:
+    """Return what to do about a file that cannot be opened."""
+    if isinstance(error, PermissionError):
+        return "let the user of this program read it"
+    if field not in _MADE_BY:
+        return "name another"
+    setting = "NASMESH_" + field.upper().replace("-", "_")
+    others = "" if field == "dir" else f" or {setting}"
+    return f"name another with --{field}{others}, or make one with {_MADE_BY[field]}"
 
 
 def _check_file(found: os.stat_result, path: Path, field: str, *, secret: bool) -> None:

@@ -6,17 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from clients.cli import failures, main
+from clients.cli import failures
 from clients.cli.commands import serve
 from clients.cli.output import print_table
+from tests.builders.cli_runs import Run, runner
 from tests.builders.fake_scheduler import EXAMPLES, FakeScheduler, running_fake
 
-Run = Callable[..., tuple[int, str, str]]
 DIGITS = str(EXAMPLES / "digits.yaml")
 
 
@@ -30,14 +30,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeSchedu
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nasmesh", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main.main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture

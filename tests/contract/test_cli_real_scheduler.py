@@ -1,19 +1,16 @@
 """The command line against the real scheduler program with no server connected: what it answers and refuses."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from clients.cli import main
 from clients.cli.processes import LocalMesh, Program
 from nasmesh.client import Client, parse_spec
 from nasmesh.errors import Invalid
+from tests.builders.cli_runs import Run, runner
 from tests.builders.fake_scheduler import EXAMPLES
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +24,7 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def run(scheduler: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     monkeypatch.setenv("NASMESH_HOME", str(tmp_path))
     monkeypatch.setenv("NASMESH_SCHEDULER", scheduler)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nasmesh", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main.main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
+    return runner(monkeypatch, capsys)
 
 
 def test_an_empty_mesh_answers_every_list(run: Run) -> None:

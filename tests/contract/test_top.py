@@ -66,6 +66,12 @@ def test_display_when_all_is_well_then_says_so_and_shows_every_part() -> None:
     assert "down" not in text
 
 
+def test_display_when_nothing_was_committed_yet_then_a_dash_and_no_time() -> None:
+    text = drawn(moment(activity(commits=0, commit_p50_s=0.0)))
+    assert "commit p50 –" in text
+    assert "0.00 ms" not in text
+
+
 def test_display_when_the_store_is_down_or_health_bad_then_it_is_written_large() -> None:
     text = drawn(moment(activity(store_outage=True, serving=False)))
     assert "NOT SERVING" in text

@@ -56,7 +56,8 @@ def register(app: typer.Typer) -> None:
 
 @certs.command("init")
 def init(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="New directory for the authority.")],
+    place: Annotated[Path | None, typer.Argument(metavar="DIR", help="As --dir.", hidden=True)] = None,
+    directory: Authority = None,
     host: Hosts = None,
     days: CertificateDays = CERTIFICATE_DAYS,
     as_json: AsJson = False,
@@ -64,6 +65,9 @@ def init(
     """Make an authority, and the scheduler's certificate for the names given (this machine's where there are none)."""
     from nasmesh.rpc import authority
 
+    if place is not None and directory is not None:
+        raise Invalid("USAGE", f"--dir: {directory} or {place}? Name one directory", field="dir")
+    directory = _authority(directory or place)
     issued = authority.init(directory, host or ["localhost", "127.0.0.1", "::1"], days=days)
     if as_json:
         print_json({"ca": str(directory / authority.CA_CERTIFICATE), **_paths(issued)})
@@ -86,7 +90,7 @@ def issue(
     """Issue a certificate, or renew it: servers present the new one from the next connection on."""
     from nasmesh.rpc import authority
 
-    issued = authority.issue(directory or home() / "certs", authority.Wish(role, name, days, host or ()))
+    issued = authority.issue(_authority(directory), authority.Wish(role, name, days, host or ()))
     if as_json:
         print_json(_paths(issued))
     else:
@@ -95,13 +99,16 @@ def issue(
 
 @certs.command("show")
 def show(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A certificate, or a directory with *.crt.")],
+    path: Annotated[
+        Path | None, typer.Argument(metavar="PATH", help="A certificate, or a directory with *.crt [{home}/certs].")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say whose certificates are, for which hosts, and until when."""
     from nasmesh.rpc.certificates import format_time, parse_certificates
     from nasmesh.rpc.secret_files import read_public
 
+    path = _authority(path)
     files = sorted(path.glob("*.crt")) if path.is_dir() else [path]
     if not files:
         raise Invalid("FILE_UNREADABLE", f"path: {path} holds no *.crt", field="path")
@@ -153,12 +160,13 @@ def list_tokens(tokens: Tokens = None, as_json: AsJson = False) -> None:
     from nasmesh.rpc import tokens as kept
 
     now = SystemClock().wall()
-    records = [_record(found, now) for found in kept.load(_tokens(tokens))]
+    path = _tokens(tokens)
+    records = [_record(found, now) for found in kept.load(path)]
     if as_json:
         print_json(records)
         return
     rows = ([str(row[key]) for key in ("id", "name", "scopes", "expires", "state")] for row in records)
-    print_table(["id", "name", "scopes", "until", "state"], rows, empty="no tokens")
+    print_table(["id", "name", "scopes", "until", "state"], rows, empty=f"no tokens in {path}")
 
 
 @token.command("revoke")
@@ -176,6 +184,10 @@ def revoke(
         return
     for found in revoked:
         print_line(f"revoked {found.id} of {found.name}")
+
+
+def _authority(given: Path | None) -> Path:
+    return given or home() / "certs"
 
 
 def _tokens(given: Path | None) -> Path:

@@ -66,7 +66,8 @@ def _speed(moment: Moment, speed: Rates | None) -> Text:
         line.append(f" ({speed.events:,.1f}/s)", style="cyan")
     line.append("   commit p50 ", style="dim")
     slow = doing.commit_p50_s > _SLOW_COMMIT_S
-    line.append(f"{doing.commit_p50_s * 1000:.2f} ms", style="bold red" if slow else "")
+    # The median of no commit at all is no time.
+    line.append(f"{doing.commit_p50_s * 1000:.2f} ms" if doing.commits else "–", style="bold red" if slow else "")
     line.append("   lease slack ", style="dim").append(f"{doing.lease_slack_s:.0f} s")
     return line
 
