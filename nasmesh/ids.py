@@ -8,6 +8,7 @@ _PATTERNS = {
     "searches": re.compile(r"[a-z][a-z0-9-]{0,62}"),
     "generators": re.compile(r"[a-z][a-z0-9-]{0,62}"),
     "datasets": re.compile(r"[a-z][a-z0-9-]{0,62}"),
+    "tables": re.compile(r"[a-z][a-z0-9-]{0,62}"),
     "agents": re.compile(r"[a-z0-9][a-z0-9.-]{0,62}"),
     "networks": re.compile(r"[0-9a-f]{64}"),
 }
