@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from nasmesh.v1 import training_pb2 as pb
 
+_ONE_CYCLE_START = 25.0
+_ONE_CYCLE_END = 250_000.0
+
 
 @dataclass(frozen=True, slots=True)
 class Length:
@@ -33,13 +36,34 @@ def learning_rate(config: pb.TrainConfig, length: Length, step: int) -> float:
     warmup = schedule.warmup_steps
     if step < warmup:
         return base * (step + 1) / (warmup + 1)
+    if schedule.by_epoch:
+        # The rate that the epoch's first update has; what warm-up covers of it counts as passed.
+        step = max(warmup, step - step % length.steps_per_epoch)
     after = step - warmup
     if schedule.kind == pb.SCHEDULE_KIND_EXPONENTIAL:
         # The tolerance keeps a product such as 0.1 * 30 from landing just above the step it stands for.
         return base * schedule.decay ** math.floor(after / (schedule.decay_epochs * length.steps_per_epoch) + 1e-9)
     if schedule.kind == pb.SCHEDULE_KIND_COSINE:
         return _cosine(schedule, base, after, length)
+    if schedule.kind == pb.SCHEDULE_KIND_STEP:
+        passed = sum(after >= stone * length.steps_per_epoch - 1e-9 for stone in schedule.milestones)
+        return base * schedule.step_factor**passed
+    if schedule.kind == pb.SCHEDULE_KIND_ONE_CYCLE:
+        return _one_cycle(schedule.rise_share, base, after, length)
     return base
+
+
+def _one_cycle(rise_share: float, base: float, step: int, length: Length) -> float:
+    """Return the rate of torch's OneCycleLR with its defaults: half cosines from base/25 to base to base/250,000."""
+    top = rise_share * length.total_steps - 1
+    last = max(length.total_steps - 1, top + 1)
+    if step <= top:
+        return _half_cosine(base / _ONE_CYCLE_START, base, step / top if top > 0 else 1.0)
+    return _half_cosine(base, base / _ONE_CYCLE_END, (step - top) / (last - top))
+
+
+def _half_cosine(begin: float, end: float, share: float) -> float:
+    return end + (begin - end) / 2 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
 def _cosine(schedule: pb.ScheduleConfig, base: float, after: int, length: Length) -> float:

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import torch
 
 from nasmesh import training_config
 from nasmesh.v1 import training_pb2 as pb
@@ -56,6 +57,49 @@ def test_cosine_when_restarted_then_each_period_is_longer():
 def test_cosine_when_periods_are_equal_then_repeats():
     rates = _rates(kind=pb.SCHEDULE_KIND_COSINE, period_epochs=1, period_factor=1)
     assert rates[:10] == pytest.approx(rates[30:40])
+
+
+def test_step_when_milestones_pass_then_multiplies_at_each():
+    rates = _rates(kind=pb.SCHEDULE_KIND_STEP, milestones=[3, 4.5, 9], step_factor=0.5)
+    assert rates == pytest.approx([0.4 * 0.5 ** ((step >= 30) + (step >= 45) + (step >= 90)) for step in range(100)])
+
+
+@pytest.mark.parametrize(("share", "total"), [(0.3, 100), (0.45, 37), (0.3, 5), (0.1, 3), (0.5, 1)])
+def test_one_cycle_when_run_then_is_torchs(share, total):
+    rates = _rates(Length(10, total), kind=pb.SCHEDULE_KIND_ONE_CYCLE, rise_share=share)
+    if total == 1:  # torch divides by zero here
+        assert rates[0] <= 0.4
+        return
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.4)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.4, total, pct_start=share, cycle_momentum=False)
+    expected = []
+    for _ in range(total):
+        expected.append(theirs.get_last_lr()[0])
+        optimizer.step()
+        if len(expected) < total:
+            theirs.step()
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"kind": pb.SCHEDULE_KIND_COSINE},
+        {"kind": pb.SCHEDULE_KIND_ONE_CYCLE},
+        {"kind": pb.SCHEDULE_KIND_EXPONENTIAL, "decay": 0.5, "decay_epochs": 0.5},
+        {"kind": pb.SCHEDULE_KIND_STEP, "milestones": [0.5, 2.5]},
+    ],
+)
+def test_by_epoch_when_set_then_every_update_has_the_rate_of_its_epochs_first(schedule):
+    by_step, by_epoch = _rates(**schedule), _rates(**schedule, by_epoch=True)
+    assert by_epoch == [by_step[step - step % 10] for step in range(100)]
+
+
+def test_by_epoch_when_warmed_up_within_an_epoch_then_it_begins_at_the_base():
+    rates = _rates(kind=pb.SCHEDULE_KIND_COSINE, warmup_steps=14, by_epoch=True)
+    assert rates[14:20] == [0.4] * 6
+    assert len(set(rates[20:30])) == 1
+    assert rates[20] < 0.4
 
 
 @pytest.mark.parametrize(
