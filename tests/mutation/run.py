@@ -44,12 +44,16 @@ GROUPS: dict[str, Group] = {
     "machine": Group(
         ("scheduler/machine/*.py",),
         (
-            *(f"{_UNIT}{part}.py" for part in ("machine", "slips", "final", "reuse", "updates", "engine", "cold")),
+            *(
+                f"{_UNIT}{part}.py"
+                for part in ("machine", "slips", "final", "reuse", "waiting", "updates", "engine", "cold")
+            ),
             "tests/contract/test_upgrade.py",
             # Slow, and last: only what the others let pass comes so far.
             "tests/contract/test_lifecycle.py",
             "tests/contract/test_scheduler_watch.py",
             "tests/contract/test_scheduler_service.py",
+            "tests/contract/test_equal_searches.py",
             "tests/contract/test_dispatch.py",
             f"{_UNIT}shares.py",
             f"{_UNIT}wishes.py",
@@ -65,13 +69,20 @@ GROUPS: dict[str, Group] = {
             f"{_UNIT}engine.py",
             "tests/contract/test_upgrade.py",
             "tests/contract/test_admin.py",
+            "tests/contract/test_bad_journals.py",
+            "tests/contract/test_admin_copies.py",
         ),
         lives=60,
         cuts=60,
     ),
     "admission": Group(
         ("nasmesh/model/admission.py",),
-        ("tests/unit/test_model_admission.py", "tests/unit/test_model_hostile.py", "tests/fuzz/test_hostile_files.py"),
+        (
+            "tests/unit/test_model_admission.py",
+            "tests/unit/test_model_admission_edges.py",
+            "tests/unit/test_model_hostile.py",
+            "tests/fuzz/test_hostile_files.py",
+        ),
         ready=("grpc", "onnx", "numpy", "pytest", "structlog"),
     ),
     "policy": Group(("nasmesh/rpc/policy.py",), ("tests/security/test_policy.py",)),
