@@ -16,6 +16,7 @@ from clients.cli.commands import serve
 from clients.cli.output import print_table
 from tests.builders.cli_runs import Run, runner
 from tests.builders.fake_scheduler import EXAMPLES, FakeScheduler, running_fake
+from tests.fuzz.hostile_bombs import bombs
 
 DIGITS = str(EXAMPLES / "digits.yaml")
 
@@ -124,6 +125,28 @@ def test_networks_are_listed_shown_exported_and_imported(ended: FakeScheduler, r
     assert code == 0
     assert "key: networks/sha256/" in out
     assert os.listdir(tmp_path) == ["net.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "words"),
+    [
+        (b"a photograph, perhaps", "NOT_ONNX", "not an ONNX model"),
+        (next(bomb for name, bomb in bombs() if name == "1000000 empty nodes"), "TOO_MANY", "of one kind in one place"),
+    ],
+    ids=["no network", "a bomb"],
+)
+def test_a_network_that_no_search_would_take_is_not_stored(
+    fake: FakeScheduler, run: Run, tmp_path: Path, content: bytes, reason: str, words: str
+) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+    code, out, err = run("network", "import", str(path), "--json")
+    error = json.loads(out)["error"]
+    assert (code, error["reason"], error["field"]) == (2, reason, "file")
+    assert err.startswith(f"error: file: {path} is not stored: ")
+    assert words in err
+    assert err.count("\n") == 1
+    assert not fake.imported
 
 
 def test_datasets_generators_agents_version(fake: FakeScheduler, run: Run) -> None:

@@ -3,13 +3,16 @@
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clients.cli.options import SCHEDULER, AsJson, Force, Insecure, Scheduler, connect
 from clients.cli.output import message_dict, print_json, print_line, print_messages, print_table
-from nasmesh.errors import Conflict, Invalid
+from nasmesh.errors import Conflict, Invalid, Rejected
+
+if TYPE_CHECKING:
+    from nasmesh.model.admission import Admitted
 
 app = typer.Typer(no_args_is_help=True, help="Networks: ONNX objects named by their content.")
 Subject = Annotated[
@@ -98,7 +101,10 @@ def import_network(
     as_json: AsJson = False,
     insecure: Insecure = False,
 ) -> None:
-    """Store an ONNX file as an object that a search's space may name (space.fixed.object)."""
+    """Store an ONNX file as an object that a search's space may name (space.fixed.object).
+
+    The file is admitted first, as a generate server would: what a search would refuse is not stored.
+    """
     from nasmesh.client.transfer import check_size
 
     try:
@@ -106,13 +112,34 @@ def import_network(
         content = path.read_bytes()
     except OSError as error:
         raise Invalid("FILE_UNREADABLE", f"{path}: cannot be read ({error.strerror})", field="file") from error
+    counts = _admitted(content, path).counts
     with connect(scheduler, insecure=insecure) as client:
         ref = client.import_(content)
     if as_json:
         print_json(message_dict(ref))
         return
-    print_line(f"{path} is stored; a specification names it as")
+    print_line(f"{path} is stored: {counts.parameters:,} parameters, {counts.macs:,} MACs; a specification names it as")
     print_line(
         "space:\n  fixed:\n    object:"
         f"\n      key: {ref.key}\n      sha256: {ref.sha256}\n      sizeBytes: {ref.size_bytes}"
     )
+
+
+def _admitted(content: bytes, path: Path) -> "Admitted":
+    """Return what admission makes of a file, read by a child with limits.
+
+    Raises Rejected with the reason of the refusal, Invalid (ONNX_MISSING) where nothing here can read it.
+    """
+    try:
+        from nasmesh.model.quarantine import import_untrusted
+    except ModuleNotFoundError as error:
+        raise Invalid(
+            "ONNX_MISSING",
+            f"file: {path} is read before it is stored, and {error.name} is not installed here; "
+            "pip install 'nasmesh[generate]'",
+            field="file",
+        ) from error
+    try:
+        return import_untrusted(content)
+    except Rejected as error:
+        raise Rejected(error.reason, f"file: {path} is not stored: {error.message}", field="file") from error
