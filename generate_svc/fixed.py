@@ -38,7 +38,7 @@ class FixedGenerator:
             version="1.0",
             description="One given network (architecture, ONNX object or choices), trained and scored as it is.",
             settings_schema=to_struct(SCHEMA),
-            spaces=["envelope", "chain", "fixed"],
+            spaces=["envelope", "chain", "fixed", "cell"],
         )
 
     def propose(self, request: pb.ProposeRequest) -> pb.ProposeResponse:

@@ -21,7 +21,7 @@ class Profile:
 
 
 def profile(architecture: pb.Architecture) -> Profile:
-    """Return the estimate: exact but for mixed and lone normalisation blocks, which our spaces do not emit.
+    """Return the estimate: exact but for mixed and layer normalisation blocks, which our spaces do not emit.
 
     Raises Rejected where the architecture does not fit together.
     """
@@ -59,6 +59,8 @@ def _cost(operation: pb.Operation, features: int, positions: int) -> tuple[int, 
     """Return parameters and multiply-accumulates for `features` input channels and `positions` output positions."""
     conv = _convolution(operation)
     if conv is None:
+        if operation.WhichOneof("kind") == "batch_norm":
+            return features * (operation.batch_norm.scale + operation.batch_norm.offset), 0
         if operation.WhichOneof("kind") != "linear":
             return 0, 0
         weights = features * operation.linear.features

@@ -102,8 +102,8 @@ def _checked_generator(generator: pb.Generator) -> pb.Generator:
     for name, text in (("version", generator.version), ("description", generator.description)):
         if len(text) > _TEXT_CHARS or not all(char.isprintable() or char == "\n" for char in text):
             raise _nonsense(f"{name}: too long, or not printable")
-    if not set(generator.spaces) <= {"envelope", "chain", "fixed"}:
-        raise _nonsense(f"spaces: {sorted(generator.spaces)[:8]}; use envelope, chain or fixed")
+    if not set(generator.spaces) <= {"envelope", "chain", "fixed", "cell"}:
+        raise _nonsense(f"spaces: {sorted(generator.spaces)[:8]}; use envelope, chain, fixed or cell")
     try:
         Draft202012Validator.check_schema(read_settings_schema(generator.settings_schema, field="settings_schema"))
     except Invalid as error:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from nasmesh.v1 import generate_service_pb2, space_pb2
 
 _LAYERS = 32
+_NODES = 6
 
 Fault = tuple[str, str]
 
@@ -13,7 +14,7 @@ def space_faults(space: space_pb2.Space, generator: generate_service_pb2.Generat
     """Yield (field, what is wrong) for an empty or contradictory space, or one the generator does not understand."""
     kind = space.WhichOneof("kind")
     if kind is None:
-        yield "space", "it is empty: set envelope, chain or fixed"
+        yield "space", "it is empty: set envelope, chain, fixed or cell"
         return
     if generator is not None and generator.spaces and kind not in generator.spaces:
         yield "space", f"{generator.name} understands {', '.join(generator.spaces)}, not {kind}"
@@ -21,6 +22,8 @@ def space_faults(space: space_pb2.Space, generator: generate_service_pb2.Generat
         yield from _envelope_faults(space.envelope)
     elif kind == "chain":
         yield from _chain_faults(space.chain)
+    elif kind == "cell":
+        yield from _cell_faults(space.cell)
     elif space.fixed.WhichOneof("network") is None:
         yield "space.fixed", "it is empty: set architecture or object"
 
@@ -50,3 +53,14 @@ def _chain_faults(chain: space_pb2.ChainSpace) -> Iterator[Fault]:
             yield f"space.chain.{name}", "it is empty: give at least one value to choose from"
         elif min(values) < 1 or len(set(values)) != len(values):
             yield f"space.chain.{name}", "values must be at least 1, each once"
+
+
+def _cell_faults(cell: space_pb2.CellSpace) -> Iterator[Fault]:
+    if cell.nodes and not 2 <= cell.nodes <= _NODES:
+        yield "space.cell.nodes", f"must be 2 to {_NODES}, not {cell.nodes}"
+    if cell.width < 0:
+        yield "space.cell.width", f"must be at least 1, not {cell.width}"
+    if any(cells < 1 for cells in cell.cells):
+        yield "space.cell.cells", "every stage needs at least one cell"
+    if len(set(cell.operations)) != len(cell.operations):
+        yield "space.cell.operations", "each may be listed once"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 
 from nasmesh.errors import Invalid
-from nasmesh.spaces import chain, envelope, envelope_build, envelope_sample, fixed
+from nasmesh.spaces import cell, chain, envelope, envelope_build, envelope_sample, fixed
 from nasmesh.spaces.overlay import overlay
 from nasmesh.spaces.summary import summary
 from nasmesh.v1 import architecture_pb2 as arch
@@ -20,7 +20,7 @@ def kind(space: pb.Space) -> str:
     """Return the space's kind, the name of the field that is set; raises Invalid (SPACE_INVALID) where none is."""
     name = space.WhichOneof("kind")
     if name is None:
-        raise Invalid("SPACE_INVALID", "space: set one of envelope, chain, fixed", field="space")
+        raise Invalid("SPACE_INVALID", "space: set one of envelope, chain, fixed, cell", field="space")
     return name
 
 
@@ -30,6 +30,8 @@ def complete(space: pb.Space) -> pb.Space:
     completed.CopyFrom(space)
     if kind(space) == "envelope":
         completed.envelope.CopyFrom(envelope.complete(space.envelope))
+    elif kind(space) == "cell":
+        completed.cell.CopyFrom(cell.complete(space.cell))
     return completed
 
 
@@ -40,6 +42,8 @@ def check(space: pb.Space) -> None:
         envelope.check(space.envelope)
     elif name == "chain":
         chain.check(space.chain)
+    elif name == "cell":
+        cell.check(space.cell)
     else:
         fixed.check(space.fixed)
 
@@ -54,6 +58,8 @@ def choices(space: pb.Space, *, input_dims: Sequence[int], classes: int) -> list
     name = kind(space)
     if name == "envelope":
         return envelope.choices(envelope.complete(space.envelope))
+    if name == "cell":
+        return cell.choices(cell.complete(space.cell))
     return chain.choices(space.chain) if name == "chain" else []
 
 
@@ -79,6 +85,8 @@ def build(
     if name == "envelope":
         full = envelope.complete(space.envelope)
         built = envelope_build.build(full, values, input_dims, classes)
+    elif name == "cell":
+        built = cell.build(cell.complete(space.cell), values, input_dims, classes)
     else:
         built = chain.build(space.chain, values, input_dims, classes)
     built.preprocessing.CopyFrom(preprocessing)
@@ -94,6 +102,8 @@ def sample(space: pb.Space, rng: Random) -> pb.ChoiceValues:
     name = kind(space)
     if name == "envelope":
         return envelope_sample.sample(envelope.complete(space.envelope), rng)
+    if name == "cell":
+        return cell.sample(cell.complete(space.cell), rng)
     return chain.sample(space.chain, rng) if name == "chain" else pb.ChoiceValues()
 
 

@@ -29,6 +29,7 @@ class Space(_message.Message):
     ENVELOPE_FIELD_NUMBER: _builtins.int
     CHAIN_FIELD_NUMBER: _builtins.int
     FIXED_FIELD_NUMBER: _builtins.int
+    CELL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def envelope(self) -> Global___EnvelopeSpace:
         """Stages of parallel-branch cells with scaled skips (NAC/EnvelopeNets, Kamath et al. 2018)."""
@@ -41,18 +42,23 @@ class Space(_message.Message):
     def fixed(self) -> Global___FixedSpace:
         """Exactly one network, given as it is."""
 
+    @_builtins.property
+    def cell(self) -> Global___CellSpace:
+        """Stages of one repeated cell, whose edges carry one operation each (NAS-Bench-201, Dong and Yang 2020)."""
+
     def __init__(
         self,
         *,
         envelope: Global___EnvelopeSpace | None = ...,
         chain: Global___ChainSpace | None = ...,
         fixed: Global___FixedSpace | None = ...,
+        cell: Global___CellSpace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "envelope", b"envelope", "fixed", b"fixed", "kind", b"kind"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "chain", b"chain", "envelope", b"envelope", "fixed", b"fixed", "kind", b"kind"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "envelope", b"envelope", "fixed", b"fixed", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "chain", b"chain", "envelope", b"envelope", "fixed", b"fixed", "kind", b"kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["envelope", "chain", "fixed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["envelope", "chain", "fixed", "cell"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -228,6 +234,51 @@ class ChainSpace(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChainSpace: _TypeAlias = ChainSpace  # noqa: Y015
+
+@_typing.final
+class CellSpace(_message.Message):
+    """The cell space of NAS-Bench-201: a cell is a complete directed graph over `nodes` nodes, node 0 its input and the last its
+    output; a node is the sum of what its edges make of earlier nodes. All cells of a network are alike. Choices are named
+    "edge_{from}_{to}". Edges that no path to the output uses are left out of the network.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    CELLS_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    nodes: _builtins.int
+    """Nodes of a cell, 2 to 6 [4]."""
+    width: _builtins.int
+    """Channels of the first stage [16]."""
+    @_builtins.property
+    def operations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Operations to choose from for each edge: "none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"; empty: all
+        five.
+        """
+
+    @_builtins.property
+    def cells(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Cells of each stage, first to last; between stages a residual block halves the resolution and doubles the width.
+        Empty: 5, 5, 5.
+        """
+
+    def __init__(
+        self,
+        *,
+        nodes: _builtins.int = ...,
+        operations: _abc.Iterable[_builtins.str] | None = ...,
+        cells: _abc.Iterable[_builtins.int] | None = ...,
+        width: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "nodes", b"nodes", "operations", b"operations", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CellSpace: _TypeAlias = CellSpace  # noqa: Y015
 
 @_typing.final
 class FixedSpace(_message.Message):
