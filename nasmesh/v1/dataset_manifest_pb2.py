@@ -26,7 +26,7 @@ from nasmesh.v1 import dataset_pb2 as nasmesh_dot_v1_dot_dataset__pb2
 from nasmesh.v1 import object_pb2 as nasmesh_dot_v1_dot_object__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!nasmesh/v1/dataset_manifest.proto\x12\nnasmesh.v1\x1a\x18nasmesh/v1/dataset.proto\x1a\x17nasmesh/v1/object.proto\"\xfd\x03\n\x0f\x44\x61tasetManifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\x05\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12$\n\x04kind\x18\x03 \x01(\x0e\x32\x16.nasmesh.v1.SampleKind\x12&\n\x04task\x18\x04 \x01(\x0e\x32\x18.nasmesh.v1.LearningTask\x12\x13\n\x0bsample_dims\x18\x05 \x03(\x03\x12\x0f\n\x07\x63lasses\x18\x06 \x01(\x05\x12\x13\n\x0b\x63lass_names\x18\x07 \x03(\t\x12\x0f\n\x07targets\x18\x08 \x01(\x05\x12(\n\x06shards\x18\t \x03(\x0b\x32\x18.nasmesh.v1.DatasetShard\x12\x0f\n\x07samples\x18\n \x01(\x03\x12\x14\n\x0ctest_samples\x18\x0b \x01(\x03\x12\x14\n\x0c\x63lass_counts\x18\x0c \x03(\x03\x12\x0c\n\x04mean\x18\r \x03(\x01\x12\x0b\n\x03std\x18\x0e \x03(\x01\x12\x13\n\x0btarget_mean\x18\x0f \x03(\x01\x12\x12\n\ntarget_std\x18\x10 \x03(\x01\x12\x16\n\x0e\x63ontent_digest\x18\x11 \x01(\t\x12\x0f\n\x07grouped\x18\x12 \x01(\x08\x12\x0e\n\x06source\x18\x13 \x01(\t\x12(\n\x07skipped\x18\x14 \x03(\x0b\x32\x17.nasmesh.v1.SkippedFile\x12\x15\n\rskipped_count\x18\x15 \x01(\x03\"F\n\x0c\x44\x61tasetShard\x12%\n\x06object\x18\x01 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12\x0f\n\x07samples\x18\x02 \x01(\x03\"+\n\x0bSkippedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!nasmesh/v1/dataset_manifest.proto\x12\nnasmesh.v1\x1a\x18nasmesh/v1/dataset.proto\x1a\x17nasmesh/v1/object.proto\"\xa4\x04\n\x0f\x44\x61tasetManifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\x05\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12$\n\x04kind\x18\x03 \x01(\x0e\x32\x16.nasmesh.v1.SampleKind\x12&\n\x04task\x18\x04 \x01(\x0e\x32\x18.nasmesh.v1.LearningTask\x12\x13\n\x0bsample_dims\x18\x05 \x03(\x03\x12\x0f\n\x07\x63lasses\x18\x06 \x01(\x05\x12\x13\n\x0b\x63lass_names\x18\x07 \x03(\t\x12\x0f\n\x07targets\x18\x08 \x01(\x05\x12(\n\x06shards\x18\t \x03(\x0b\x32\x18.nasmesh.v1.DatasetShard\x12\x0f\n\x07samples\x18\n \x01(\x03\x12\x14\n\x0ctest_samples\x18\x0b \x01(\x03\x12\x14\n\x0c\x63lass_counts\x18\x0c \x03(\x03\x12\x0c\n\x04mean\x18\r \x03(\x01\x12\x0b\n\x03std\x18\x0e \x03(\x01\x12\x13\n\x0btarget_mean\x18\x0f \x03(\x01\x12\x12\n\ntarget_std\x18\x10 \x03(\x01\x12\x16\n\x0e\x63ontent_digest\x18\x11 \x01(\t\x12\x0f\n\x07grouped\x18\x12 \x01(\x08\x12\x0e\n\x06source\x18\x13 \x01(\t\x12(\n\x07skipped\x18\x14 \x03(\x0b\x32\x17.nasmesh.v1.SkippedFile\x12\x15\n\rskipped_count\x18\x15 \x01(\x03\x12%\n\x06splits\x18\x16 \x03(\x0b\x32\x15.nasmesh.v1.SplitSize\"F\n\x0c\x44\x61tasetShard\x12%\n\x06object\x18\x01 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12\x0f\n\x07samples\x18\x02 \x01(\x03\"+\n\x0bSkippedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nasmesh.v1.dataset_manifest
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DATASETMANIFEST']._serialized_start=101
-  _globals['_DATASETMANIFEST']._serialized_end=610
-  _globals['_DATASETSHARD']._serialized_start=612
-  _globals['_DATASETSHARD']._serialized_end=682
-  _globals['_SKIPPEDFILE']._serialized_start=684
-  _globals['_SKIPPEDFILE']._serialized_end=727
+  _globals['_DATASETMANIFEST']._serialized_end=649
+  _globals['_DATASETSHARD']._serialized_start=651
+  _globals['_DATASETSHARD']._serialized_end=721
+  _globals['_SKIPPEDFILE']._serialized_start=723
+  _globals['_SKIPPEDFILE']._serialized_end=766
 # @@protoc_insertion_point(module_scope)

@@ -47,6 +47,7 @@ class DatasetManifest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
     SKIPPED_COUNT_FIELD_NUMBER: _builtins.int
+    SPLITS_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """Version of this format; a reader refuses a higher one. Now 1."""
     description: _builtins.str
@@ -64,7 +65,9 @@ class DatasetManifest(_message.Message):
     test_samples: _builtins.int
     """How many of the last samples are the data set's own test split; 0: none defined."""
     content_digest: _builtins.str
-    """SHA-256 over the shape, the samples and the labels in order: what results say they were measured on."""
+    """SHA-256 over the bytes of the samples, then of the labels or targets, then of the groups, all little-endian, then the
+    shape of the samples as text ("60000,1,28,28"): what results say they were measured on.
+    """
     grouped: _builtins.bool
     """Whether shards carry groups."""
     source: _builtins.str
@@ -107,6 +110,10 @@ class DatasetManifest(_message.Message):
     def skipped(self) -> _containers.RepeatedCompositeFieldContainer[Global___SkippedFile]:
         """Files that were left out because the user chose so, at most 1000 of them."""
 
+    @_builtins.property
+    def splits(self) -> _containers.RepeatedCompositeFieldContainer[_dataset_pb2.SplitSize]:
+        """Samples in each split under the default fractions and seed 0."""
+
     def __init__(
         self,
         *,
@@ -131,10 +138,11 @@ class DatasetManifest(_message.Message):
         source: _builtins.str = ...,
         skipped: _abc.Iterable[Global___SkippedFile] | None = ...,
         skipped_count: _builtins.int = ...,
+        splits: _abc.Iterable[_dataset_pb2.SplitSize] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_counts", b"class_counts", "class_names", b"class_names", "classes", b"classes", "content_digest", b"content_digest", "description", b"description", "format_version", b"format_version", "grouped", b"grouped", "kind", b"kind", "mean", b"mean", "sample_dims", b"sample_dims", "samples", b"samples", "shards", b"shards", "skipped", b"skipped", "skipped_count", b"skipped_count", "source", b"source", "std", b"std", "target_mean", b"target_mean", "target_std", b"target_std", "targets", b"targets", "task", b"task", "test_samples", b"test_samples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_counts", b"class_counts", "class_names", b"class_names", "classes", b"classes", "content_digest", b"content_digest", "description", b"description", "format_version", b"format_version", "grouped", b"grouped", "kind", b"kind", "mean", b"mean", "sample_dims", b"sample_dims", "samples", b"samples", "shards", b"shards", "skipped", b"skipped", "skipped_count", b"skipped_count", "source", b"source", "splits", b"splits", "std", b"std", "target_mean", b"target_mean", "target_std", b"target_std", "targets", b"targets", "task", b"task", "test_samples", b"test_samples"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

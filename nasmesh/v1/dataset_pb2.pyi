@@ -120,6 +120,7 @@ class Dataset(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     GROUPED_FIELD_NUMBER: _builtins.int
+    TEST_SAMPLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name: "datasets/{id}"."""
     description: _builtins.str
@@ -142,6 +143,8 @@ class Dataset(_message.Message):
     """Bytes of its objects; 0 for built-in ones."""
     grouped: _builtins.bool
     """Whether samples carry a group (a subject, a patient, a recording), so that it can be divided BY_GROUP."""
+    test_samples: _builtins.int
+    """How many samples are the data set's own test split; 0: none defined, one is drawn."""
     @_builtins.property
     def sample_dims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Dimensions of one sample without the batch: channels, height, width of images; channels, length of series; columns of
@@ -183,10 +186,11 @@ class Dataset(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         size_bytes: _builtins.int = ...,
         grouped: _builtins.bool = ...,
+        test_samples: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "class_names", b"class_names", "classes", b"classes", "content_digest", b"content_digest", "create_time", b"create_time", "description", b"description", "grouped", b"grouped", "kind", b"kind", "manifest", b"manifest", "name", b"name", "owner", b"owner", "sample_dims", b"sample_dims", "size_bytes", b"size_bytes", "splits", b"splits", "targets", b"targets", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "class_names", b"class_names", "classes", b"classes", "content_digest", b"content_digest", "create_time", b"create_time", "description", b"description", "grouped", b"grouped", "kind", b"kind", "manifest", b"manifest", "name", b"name", "owner", b"owner", "sample_dims", b"sample_dims", "size_bytes", b"size_bytes", "splits", b"splits", "targets", b"targets", "task", b"task", "test_samples", b"test_samples"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,7 +247,7 @@ class DatasetSpec(_message.Message):
     """How samples are divided [STRATIFIED; BY_GROUP where samples carry a group]."""
     @_builtins.property
     def view(self) -> Global___DataView:
-        """Part of the data that is used; absent: all. The test split is never part of a view."""
+        """Part of the data that is used; absent: all. Fractions and bounds never touch the test split."""
 
     @_builtins.property
     def manifest(self) -> _object_pb2.ObjectRef:

@@ -22,63 +22,68 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from nasmesh.v1 import dataset_pb2 as nasmesh_dot_v1_dot_dataset__pb2
 from nasmesh.v1 import dispatch_service_pb2 as nasmesh_dot_v1_dot_dispatch__service__pb2
 from nasmesh.v1 import generate_service_pb2 as nasmesh_dot_v1_dot_generate__service__pb2
 from nasmesh.v1 import object_pb2 as nasmesh_dot_v1_dot_object__pb2
 from nasmesh.v1 import search_pb2 as nasmesh_dot_v1_dot_search__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18nasmesh/v1/journal.proto\x12\nnasmesh.v1\x1a!nasmesh/v1/dispatch_service.proto\x1a!nasmesh/v1/generate_service.proto\x1a\x17nasmesh/v1/object.proto\x1a\x17nasmesh/v1/search.proto\"\xfe\x06\n\x0cJournalEvent\x12\x0f\n\x07time_us\x18\x01 \x01(\x03\x12\x10\n\x08uptime_s\x18\x02 \x01(\x01\x12+\n\x06\x62ooted\x18\x03 \x01(\x0b\x32\x19.nasmesh.v1.JournalBootedH\x00\x12:\n\x0esearch_created\x18\x04 \x01(\x0b\x32 .nasmesh.v1.JournalSearchCreatedH\x00\x12>\n\x10search_cancelled\x18\x05 \x01(\x0b\x32\".nasmesh.v1.JournalSearchCancelledH\x00\x12:\n\x0esearch_expired\x18\x06 \x01(\x0b\x32 .nasmesh.v1.JournalSearchExpiredH\x00\x12:\n\x0e\x61ttempt_leased\x18\x07 \x01(\x0b\x32 .nasmesh.v1.JournalAttemptLeasedH\x00\x12\x36\n\x0c\x61ttempt_lost\x18\x08 \x01(\x0b\x32\x1e.nasmesh.v1.JournalAttemptLostH\x00\x12\x44\n\x13\x63heckpoint_reported\x18\t \x01(\x0b\x32%.nasmesh.v1.JournalCheckpointReportedH\x00\x12>\n\x10outcome_reported\x18\n \x01(\x0b\x32\".nasmesh.v1.JournalOutcomeReportedH\x00\x12\x38\n\rsearch_paused\x18\x0b \x01(\x0b\x32\x1f.nasmesh.v1.JournalSearchPausedH\x00\x12:\n\x0esearch_resumed\x18\x0c \x01(\x0b\x32 .nasmesh.v1.JournalSearchResumedH\x00\x12:\n\x0esearch_updated\x18\r \x01(\x0b\x32 .nasmesh.v1.JournalSearchUpdatedH\x00\x12:\n\x0esearch_deleted\x18\x0e \x01(\x0b\x32 .nasmesh.v1.JournalSearchDeletedH\x00\x12:\n\x0etrial_enqueued\x18\x0f \x01(\x0b\x32 .nasmesh.v1.JournalTrialEnqueuedH\x00\x12\x38\n\ragent_drained\x18\x10 \x01(\x0b\x32\x1f.nasmesh.v1.JournalAgentDrainedH\x00\x42\x08\n\x06\x63hange\"(\n\x13JournalSearchPaused\x12\x11\n\tsearch_id\x18\x01 \x01(\t\")\n\x14JournalSearchResumed\x12\x11\n\tsearch_id\x18\x01 \x01(\t\"O\n\x14JournalSearchUpdated\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.nasmesh.v1.SearchSpec\")\n\x14JournalSearchDeleted\x12\x11\n\tsearch_id\x18\x01 \x01(\t\"Q\n\x14JournalTrialEnqueued\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12&\n\x08proposal\x18\x02 \x01(\x0b\x32\x14.nasmesh.v1.Proposal\"G\n\x13JournalAgentDrained\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\x12\x0f\n\x07release\x18\x03 \x01(\x08\"\x1e\n\rJournalBooted\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\"s\n\x14JournalSearchCreated\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.nasmesh.v1.SearchSpec\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\"+\n\x16JournalSearchCancelled\x12\x11\n\tsearch_id\x18\x01 \x01(\t\")\n\x14JournalSearchExpired\x12\x11\n\tsearch_id\x18\x01 \x01(\t\"3\n\x14JournalAttemptLeased\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\"Y\n\x12JournalAttemptLost\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12$\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.nasmesh.v1.Failure\"e\n\x19JournalCheckpointReported\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12)\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\"U\n\x16JournalOutcomeReported\x12+\n\x07outcome\x18\x01 \x01(\x0b\x32\x1a.nasmesh.v1.AttemptOutcome\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"\xa3\x01\n\x0bStateRecord\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x10\n\x08uptime_s\x18\x03 \x01(\x01\x12\x15\n\rtasks_created\x18\x04 \x01(\x03\x12\x16\n\x0e\x64rained_agents\x18\x05 \x03(\t\x12\x18\n\x10\x64\x65leted_searches\x18\x06 \x03(\t\x12\x18\n\x10releasing_agents\x18\x07 \x03(\t\"\xe4\x05\n\x0cSearchRecord\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.nasmesh.v1.SearchSpec\x12\x16\n\x0e\x63reate_time_us\x18\x03 \x01(\x03\x12\x16\n\x0estart_uptime_s\x18\x04 \x01(\x01\x12&\n\x05state\x18\x05 \x01(\x0e\x32\x17.nasmesh.v1.SearchState\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x13\n\x0b\x65nd_time_us\x18\x07 \x01(\x03\x12\x13\n\x0bstop_reason\x18\x08 \x01(\t\x12\x10\n\x08sequence\x18\t \x01(\x03\x12\x0f\n\x07results\x18\n \x03(\x03\x12\x0e\n\x06\x63ursor\x18\x0b \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x0c \x01(\x03\x12\x12\n\niterations\x18\r \x01(\x03\x12\x13\n\x0b\x65mpty_calls\x18\x0e \x01(\x05\x12\x17\n\x0fgenerator_state\x18\x0f \x01(\x0c\x12\x19\n\x11generator_version\x18\x10 \x01(\t\x12\x15\n\rafter_results\x18\x11 \x01(\x05\x12\x17\n\x0fin_flight_below\x18\x12 \x01(\x05\x12\x15\n\rdevice_time_s\x18\x13 \x01(\x01\x12\x1b\n\x13\x66inal_device_time_s\x18\x14 \x01(\x01\x12\x0f\n\x07leaders\x18\x15 \x03(\x03\x12\x13\n\x0bleader_keys\x18\x16 \x03(\x01\x12\x14\n\x0c\x66inal_trials\x18\x17 \x03(\x03\x12\x15\n\rgenerate_task\x18\x18 \x01(\t\x12\x0e\n\x06paused\x18\x19 \x01(\x08\x12\r\n\x05owner\x18\x1a \x01(\t\x12\x13\n\x0btraceparent\x18\x1b \x01(\t\x12\x1b\n\x13\x64\x65vice_time_saved_s\x18\x1c \x01(\x01\x12\x18\n\x10overdrawn_trials\x18\x1d \x01(\x03\x12\x1c\n\x14overdrawn_iterations\x18\x1e \x01(\x03\x12\x17\n\x0freused_searches\x18\x1f \x03(\t\x12\x11\n\tmeasuring\x18  \x03(\x03\"\x90\x03\n\nTaskRecord\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\"\n\x04kind\x18\x02 \x01(\x0e\x32\x14.nasmesh.v1.TaskKind\x12\x11\n\tsearch_id\x18\x03 \x01(\t\x12\r\n\x05trial\x18\x04 \x01(\x03\x12\r\n\x05order\x18\x05 \x01(\x03\x12$\n\x05state\x18\x06 \x01(\x0e\x32\x15.nasmesh.v1.TaskState\x12\x0f\n\x07\x63ounted\x18\x07 \x01(\x05\x12\x0e\n\x06losses\x18\x08 \x01(\x05\x12+\n\x08\x61ttempts\x18\t \x03(\x0b\x32\x19.nasmesh.v1.AttemptRecord\x12)\n\ncheckpoint\x18\n \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12\x0c\n\x04\x63\x61ll\x18\x0b \x01(\x03\x12\x14\n\x0cresults_from\x18\x0c \x01(\x03\x12\x12\n\nresults_to\x18\r \x01(\x03\x12\r\n\x05\x63ount\x18\x0e \x01(\x05\x12\x11\n\tin_flight\x18\x0f \x01(\x03\x12&\n\x08proposal\x18\x10 \x01(\x0b\x32\x14.nasmesh.v1.Proposal\"\x99\x01\n\rAttemptRecord\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x15\n\rlease_time_us\x18\x04 \x01(\x03\x12$\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x13.nasmesh.v1.Failure\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\r\n\x05\x65nded\x18\x07 \x01(\x08\"!\n\x0eMeasuredRecord\x12\x0f\n\x07\x64igests\x18\x01 \x01(\x0c\"h\n\x0b\x45ndedRecord\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12)\n\x07outcome\x18\x02 \x01(\x0e\x32\x18.nasmesh.v1.TrialOutcome\x12\r\n\x05trial\x18\x03 \x01(\x0c\x12\r\n\x05tasks\x18\x04 \x01(\x0c\"4\n\x0bTaskRecords\x12%\n\x05tasks\x18\x01 \x03(\x0b\x32\x16.nasmesh.v1.TaskRecord\"\x1f\n\rResultsRecord\x12\x0e\n\x06trials\x18\x01 \x03(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18nasmesh/v1/journal.proto\x12\nnasmesh.v1\x1a\x18nasmesh/v1/dataset.proto\x1a!nasmesh/v1/dispatch_service.proto\x1a!nasmesh/v1/generate_service.proto\x1a\x17nasmesh/v1/object.proto\x1a\x17nasmesh/v1/search.proto\"\xf6\x07\n\x0cJournalEvent\x12\x0f\n\x07time_us\x18\x01 \x01(\x03\x12\x10\n\x08uptime_s\x18\x02 \x01(\x01\x12+\n\x06\x62ooted\x18\x03 \x01(\x0b\x32\x19.nasmesh.v1.JournalBootedH\x00\x12:\n\x0esearch_created\x18\x04 \x01(\x0b\x32 .nasmesh.v1.JournalSearchCreatedH\x00\x12>\n\x10search_cancelled\x18\x05 \x01(\x0b\x32\".nasmesh.v1.JournalSearchCancelledH\x00\x12:\n\x0esearch_expired\x18\x06 \x01(\x0b\x32 .nasmesh.v1.JournalSearchExpiredH\x00\x12:\n\x0e\x61ttempt_leased\x18\x07 \x01(\x0b\x32 .nasmesh.v1.JournalAttemptLeasedH\x00\x12\x36\n\x0c\x61ttempt_lost\x18\x08 \x01(\x0b\x32\x1e.nasmesh.v1.JournalAttemptLostH\x00\x12\x44\n\x13\x63heckpoint_reported\x18\t \x01(\x0b\x32%.nasmesh.v1.JournalCheckpointReportedH\x00\x12>\n\x10outcome_reported\x18\n \x01(\x0b\x32\".nasmesh.v1.JournalOutcomeReportedH\x00\x12\x38\n\rsearch_paused\x18\x0b \x01(\x0b\x32\x1f.nasmesh.v1.JournalSearchPausedH\x00\x12:\n\x0esearch_resumed\x18\x0c \x01(\x0b\x32 .nasmesh.v1.JournalSearchResumedH\x00\x12:\n\x0esearch_updated\x18\r \x01(\x0b\x32 .nasmesh.v1.JournalSearchUpdatedH\x00\x12:\n\x0esearch_deleted\x18\x0e \x01(\x0b\x32 .nasmesh.v1.JournalSearchDeletedH\x00\x12:\n\x0etrial_enqueued\x18\x0f \x01(\x0b\x32 .nasmesh.v1.JournalTrialEnqueuedH\x00\x12\x38\n\ragent_drained\x18\x10 \x01(\x0b\x32\x1f.nasmesh.v1.JournalAgentDrainedH\x00\x12\x38\n\rdataset_added\x18\x11 \x01(\x0b\x32\x1f.nasmesh.v1.JournalDatasetAddedH\x00\x12<\n\x0f\x64\x61taset_deleted\x18\x12 \x01(\x0b\x32!.nasmesh.v1.JournalDatasetDeletedH\x00\x42\x08\n\x06\x63hange\"(\n\x13JournalSearchPaused\x12\x11\n\tsearch_id\x18\x01 \x01(\t\")\n\x14JournalSearchResumed\x12\x11\n\tsearch_id\x18\x01 \x01(\t\"O\n\x14JournalSearchUpdated\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.nasmesh.v1.SearchSpec\")\n\x14JournalSearchDeleted\x12\x11\n\tsearch_id\x18\x01 \x01(\t\"Q\n\x14JournalTrialEnqueued\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12&\n\x08proposal\x18\x02 \x01(\x0b\x32\x14.nasmesh.v1.Proposal\"G\n\x13JournalAgentDrained\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\x12\x0f\n\x07release\x18\x03 \x01(\x08\";\n\x13JournalDatasetAdded\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.nasmesh.v1.Dataset\"(\n\x15JournalDatasetDeleted\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\"\x1e\n\rJournalBooted\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\"s\n\x14JournalSearchCreated\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.nasmesh.v1.SearchSpec\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\"+\n\x16JournalSearchCancelled\x12\x11\n\tsearch_id\x18\x01 \x01(\t\")\n\x14JournalSearchExpired\x12\x11\n\tsearch_id\x18\x01 \x01(\t\"3\n\x14JournalAttemptLeased\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\"Y\n\x12JournalAttemptLost\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12$\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.nasmesh.v1.Failure\"e\n\x19JournalCheckpointReported\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12)\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\"U\n\x16JournalOutcomeReported\x12+\n\x07outcome\x18\x01 \x01(\x0b\x32\x1a.nasmesh.v1.AttemptOutcome\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"\xa3\x01\n\x0bStateRecord\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x10\n\x08uptime_s\x18\x03 \x01(\x01\x12\x15\n\rtasks_created\x18\x04 \x01(\x03\x12\x16\n\x0e\x64rained_agents\x18\x05 \x03(\t\x12\x18\n\x10\x64\x65leted_searches\x18\x06 \x03(\t\x12\x18\n\x10releasing_agents\x18\x07 \x03(\t\"\xe4\x05\n\x0cSearchRecord\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.nasmesh.v1.SearchSpec\x12\x16\n\x0e\x63reate_time_us\x18\x03 \x01(\x03\x12\x16\n\x0estart_uptime_s\x18\x04 \x01(\x01\x12&\n\x05state\x18\x05 \x01(\x0e\x32\x17.nasmesh.v1.SearchState\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x13\n\x0b\x65nd_time_us\x18\x07 \x01(\x03\x12\x13\n\x0bstop_reason\x18\x08 \x01(\t\x12\x10\n\x08sequence\x18\t \x01(\x03\x12\x0f\n\x07results\x18\n \x03(\x03\x12\x0e\n\x06\x63ursor\x18\x0b \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x0c \x01(\x03\x12\x12\n\niterations\x18\r \x01(\x03\x12\x13\n\x0b\x65mpty_calls\x18\x0e \x01(\x05\x12\x17\n\x0fgenerator_state\x18\x0f \x01(\x0c\x12\x19\n\x11generator_version\x18\x10 \x01(\t\x12\x15\n\rafter_results\x18\x11 \x01(\x05\x12\x17\n\x0fin_flight_below\x18\x12 \x01(\x05\x12\x15\n\rdevice_time_s\x18\x13 \x01(\x01\x12\x1b\n\x13\x66inal_device_time_s\x18\x14 \x01(\x01\x12\x0f\n\x07leaders\x18\x15 \x03(\x03\x12\x13\n\x0bleader_keys\x18\x16 \x03(\x01\x12\x14\n\x0c\x66inal_trials\x18\x17 \x03(\x03\x12\x15\n\rgenerate_task\x18\x18 \x01(\t\x12\x0e\n\x06paused\x18\x19 \x01(\x08\x12\r\n\x05owner\x18\x1a \x01(\t\x12\x13\n\x0btraceparent\x18\x1b \x01(\t\x12\x1b\n\x13\x64\x65vice_time_saved_s\x18\x1c \x01(\x01\x12\x18\n\x10overdrawn_trials\x18\x1d \x01(\x03\x12\x1c\n\x14overdrawn_iterations\x18\x1e \x01(\x03\x12\x17\n\x0freused_searches\x18\x1f \x03(\t\x12\x11\n\tmeasuring\x18  \x03(\x03\"\x90\x03\n\nTaskRecord\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\"\n\x04kind\x18\x02 \x01(\x0e\x32\x14.nasmesh.v1.TaskKind\x12\x11\n\tsearch_id\x18\x03 \x01(\t\x12\r\n\x05trial\x18\x04 \x01(\x03\x12\r\n\x05order\x18\x05 \x01(\x03\x12$\n\x05state\x18\x06 \x01(\x0e\x32\x15.nasmesh.v1.TaskState\x12\x0f\n\x07\x63ounted\x18\x07 \x01(\x05\x12\x0e\n\x06losses\x18\x08 \x01(\x05\x12+\n\x08\x61ttempts\x18\t \x03(\x0b\x32\x19.nasmesh.v1.AttemptRecord\x12)\n\ncheckpoint\x18\n \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12\x0c\n\x04\x63\x61ll\x18\x0b \x01(\x03\x12\x14\n\x0cresults_from\x18\x0c \x01(\x03\x12\x12\n\nresults_to\x18\r \x01(\x03\x12\r\n\x05\x63ount\x18\x0e \x01(\x05\x12\x11\n\tin_flight\x18\x0f \x01(\x03\x12&\n\x08proposal\x18\x10 \x01(\x0b\x32\x14.nasmesh.v1.Proposal\"\x99\x01\n\rAttemptRecord\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x15\n\rlease_time_us\x18\x04 \x01(\x03\x12$\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x13.nasmesh.v1.Failure\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\r\n\x05\x65nded\x18\x07 \x01(\x08\"!\n\x0eMeasuredRecord\x12\x0f\n\x07\x64igests\x18\x01 \x01(\x0c\"h\n\x0b\x45ndedRecord\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12)\n\x07outcome\x18\x02 \x01(\x0e\x32\x18.nasmesh.v1.TrialOutcome\x12\r\n\x05trial\x18\x03 \x01(\x0c\x12\r\n\x05tasks\x18\x04 \x01(\x0c\"4\n\x0bTaskRecords\x12%\n\x05tasks\x18\x01 \x03(\x0b\x32\x16.nasmesh.v1.TaskRecord\"\x1f\n\rResultsRecord\x12\x0e\n\x06trials\x18\x01 \x03(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nasmesh.v1.journal_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOURNALEVENT']._serialized_start=161
-  _globals['_JOURNALEVENT']._serialized_end=1055
-  _globals['_JOURNALSEARCHPAUSED']._serialized_start=1057
-  _globals['_JOURNALSEARCHPAUSED']._serialized_end=1097
-  _globals['_JOURNALSEARCHRESUMED']._serialized_start=1099
-  _globals['_JOURNALSEARCHRESUMED']._serialized_end=1140
-  _globals['_JOURNALSEARCHUPDATED']._serialized_start=1142
-  _globals['_JOURNALSEARCHUPDATED']._serialized_end=1221
-  _globals['_JOURNALSEARCHDELETED']._serialized_start=1223
-  _globals['_JOURNALSEARCHDELETED']._serialized_end=1264
-  _globals['_JOURNALTRIALENQUEUED']._serialized_start=1266
-  _globals['_JOURNALTRIALENQUEUED']._serialized_end=1347
-  _globals['_JOURNALAGENTDRAINED']._serialized_start=1349
-  _globals['_JOURNALAGENTDRAINED']._serialized_end=1420
-  _globals['_JOURNALBOOTED']._serialized_start=1422
-  _globals['_JOURNALBOOTED']._serialized_end=1452
-  _globals['_JOURNALSEARCHCREATED']._serialized_start=1454
-  _globals['_JOURNALSEARCHCREATED']._serialized_end=1569
-  _globals['_JOURNALSEARCHCANCELLED']._serialized_start=1571
-  _globals['_JOURNALSEARCHCANCELLED']._serialized_end=1614
-  _globals['_JOURNALSEARCHEXPIRED']._serialized_start=1616
-  _globals['_JOURNALSEARCHEXPIRED']._serialized_end=1657
-  _globals['_JOURNALATTEMPTLEASED']._serialized_start=1659
-  _globals['_JOURNALATTEMPTLEASED']._serialized_end=1710
-  _globals['_JOURNALATTEMPTLOST']._serialized_start=1712
-  _globals['_JOURNALATTEMPTLOST']._serialized_end=1801
-  _globals['_JOURNALCHECKPOINTREPORTED']._serialized_start=1803
-  _globals['_JOURNALCHECKPOINTREPORTED']._serialized_end=1904
-  _globals['_JOURNALOUTCOMEREPORTED']._serialized_start=1906
-  _globals['_JOURNALOUTCOMEREPORTED']._serialized_end=1991
-  _globals['_STATERECORD']._serialized_start=1994
-  _globals['_STATERECORD']._serialized_end=2157
-  _globals['_SEARCHRECORD']._serialized_start=2160
-  _globals['_SEARCHRECORD']._serialized_end=2900
-  _globals['_TASKRECORD']._serialized_start=2903
-  _globals['_TASKRECORD']._serialized_end=3303
-  _globals['_ATTEMPTRECORD']._serialized_start=3306
-  _globals['_ATTEMPTRECORD']._serialized_end=3459
-  _globals['_MEASUREDRECORD']._serialized_start=3461
-  _globals['_MEASUREDRECORD']._serialized_end=3494
-  _globals['_ENDEDRECORD']._serialized_start=3496
-  _globals['_ENDEDRECORD']._serialized_end=3600
-  _globals['_TASKRECORDS']._serialized_start=3602
-  _globals['_TASKRECORDS']._serialized_end=3654
-  _globals['_RESULTSRECORD']._serialized_start=3656
-  _globals['_RESULTSRECORD']._serialized_end=3687
+  _globals['_JOURNALEVENT']._serialized_start=187
+  _globals['_JOURNALEVENT']._serialized_end=1201
+  _globals['_JOURNALSEARCHPAUSED']._serialized_start=1203
+  _globals['_JOURNALSEARCHPAUSED']._serialized_end=1243
+  _globals['_JOURNALSEARCHRESUMED']._serialized_start=1245
+  _globals['_JOURNALSEARCHRESUMED']._serialized_end=1286
+  _globals['_JOURNALSEARCHUPDATED']._serialized_start=1288
+  _globals['_JOURNALSEARCHUPDATED']._serialized_end=1367
+  _globals['_JOURNALSEARCHDELETED']._serialized_start=1369
+  _globals['_JOURNALSEARCHDELETED']._serialized_end=1410
+  _globals['_JOURNALTRIALENQUEUED']._serialized_start=1412
+  _globals['_JOURNALTRIALENQUEUED']._serialized_end=1493
+  _globals['_JOURNALAGENTDRAINED']._serialized_start=1495
+  _globals['_JOURNALAGENTDRAINED']._serialized_end=1566
+  _globals['_JOURNALDATASETADDED']._serialized_start=1568
+  _globals['_JOURNALDATASETADDED']._serialized_end=1627
+  _globals['_JOURNALDATASETDELETED']._serialized_start=1629
+  _globals['_JOURNALDATASETDELETED']._serialized_end=1669
+  _globals['_JOURNALBOOTED']._serialized_start=1671
+  _globals['_JOURNALBOOTED']._serialized_end=1701
+  _globals['_JOURNALSEARCHCREATED']._serialized_start=1703
+  _globals['_JOURNALSEARCHCREATED']._serialized_end=1818
+  _globals['_JOURNALSEARCHCANCELLED']._serialized_start=1820
+  _globals['_JOURNALSEARCHCANCELLED']._serialized_end=1863
+  _globals['_JOURNALSEARCHEXPIRED']._serialized_start=1865
+  _globals['_JOURNALSEARCHEXPIRED']._serialized_end=1906
+  _globals['_JOURNALATTEMPTLEASED']._serialized_start=1908
+  _globals['_JOURNALATTEMPTLEASED']._serialized_end=1959
+  _globals['_JOURNALATTEMPTLOST']._serialized_start=1961
+  _globals['_JOURNALATTEMPTLOST']._serialized_end=2050
+  _globals['_JOURNALCHECKPOINTREPORTED']._serialized_start=2052
+  _globals['_JOURNALCHECKPOINTREPORTED']._serialized_end=2153
+  _globals['_JOURNALOUTCOMEREPORTED']._serialized_start=2155
+  _globals['_JOURNALOUTCOMEREPORTED']._serialized_end=2240
+  _globals['_STATERECORD']._serialized_start=2243
+  _globals['_STATERECORD']._serialized_end=2406
+  _globals['_SEARCHRECORD']._serialized_start=2409
+  _globals['_SEARCHRECORD']._serialized_end=3149
+  _globals['_TASKRECORD']._serialized_start=3152
+  _globals['_TASKRECORD']._serialized_end=3552
+  _globals['_ATTEMPTRECORD']._serialized_start=3555
+  _globals['_ATTEMPTRECORD']._serialized_end=3708
+  _globals['_MEASUREDRECORD']._serialized_start=3710
+  _globals['_MEASUREDRECORD']._serialized_end=3743
+  _globals['_ENDEDRECORD']._serialized_start=3745
+  _globals['_ENDEDRECORD']._serialized_end=3849
+  _globals['_TASKRECORDS']._serialized_start=3851
+  _globals['_TASKRECORDS']._serialized_end=3903
+  _globals['_RESULTSRECORD']._serialized_start=3905
+  _globals['_RESULTSRECORD']._serialized_end=3936
 # @@protoc_insertion_point(module_scope)

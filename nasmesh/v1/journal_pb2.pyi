@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from nasmesh.v1 import dataset_pb2 as _dataset_pb2
 from nasmesh.v1 import dispatch_service_pb2 as _dispatch_service_pb2
 from nasmesh.v1 import generate_service_pb2 as _generate_service_pb2
 from nasmesh.v1 import object_pb2 as _object_pb2
@@ -44,6 +45,8 @@ class JournalEvent(_message.Message):
     SEARCH_DELETED_FIELD_NUMBER: _builtins.int
     TRIAL_ENQUEUED_FIELD_NUMBER: _builtins.int
     AGENT_DRAINED_FIELD_NUMBER: _builtins.int
+    DATASET_ADDED_FIELD_NUMBER: _builtins.int
+    DATASET_DELETED_FIELD_NUMBER: _builtins.int
     time_us: _builtins.int
     """When it was recorded, microseconds since 1970, for people."""
     uptime_s: _builtins.float
@@ -104,6 +107,14 @@ class JournalEvent(_message.Message):
     def agent_drained(self) -> Global___JournalAgentDrained:
         """A person drained an agent, or took that back."""
 
+    @_builtins.property
+    def dataset_added(self) -> Global___JournalDatasetAdded:
+        """A person added a data set."""
+
+    @_builtins.property
+    def dataset_deleted(self) -> Global___JournalDatasetDeleted:
+        """A person deleted a data set's name."""
+
     def __init__(
         self,
         *,
@@ -123,12 +134,14 @@ class JournalEvent(_message.Message):
         search_deleted: Global___JournalSearchDeleted | None = ...,
         trial_enqueued: Global___JournalTrialEnqueued | None = ...,
         agent_drained: Global___JournalAgentDrained | None = ...,
+        dataset_added: Global___JournalDatasetAdded | None = ...,
+        dataset_deleted: Global___JournalDatasetDeleted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_drained", b"agent_drained", "attempt_leased", b"attempt_leased", "attempt_lost", b"attempt_lost", "booted", b"booted", "change", b"change", "checkpoint_reported", b"checkpoint_reported", "outcome_reported", b"outcome_reported", "search_cancelled", b"search_cancelled", "search_created", b"search_created", "search_deleted", b"search_deleted", "search_expired", b"search_expired", "search_paused", b"search_paused", "search_resumed", b"search_resumed", "search_updated", b"search_updated", "trial_enqueued", b"trial_enqueued"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_drained", b"agent_drained", "attempt_leased", b"attempt_leased", "attempt_lost", b"attempt_lost", "booted", b"booted", "change", b"change", "checkpoint_reported", b"checkpoint_reported", "dataset_added", b"dataset_added", "dataset_deleted", b"dataset_deleted", "outcome_reported", b"outcome_reported", "search_cancelled", b"search_cancelled", "search_created", b"search_created", "search_deleted", b"search_deleted", "search_expired", b"search_expired", "search_paused", b"search_paused", "search_resumed", b"search_resumed", "search_updated", b"search_updated", "trial_enqueued", b"trial_enqueued"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_drained", b"agent_drained", "attempt_leased", b"attempt_leased", "attempt_lost", b"attempt_lost", "booted", b"booted", "change", b"change", "checkpoint_reported", b"checkpoint_reported", "outcome_reported", b"outcome_reported", "search_cancelled", b"search_cancelled", "search_created", b"search_created", "search_deleted", b"search_deleted", "search_expired", b"search_expired", "search_paused", b"search_paused", "search_resumed", b"search_resumed", "search_updated", b"search_updated", "time_us", b"time_us", "trial_enqueued", b"trial_enqueued", "uptime_s", b"uptime_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_drained", b"agent_drained", "attempt_leased", b"attempt_leased", "attempt_lost", b"attempt_lost", "booted", b"booted", "change", b"change", "checkpoint_reported", b"checkpoint_reported", "dataset_added", b"dataset_added", "dataset_deleted", b"dataset_deleted", "outcome_reported", b"outcome_reported", "search_cancelled", b"search_cancelled", "search_created", b"search_created", "search_deleted", b"search_deleted", "search_expired", b"search_expired", "search_paused", b"search_paused", "search_resumed", b"search_resumed", "search_updated", b"search_updated", "time_us", b"time_us", "trial_enqueued", b"trial_enqueued", "uptime_s", b"uptime_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["booted", "search_created", "search_cancelled", "search_expired", "attempt_leased", "attempt_lost", "checkpoint_reported", "outcome_reported", "search_paused", "search_resumed", "search_updated", "search_deleted", "trial_enqueued", "agent_drained"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["booted", "search_created", "search_cancelled", "search_expired", "attempt_leased", "attempt_lost", "checkpoint_reported", "outcome_reported", "search_paused", "search_resumed", "search_updated", "search_deleted", "trial_enqueued", "agent_drained", "dataset_added", "dataset_deleted"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 
@@ -285,6 +298,52 @@ class JournalAgentDrained(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JournalAgentDrained: _TypeAlias = JournalAgentDrained  # noqa: Y015
+
+@_typing.final
+class JournalDatasetAdded(_message.Message):
+    """A person added a data set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dataset(self) -> _dataset_pb2.Dataset:
+        """The data set as it is listed, owner and manifest included."""
+
+    def __init__(
+        self,
+        *,
+        dataset: _dataset_pb2.Dataset | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalDatasetAdded: _TypeAlias = JournalDatasetAdded  # noqa: Y015
+
+@_typing.final
+class JournalDatasetDeleted(_message.Message):
+    """A person deleted a data set's name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """"datasets/{id}"."""
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalDatasetDeleted: _TypeAlias = JournalDatasetDeleted  # noqa: Y015
 
 @_typing.final
 class JournalBooted(_message.Message):

@@ -131,6 +131,21 @@ class SchedulerServiceStub:
                 request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ListDatasetsRequest.SerializeToString,
                 response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ListDatasetsResponse.FromString,
                 _registered_method=True)
+        self.UploadDatasetObject = channel.stream_unary(
+                '/nasmesh.v1.SchedulerService/UploadDatasetObject',
+                request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.UploadDatasetObjectRequest.SerializeToString,
+                response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.UploadDatasetObjectResponse.FromString,
+                _registered_method=True)
+        self.CreateDataset = channel.unary_unary(
+                '/nasmesh.v1.SchedulerService/CreateDataset',
+                request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.CreateDatasetRequest.SerializeToString,
+                response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.CreateDatasetResponse.FromString,
+                _registered_method=True)
+        self.DeleteDataset = channel.unary_unary(
+                '/nasmesh.v1.SchedulerService/DeleteDataset',
+                request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteDatasetRequest.SerializeToString,
+                response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteDatasetResponse.FromString,
+                _registered_method=True)
         self.ListGenerators = channel.unary_unary(
                 '/nasmesh.v1.SchedulerService/ListGenerators',
                 request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ListGeneratorsRequest.SerializeToString,
@@ -356,6 +371,39 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadDatasetObject(self, request_iterator, context):
+        """Stores one object of a data set that is being added: a shard, or the manifest, by its bytes in order.
+
+        Errors: INVALID_ARGUMENT (OBJECT_TOO_LARGE, OBJECT_EMPTY, OBJECT_DIGEST_MISMATCH, FIELD_INVALID); UNAVAILABLE
+        (STORE_DOWN).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateDataset(self, request, context):
+        """Gives a name to a manifest whose objects are all in the store. Searches name it in SearchSpec.data.dataset then; a search
+        keeps the manifest that the name stood for when it was created.
+
+        Errors: INVALID_ARGUMENT (NAME_INVALID, MANIFEST_INVALID, OBJECT_KEY_MISMATCH, OBJECT_CORRUPT); NOT_FOUND
+        (OBJECT_MISSING); ALREADY_EXISTS (DATASET_EXISTS, REQUEST_ID_REUSED); RESOURCE_EXHAUSTED (QUOTA_EXCEEDED); UNAVAILABLE
+        (STORE_DOWN).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDataset(self, request, context):
+        """Forgets an added data set's name. Searches that use it go on; its objects stay until nothing names them
+        (DeleteUnreferencedObjects).
+
+        Errors: NOT_FOUND (DATASET_UNKNOWN); FAILED_PRECONDITION (DATASET_BUILT_IN); PERMISSION_DENIED (ROLE_FORBIDDEN);
+        ALREADY_EXISTS (REQUEST_ID_REUSED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListGenerators(self, request, context):
         """Lists the generators that connected servers offer.
 
@@ -508,6 +556,21 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.ListDatasets,
                     request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ListDatasetsRequest.FromString,
                     response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ListDatasetsResponse.SerializeToString,
+            ),
+            'UploadDatasetObject': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadDatasetObject,
+                    request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.UploadDatasetObjectRequest.FromString,
+                    response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.UploadDatasetObjectResponse.SerializeToString,
+            ),
+            'CreateDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateDataset,
+                    request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.CreateDatasetRequest.FromString,
+                    response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.CreateDatasetResponse.SerializeToString,
+            ),
+            'DeleteDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDataset,
+                    request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteDatasetRequest.FromString,
+                    response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteDatasetResponse.SerializeToString,
             ),
             'ListGenerators': grpc.unary_unary_rpc_method_handler(
                     servicer.ListGenerators,
@@ -1055,6 +1118,87 @@ class SchedulerService:
             '/nasmesh.v1.SchedulerService/ListDatasets',
             nasmesh_dot_v1_dot_scheduler__service__pb2.ListDatasetsRequest.SerializeToString,
             nasmesh_dot_v1_dot_scheduler__service__pb2.ListDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadDatasetObject(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/nasmesh.v1.SchedulerService/UploadDatasetObject',
+            nasmesh_dot_v1_dot_scheduler__service__pb2.UploadDatasetObjectRequest.SerializeToString,
+            nasmesh_dot_v1_dot_scheduler__service__pb2.UploadDatasetObjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nasmesh.v1.SchedulerService/CreateDataset',
+            nasmesh_dot_v1_dot_scheduler__service__pb2.CreateDatasetRequest.SerializeToString,
+            nasmesh_dot_v1_dot_scheduler__service__pb2.CreateDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nasmesh.v1.SchedulerService/DeleteDataset',
+            nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteDatasetRequest.SerializeToString,
+            nasmesh_dot_v1_dot_scheduler__service__pb2.DeleteDatasetResponse.FromString,
             options,
             channel_credentials,
             insecure,

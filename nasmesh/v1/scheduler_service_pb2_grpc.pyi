@@ -147,6 +147,27 @@ class SchedulerServiceStub:
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID).
     """
+    UploadDatasetObject: _grpc.StreamUnaryMultiCallable[_scheduler_service_pb2.UploadDatasetObjectRequest, _scheduler_service_pb2.UploadDatasetObjectResponse]
+    """Stores one object of a data set that is being added: a shard, or the manifest, by its bytes in order.
+
+    Errors: INVALID_ARGUMENT (OBJECT_TOO_LARGE, OBJECT_EMPTY, OBJECT_DIGEST_MISMATCH, FIELD_INVALID); UNAVAILABLE
+    (STORE_DOWN).
+    """
+    CreateDataset: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.CreateDatasetRequest, _scheduler_service_pb2.CreateDatasetResponse]
+    """Gives a name to a manifest whose objects are all in the store. Searches name it in SearchSpec.data.dataset then; a search
+    keeps the manifest that the name stood for when it was created.
+
+    Errors: INVALID_ARGUMENT (NAME_INVALID, MANIFEST_INVALID, OBJECT_KEY_MISMATCH, OBJECT_CORRUPT); NOT_FOUND
+    (OBJECT_MISSING); ALREADY_EXISTS (DATASET_EXISTS, REQUEST_ID_REUSED); RESOURCE_EXHAUSTED (QUOTA_EXCEEDED); UNAVAILABLE
+    (STORE_DOWN).
+    """
+    DeleteDataset: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeleteDatasetRequest, _scheduler_service_pb2.DeleteDatasetResponse]
+    """Forgets an added data set's name. Searches that use it go on; its objects stay until nothing names them
+    (DeleteUnreferencedObjects).
+
+    Errors: NOT_FOUND (DATASET_UNKNOWN); FAILED_PRECONDITION (DATASET_BUILT_IN); PERMISSION_DENIED (ROLE_FORBIDDEN);
+    ALREADY_EXISTS (REQUEST_ID_REUSED).
+    """
     ListGenerators: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListGeneratorsRequest, _scheduler_service_pb2.ListGeneratorsResponse]
     """Lists the generators that connected servers offer.
 
@@ -297,6 +318,27 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """Lists the data sets that connected servers know.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID).
+    """
+    UploadDatasetObject: _aio.StreamUnaryMultiCallable[_scheduler_service_pb2.UploadDatasetObjectRequest, _scheduler_service_pb2.UploadDatasetObjectResponse]  # type: ignore[assignment]
+    """Stores one object of a data set that is being added: a shard, or the manifest, by its bytes in order.
+
+    Errors: INVALID_ARGUMENT (OBJECT_TOO_LARGE, OBJECT_EMPTY, OBJECT_DIGEST_MISMATCH, FIELD_INVALID); UNAVAILABLE
+    (STORE_DOWN).
+    """
+    CreateDataset: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.CreateDatasetRequest, _scheduler_service_pb2.CreateDatasetResponse]  # type: ignore[assignment]
+    """Gives a name to a manifest whose objects are all in the store. Searches name it in SearchSpec.data.dataset then; a search
+    keeps the manifest that the name stood for when it was created.
+
+    Errors: INVALID_ARGUMENT (NAME_INVALID, MANIFEST_INVALID, OBJECT_KEY_MISMATCH, OBJECT_CORRUPT); NOT_FOUND
+    (OBJECT_MISSING); ALREADY_EXISTS (DATASET_EXISTS, REQUEST_ID_REUSED); RESOURCE_EXHAUSTED (QUOTA_EXCEEDED); UNAVAILABLE
+    (STORE_DOWN).
+    """
+    DeleteDataset: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeleteDatasetRequest, _scheduler_service_pb2.DeleteDatasetResponse]  # type: ignore[assignment]
+    """Forgets an added data set's name. Searches that use it go on; its objects stay until nothing names them
+    (DeleteUnreferencedObjects).
+
+    Errors: NOT_FOUND (DATASET_UNKNOWN); FAILED_PRECONDITION (DATASET_BUILT_IN); PERMISSION_DENIED (ROLE_FORBIDDEN);
+    ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
     ListGenerators: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListGeneratorsRequest, _scheduler_service_pb2.ListGeneratorsResponse]  # type: ignore[assignment]
     """Lists the generators that connected servers offer.
@@ -559,6 +601,45 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the data sets that connected servers know.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID).
+        """
+
+    @_abc_1.abstractmethod
+    def UploadDatasetObject(
+        self,
+        request_iterator: _MaybeAsyncIterator[_scheduler_service_pb2.UploadDatasetObjectRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.UploadDatasetObjectResponse, _abc.Awaitable[_scheduler_service_pb2.UploadDatasetObjectResponse]]:
+        """Stores one object of a data set that is being added: a shard, or the manifest, by its bytes in order.
+
+        Errors: INVALID_ARGUMENT (OBJECT_TOO_LARGE, OBJECT_EMPTY, OBJECT_DIGEST_MISMATCH, FIELD_INVALID); UNAVAILABLE
+        (STORE_DOWN).
+        """
+
+    @_abc_1.abstractmethod
+    def CreateDataset(
+        self,
+        request: _scheduler_service_pb2.CreateDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.CreateDatasetResponse, _abc.Awaitable[_scheduler_service_pb2.CreateDatasetResponse]]:
+        """Gives a name to a manifest whose objects are all in the store. Searches name it in SearchSpec.data.dataset then; a search
+        keeps the manifest that the name stood for when it was created.
+
+        Errors: INVALID_ARGUMENT (NAME_INVALID, MANIFEST_INVALID, OBJECT_KEY_MISMATCH, OBJECT_CORRUPT); NOT_FOUND
+        (OBJECT_MISSING); ALREADY_EXISTS (DATASET_EXISTS, REQUEST_ID_REUSED); RESOURCE_EXHAUSTED (QUOTA_EXCEEDED); UNAVAILABLE
+        (STORE_DOWN).
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteDataset(
+        self,
+        request: _scheduler_service_pb2.DeleteDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.DeleteDatasetResponse, _abc.Awaitable[_scheduler_service_pb2.DeleteDatasetResponse]]:
+        """Forgets an added data set's name. Searches that use it go on; its objects stay until nothing names them
+        (DeleteUnreferencedObjects).
+
+        Errors: NOT_FOUND (DATASET_UNKNOWN); FAILED_PRECONDITION (DATASET_BUILT_IN); PERMISSION_DENIED (ROLE_FORBIDDEN);
+        ALREADY_EXISTS (REQUEST_ID_REUSED).
         """
 
     @_abc_1.abstractmethod
