@@ -16,6 +16,7 @@ from typing import IO
 from nasmesh.clock import Clock, SystemClock
 from nasmesh.errors import Conflict, NasmeshError, Unavailable
 from nasmesh.rpc.access import ACCESS_VARIABLES, NO_CLIENT_ACCESS, ClientAccess
+from nasmesh.settings import parse_address
 
 START_S = 90.0  # importing torch from a cold disk on a busy machine
 STOP_S = 15.0  # a drained server ends far sooner; then it is killed
@@ -27,12 +28,17 @@ _HOST = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One program: its name, module and default port, with further arguments."""
+    """One program: its name, module and default port, with further arguments; `metrics`: where it serves them."""
 
     name: str
     module: str
     port: int
     arguments: tuple[str, ...] = ()
+    metrics: str = ""
+
+    def flags(self) -> tuple[str, ...]:
+        """Return its own arguments on the command line."""
+        return (*self.arguments, *(("--metrics", self.metrics) if self.metrics else ()))
 
 
 @dataclass(slots=True)
@@ -162,17 +168,12 @@ class LocalMesh:
 
     def _check_ports(self) -> None:
         """Say which port is taken before anything is started."""
-        for program in () if self.any_port else self.programs:
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((_HOST, program.port))
-                except OSError as error:
-                    raise Unavailable(
-                        "PORT_IN_USE",
-                        f"port {program.port} of {program.name} is in use; stop the program there or add --any-port",
-                        field="port",
-                    ) from error
+        for program in self.programs:
+            if not self.any_port:
+                _check_free(_HOST, program.port, program.name, "add --any-port")
+            if program.metrics:
+                host, port = parse_address(program.metrics)
+                _check_free(host, port, f"{program.name}'s metrics", "choose another NASMESH_METRICS")
 
     def _spawn(self, program: Program, arguments: tuple[str, ...], *, port: int | None = None) -> None:
         run, logs = self.home / "run", self.home / "logs"
@@ -184,7 +185,7 @@ class LocalMesh:
         if known is None and log.exists():
             os.replace(log, log.with_suffix(".previous.log"))
         wanted = port if port is not None else 0 if self.any_port else program.port
-        flags = ("--listen", f"{_HOST}:{wanted}", "--port-file", str(port_file), *program.arguments, *arguments)
+        flags = ("--listen", f"{_HOST}:{wanted}", "--port-file", str(port_file), *program.flags(), *arguments)
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "clients.cli.lifeline", str(os.getpid()), program.module, *flags],
@@ -234,6 +235,19 @@ class LocalMesh:
         arguments = () if name == first.name else self._joining(first)
         self._spawn(child.program, arguments, port=int(self.addresses[name].rpartition(":")[2]))
         self.say(f"{error.message}; it was started again")
+
+
+def _check_free(host: str, port: int, what: str, otherwise: str) -> None:
+    """Raise Unavailable (PORT_IN_USE) where something serves there; port 0 is never taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Unavailable(
+                "PORT_IN_USE", f"port {port} of {what} is in use; stop the program there or {otherwise}", field="port"
+            ) from error
 
 
 def _environment(home: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """`nasmesh up`'s children: waited for, started again when they die, always stopped, and nothing else is."""
 # ruff: noqa: ARG001, PT012 - fixtures that serve; a mesh that fails while it is entered
 
+import dataclasses
 import os
 import signal
 import socket
@@ -12,8 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from clients.cli.commands import mesh as mesh_command
 from clients.cli.processes import LocalMesh, Program
-from nasmesh.errors import Conflict, NasmeshError, Unavailable
+from nasmesh.errors import Conflict, Invalid, NasmeshError, Unavailable
+from nasmesh.rpc.access import ServerAccess
 
 # A program of the mesh in small: the same flags, health, port file, and an end on SIGTERM.
 PROGRAM = """
@@ -134,3 +137,39 @@ def test_programs_end_when_their_parent_is_killed(tmp_path: Path, programs: list
     parent.stdout.close()
     psutil.wait_procs([child], timeout=10)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_metrics_when_one_port_is_set_then_each_program_has_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def places(text: str) -> list[str]:
+        monkeypatch.setenv("NASMESH_METRICS", text)
+        return [program.metrics for program in mesh_command._programs(1, ServerAccess())]
+
+    assert places("127.0.0.1:9400") == [f"127.0.0.1:940{number}" for number in range(4)]
+    assert places("[::1]:9400")[3] == "[::1]:9403"
+    assert places("127.0.0.1:0") == ["127.0.0.1:0"] * 4
+    assert places("") == [""] * 4
+    assert places("127.0.0.1:65532")[3] == "127.0.0.1:65535"
+    for text, words in (
+        ("127.0.0.1:65533", "choose one up to 65532"),
+        ("0.0.0.0:9400", "insecure"),
+        ("9400", "NASMESH_METRICS: '9400' is not HOST:PORT"),
+    ):
+        with pytest.raises(Invalid, match=words):
+            places(text)
+
+
+def test_metrics_when_a_port_is_taken_then_named_before_anything_starts(
+    tmp_path: Path, programs: list[Program]
+) -> None:
+    before = children()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        programs[1] = dataclasses.replace(programs[1], metrics=f"127.0.0.1:{port}")
+        words = f"port {port} of train's metrics is in use; .* choose another NASMESH_METRICS"
+        with pytest.raises(Unavailable, match=words), LocalMesh(tmp_path / "home", programs, True, print):
+            pass
+    assert children() == before

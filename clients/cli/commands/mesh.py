@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ from clients.cli.options import WATCH_PATIENCE_S, AsJson, Force, Out, Overrides,
 from clients.cli.output import print_json, print_line
 from nasmesh.errors import Invalid, NasmeshError
 from nasmesh.rpc.access import ServerAccess
-from nasmesh.settings import home, read_settings
+from nasmesh.settings import format_address, home, parse_address, read_settings
 
 if TYPE_CHECKING:
     from clients.cli.processes import LocalMesh, Program
@@ -102,12 +103,32 @@ def _door(cert: Path | None, key: Path | None, ca: Path | None, tokens: Path | N
 def _programs(train_slots: int, door: ServerAccess) -> "list[Program]":
     from clients.cli.processes import Program
 
-    return [
+    programs = [
         Program("scheduler", "scheduler", 7400, door.flags()),
         Program("generate", "generate_svc", 7401),
         Program("train", "train_svc", 7402, ("--slots", str(train_slots))),
         Program("evaluate", "evaluate_svc", 7403),
     ]
+    return [replace(program, metrics=where) for program, where in zip(programs, _metrics(len(programs)), strict=True)]
+
+
+def _metrics(programs: int) -> list[str]:
+    """Return where each program serves metrics: the port of NASMESH_METRICS and those after it, any where it is 0.
+
+    Raises Invalid (ADDRESS_INVALID, METRICS_PLAINTEXT) for an address that is wrong or has no room after it.
+    """
+    wanted = read_settings().metrics
+    if not wanted:
+        return [""] * programs
+    from nasmesh.rpc.observing import metrics_address
+
+    host, port = parse_address(wanted, field="NASMESH_METRICS")
+    metrics_address(wanted, insecure=False)
+    if port and port + programs > 65536:
+        most = 65536 - programs
+        text = f"NASMESH_METRICS: {programs} programs take port {port} and those after it; choose one up to {most}"
+        raise Invalid("ADDRESS_INVALID", text, field="NASMESH_METRICS")
+    return [format_address(host, port + number if port else 0) for number in range(programs)]
 
 
 def _run(mesh: "LocalMesh", spec: "SearchSpec", *, out: Path, force: bool, as_json: bool) -> int:
@@ -134,12 +155,15 @@ def _cancel(mesh: "LocalMesh", name: str) -> None:
 
 
 def _tell_up(mesh: "LocalMesh", *, as_json: bool, any_port: bool) -> None:
+    metrics = {program.name: program.metrics for program in mesh.programs if not program.metrics.endswith(":0")}
     if as_json:
-        print_json({"addresses": mesh.addresses, "home": str(mesh.home), "logs": str(mesh.home / "logs")})
+        told = {"addresses": mesh.addresses, "home": str(mesh.home), "logs": str(mesh.home / "logs")}
+        print_json({**told, **({"metrics": metrics} if any(metrics.values()) else {})})
         return
     print_line(f"nasmesh {nasmesh.__version__} is up; logs in {_relative(mesh.home / 'logs')}")
     for name, address in mesh.addresses.items():
-        print_line(f"  {name:<10} {address}")
+        where = f"   metrics http://{metrics[name]}/metrics" if metrics.get(name) else ""
+        print_line(f"  {name:<10} {address}{where}")
     flag = f" --scheduler {mesh.addresses['scheduler']}" if any_port else ""
     print_line(f"Ctrl-C stops it. In another terminal: nasmesh search create -f examples/digits.yaml --wait{flag}")
 
