@@ -64,6 +64,7 @@ GROUPS: dict[str, Group] = {
         ("scheduler/journal/*.py",),
         (
             "tests/contract/test_journal.py",
+            "tests/unit/test_journal_parts.py",
             f"{_UNIT}encoding.py",
             f"{_UNIT}cold.py",
             f"{_UNIT}engine.py",
