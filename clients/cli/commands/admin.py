@@ -3,42 +3,18 @@
 import typer
 
 from clients.cli.commands.lifecycle import sweep
-from clients.cli.commands.serve import become
+from clients.cli.commands.serve import PASS_ON, becoming
 
 PROGRAM = "scheduler.admin"
-_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_COMMANDS = {
+    "check": "Check a journal, live or copied: every invariant, replay against snapshot; with --store, every object.",
+    "explain": "Tell the story of a task id or trial name: proposal, attempts, leases, checkpoints, failures, outcomes.",
+    "compact": "With the scheduler stopped: bring the snapshot up to date and drop events that no open search needs.",
+    "backup": "Copy a journal, live or not, to one verified file.",
+    "restore": "With the scheduler stopped: put a backup in a journal's place; an old one is kept aside, with --force.",
+}
 
 app = typer.Typer(no_args_is_help=True, help="Journals and objects: check, explain, back up, restore, compact, sweep.")
-
-
-@app.command("check", context_settings=_PASS_ON)
-def check(context: typer.Context) -> None:
-    """Check a journal, live or copied: every invariant, replay against snapshot; with --store, every object."""
-    become(PROGRAM, ["check", *context.args])
-
-
-@app.command("explain", context_settings=_PASS_ON)
-def explain(context: typer.Context) -> None:
-    """Tell the story of a task id or a trial name: proposal, attempts, leases, checkpoints, failures, outcomes."""
-    become(PROGRAM, ["explain", *context.args])
-
-
-@app.command("compact", context_settings=_PASS_ON)
-def compact(context: typer.Context) -> None:
-    """With the scheduler stopped: bring the snapshot up to date and drop events that no open search needs."""
-    become(PROGRAM, ["compact", *context.args])
-
-
-@app.command("backup", context_settings=_PASS_ON)
-def backup(context: typer.Context) -> None:
-    """Copy a journal, live or not, to one verified file."""
-    become(PROGRAM, ["backup", *context.args])
-
-
-@app.command("restore", context_settings=_PASS_ON)
-def restore(context: typer.Context) -> None:
-    """With the scheduler stopped: put a backup in a journal's place; an old one is kept aside, with --force."""
-    become(PROGRAM, ["restore", *context.args])
-
-
+for _name, _text in _COMMANDS.items():
+    app.command(_name, help=_text, context_settings=PASS_ON)(becoming(PROGRAM, _name))
 app.command("sweep")(sweep)

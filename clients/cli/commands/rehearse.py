@@ -2,17 +2,12 @@
 
 import typer
 
-from clients.cli.commands.serve import become
+from clients.cli.commands.serve import PASS_ON, becoming
 
 PROGRAM = "scheduler.rehearsal"
-_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_HELP = "Say how long a search takes with N agents, in virtual time: the real scheduler, a real generator, a model."
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("rehearse", context_settings=_PASS_ON)(rehearse)
-
-
-def rehearse(context: typer.Context) -> None:
-    """Say how long a search takes with N agents, in virtual time: the real scheduler, a real generator, a model."""
-    become(PROGRAM, context.args)
+    app.command("rehearse", help=_HELP, context_settings=PASS_ON)(becoming(PROGRAM))

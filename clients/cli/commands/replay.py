@@ -3,16 +3,11 @@
 import typer
 
 from clients.cli.commands.admin import PROGRAM
-from clients.cli.commands.serve import become
+from clients.cli.commands.serve import PASS_ON, becoming
 
-_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_HELP = "Derive every decision of a finished search again from its journal, and print the first difference."
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("replay", context_settings=_PASS_ON)(replay)
-
-
-def replay(context: typer.Context) -> None:
-    """Derive every decision of a finished search again from its journal, and print the first difference."""
-    become(PROGRAM, ["replay", *context.args])
+    app.command("replay", help=_HELP, context_settings=PASS_ON)(becoming(PROGRAM, "replay"))

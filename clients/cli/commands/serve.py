@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -9,12 +10,13 @@ from nasmesh.errors import Invalid
 
 PROGRAMS = {"scheduler": "scheduler", "generate": "generate_svc", "train": "train_svc", "evaluate": "evaluate_svc"}
 AGENT = "nasmesh.agent"
-_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""Settings of a command that leaves all of its flags, --help too, to the program that it becomes."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("serve", context_settings=_PASS_ON)(serve)
+    app.command("serve", context_settings=PASS_ON)(serve)
 
 
 def serve(context: typer.Context) -> None:
@@ -29,6 +31,15 @@ def serve(context: typer.Context) -> None:
     if kind not in PROGRAMS:
         raise Invalid("PROGRAM_UNKNOWN", f"serve: {kind!r} is none of {', '.join(PROGRAMS)}", field="serve")
     become(PROGRAMS[kind], arguments)
+
+
+def becoming(module: str, *first: str) -> Callable[[typer.Context], None]:
+    """Return a command, to be registered with PASS_ON, that becomes a program; `first` come before its flags."""
+
+    def command(context: typer.Context) -> None:
+        become(module, [*first, *context.args])
+
+    return command
 
 
 def become(module: str, arguments: list[str]) -> None:
