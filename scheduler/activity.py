@@ -36,6 +36,8 @@ class Activity:
         self.networks_refused = Counts()
         self.calls_denied: Mapping[str, int] = {}
         """Refused calls by reason, as the server's gate counts them."""
+        self.events = 0
+        """Events in the journal, over all boots: what is being written is not among them, as it may yet be refused."""
         self.commits = 0
         self.commit_failures = 0
         self.commit_s = 0.0

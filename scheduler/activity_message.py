@@ -19,7 +19,7 @@ def activity_message(engine: Engine) -> pb.SchedulerActivity:
         duplicates_refused=activity.duplicates_refused,
         superseded_refused=activity.superseded_refused,
         attempts_lost=dict(activity.attempts_lost),
-        events=state.sequence,
+        events=activity.events,
         oldest_queued_s=oldest_queued_s(engine, now),
         commit_p50_s=activity.commit_p50_s(),
         store_outage=engine.outage.holds,

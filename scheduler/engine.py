@@ -164,6 +164,7 @@ class Engine:
         """Tell everybody, now that the step is durable."""
         if step.batch is not None:
             self._refused = None
+            self.activity.events = self.state.sequence
         if self.traces is not None:
             self.traces.tell()
         for session, message in step.outbox:

@@ -1,5 +1,6 @@
 """What the jobs of a table came to since the start, for metrics."""
 
+from nasmesh.jobs.view import ENDED
 from nasmesh.telemetry.samples import Histogram
 from nasmesh.v1 import job_pb2
 
@@ -10,14 +11,13 @@ class JobTally:
     """Counts ended jobs; used under the lock of its board."""
 
     def __init__(self) -> None:
-        """Start at zero."""
-        self.ended: dict[str, int] = {}
+        """Start at zero, which is shown too: a rate needs a value before the first job."""
+        self.ended = {state_name(state): 0 for state in sorted(ENDED)}
         self.seconds = Histogram(BOUNDS_S)
 
     def add(self, state: job_pb2.JobState.ValueType, seconds: float | None) -> None:
         """Count a job; `seconds` is None for one that never started."""
-        name = state_name(state)
-        self.ended[name] = self.ended.get(name, 0) + 1
+        self.ended[state_name(state)] += 1
         if seconds is not None:
             self.seconds.observe(seconds)
 

@@ -7,8 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nasmesh.clock import ManualClock
 from nasmesh.errors import Unavailable
-from nasmesh.rpc.channel import open_aio_channel, open_channel
+from nasmesh.rpc.channel import open_channel
 from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import scheduler_service_pb2 as api
 from scheduler.activity import Activity
@@ -26,12 +25,11 @@ from scheduler.journal.memory import MemoryDisk, MemoryJournal
 from scheduler.pace import FOLLOWED
 from scheduler.program import Options, Scheduler, start
 from tests.builders import scheduling as make
+from tests.builders.health import NOT_SERVING, SERVING, health_of, until
 from tests.builders.scheduler_calls import go, refused
 from tests.builders.scheduler_server import client, create, working
 from tests.e2e.mesh import ROOT, await_port_file
 
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 STUCK_S = 0.2
 NAMES = ("", "nasmesh.v1.SchedulerService", "nasmesh.v1.DispatchService")
 
@@ -53,22 +51,6 @@ class HeldJournal(MemoryJournal):
     def snapshot(self) -> tuple[int, Iterator[tuple[str, bytes]]]:
         self.reads.wait()
         return super().snapshot()
-
-
-@asynccontextmanager
-async def health_of(address: str) -> AsyncIterator[health_pb2_grpc.HealthStub]:
-    async with open_aio_channel(address) as channel:
-        yield health_pb2_grpc.HealthStub(channel)
-
-
-async def until(stub: health_pb2_grpc.HealthStub, status: int) -> None:
-    """Return when a watch has told the status, as a balancer would hear it."""
-    call = stub.Watch(health_pb2.HealthCheckRequest())
-    try:
-        while (await call.read()).status != status:
-            pass
-    finally:
-        call.cancel()
 
 
 async def statuses(stub: health_pb2_grpc.HealthStub) -> set[int]:

@@ -3,12 +3,10 @@
 import asyncio
 import re
 import socket
-import urllib.request
 from pathlib import Path
 
 import grpc
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from nasmesh.errors import Invalid, NasmeshError, NotFound, Unavailable
 from nasmesh.rpc.channel import errors_from_rpc
@@ -24,27 +22,11 @@ from scheduler.program import Options, start
 from tests.builders import scheduling as make
 from tests.builders.scheduler_calls import go
 from tests.builders.scheduler_server import client, create, ended, working
+from tests.builders.scraping import free_address, known_names, scrape
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "observability.md"
 _ROW = re.compile(r"^\| `(nasmesh_\w+)` \| (\w+) \| (.*?) \| (.+?) \|$", re.MULTILINE)
 _UNITS = ("_seconds", "_bytes")
-
-
-def scrape(address: str) -> dict[str, dict[tuple[str, ...], float]]:
-    """Return values by sample name and label values, in the order of the labels' names."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as response:
-        text = response.read().decode()
-    found: dict[str, dict[tuple[str, ...], float]] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            found.setdefault(sample.name, {})[tuple(value for _, value in sorted(sample.labels.items()))] = sample.value
-    return found
-
-
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def test_scheduler_when_scraped_after_a_search_then_numbers_are_those_of_the_search() -> None:
@@ -74,12 +56,6 @@ def test_scheduler_when_scraped_after_a_search_then_numbers_are_those_of_the_sea
         assert known_names(found) <= set(METRICS)
 
     go(body())
-
-
-def known_names(found: dict[str, dict[tuple[str, ...], float]]) -> set[str]:
-    """Return the catalogue's names behind the samples of a scrape."""
-    names = {re.sub(r"_(total|bucket|count|sum|created)$", "", name) for name in found if name.startswith("nasmesh_")}
-    return names - {"nasmesh_build_info"}
 
 
 def test_document_when_compared_with_the_code_then_the_same_table() -> None:
