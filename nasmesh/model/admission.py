@@ -155,8 +155,11 @@ def _shell(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.output.extend(model.graph.output)
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
-            dims = list(tensor.dims)
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, dims))
+            kind = graph.input.add(name=tensor.name).type.tensor_type
+            kind.elem_type = tensor.data_type
+            kind.shape.SetInParent()  # a scalar has a shape too, without dims
+            for size in tensor.dims:
+                kind.shape.dim.add(dim_value=size)
         else:
             graph.initializer.append(tensor)
     return result

@@ -66,18 +66,19 @@ def node_macs(node: onnx.NodeProto, dims: dict[str, Dims]) -> int:
 
 def peak_activation_bytes(model: onnx.ModelProto, dims: dict[str, Dims], interface: Interface | None = None) -> int:
     """Return the most bytes of activations alive at once when the nodes run in order, each value freed after use."""
-    last = {name: index for index, node in enumerate(model.graph.node) for name in node.input}
-    last.update({value.name: len(model.graph.node) for value in model.graph.output})
+    ends = [(list(node.input), list(node.output), node.op_type == "Constant") for node in model.graph.node]
+    last = {name: index for index, (inputs, _, _) in enumerate(ends) for name in inputs}
+    last.update({value.name: len(ends) for value in model.graph.output})
     trained = (interface or Interface.of(model)).dims
     alive = {value.name: math.prod(dims[value.name]) for value in model.graph.input if value.name not in trained}
     current = peak = sum(alive.values())
-    for index, node in enumerate(model.graph.node):
-        for name in node.output:
-            if name and node.op_type != "Constant":
+    for index, (inputs, outputs, is_constant) in enumerate(ends):
+        for name in outputs:
+            if name and not is_constant:
                 alive[name] = math.prod(dims[name])
                 current += alive[name]
         peak = max(peak, current)
-        for name in (*node.input, *node.output):
+        for name in (*inputs, *outputs):
             if name in alive and last.get(name, index) <= index:
                 current -= alive.pop(name)
     return peak * _FLOAT_BYTES

@@ -208,11 +208,9 @@ def _check_type_size(value: onnx.ValueInfoProto) -> None:
     kind = value.type
     dims = kind.tensor_type.shape.dim
     _at_most(len(dims), limits.ADMISSION_RANK, "dimensions", value.name)
-    longest = len(kind.denotation)
-    for dim in dims:
-        longest = max(longest, len(dim.dim_param), len(dim.denotation))
-    if longest > limits.ADMISSION_NAME_CHARS:
-        message = f"a dimension's name is longer than {limits.ADMISSION_NAME_CHARS}"
+    most = limits.ADMISSION_NAME_CHARS
+    if len(kind.denotation) > most or any(len(dim.dim_param) > most or len(dim.denotation) > most for dim in dims):
+        message = f"a dimension's name is longer than {most}"
         raise rejected(Reason.NAME_INVALID, message, where=value.name)
 
 

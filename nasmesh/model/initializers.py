@@ -5,6 +5,7 @@ init rule in its metadata_props (network with weights). Other initialisers are c
 norm's running statistics are parameters here, because weights contain them; `trainable_names` leaves them out.
 """
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from nasmesh.model.reasons import Reason, rejected
 
 INIT_KEY = "nasmesh.init"
 DATA_INPUT = "x"
+_RULE_CHARS = 100  # more than any rule has, so that what is remembered is bounded
 _ARITY = {
     "zeros": 0,
     "ones": 0,
@@ -48,16 +50,24 @@ class InitRule:
 
 def parse_init(rule: str, *, where: str = "") -> InitRule:
     """Return a rule from its text form; raises Rejected (INIT_RULE_INVALID) naming `where`."""
+    found = _parsed(rule) if len(rule) <= _RULE_CHARS else None
+    if found is None:
+        raise rejected(
+            Reason.INIT_RULE_INVALID, f"{rule[:80]!r} is no init rule; use one of {sorted(_ARITY)}", where=where
+        )
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(rule: str) -> InitRule | None:
+    """Return the rule in a text, None where it is none; a network has few, on many parameters."""
     kind, *rest = rule.split(":")
     try:
         numbers = tuple(float(text) for text in rest)
     except ValueError:
-        numbers = (math.nan,)
-    if _ARITY.get(kind) != len(numbers) or not all(math.isfinite(number) for number in numbers):
-        raise rejected(
-            Reason.INIT_RULE_INVALID, f"{rule[:80]!r} is no init rule; use one of {sorted(_ARITY)}", where=where
-        )
-    return InitRule(kind, numbers)
+        return None
+    is_rule = _ARITY.get(kind) == len(numbers) and all(math.isfinite(number) for number in numbers)
+    return InitRule(kind, numbers) if is_rule else None
 
 
 def default_init(role: str, rank: int) -> InitRule:
