@@ -1,8 +1,13 @@
-"""Fails where a file or function is too long, or a name says nothing (the project's style). Reads code, runs none."""
+"""Fails where a file or function is too long, a name says nothing (the project's style), or two tests have one name.
+
+Reads code, runs none.
+"""
 
 import ast
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 FILE_LINES = 300
@@ -48,9 +53,24 @@ def context_uses(text: str) -> list[int]:
     ]
 
 
+def clashes(paths: Iterable[Path]) -> list[str]:
+    """Return the names that several files of folders without __init__.py have: pytest imports only one of them."""
+    listed = set(paths)
+    places: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(listed):
+        if path.parts[0] == "tests" and path.parent / "__init__.py" not in listed and path.name != "conftest.py":
+            places[path.name].append(path)
+    return [
+        f"{', '.join(map(str, found))}: one name; call each by what it tests, or one run cannot collect both"
+        for found in places.values()
+        if len(found) > 1
+    ]
+
+
 def main() -> int:
     """Print every complaint; 1 where there is one."""
-    found = [line for path in committed_files() for line in complaints(path)]
+    files = committed_files()
+    found = [line for path in files for line in complaints(path)] + clashes(files)
     sys.stdout.write("".join(f"{line}\n" for line in found))
     return bool(found)
 
