@@ -68,13 +68,16 @@ replay.register(app)
 rehearse.register(app)
 
 
-def _as_invalid(error: Exception) -> Invalid:
-    """Return a usage error of the command line as one of ours: the same sentence form, the same JSON."""
+def _tell_usage(error: Exception, *, as_json: bool) -> int:
+    """Print a usage error of the command line as one of ours, in the same form, and return its exit code."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "nasmesh"
     text = str(error.format_message() if hasattr(error, "format_message") else error).rstrip(".")
+    if not text:  # a group without a command: its help was printed, which says it all
+        return exits.USAGE
     text = text.replace(": Value error, ", ": ")
-    return Invalid("USAGE", f"{text[:1].lower()}{text[1:]}; see {command} --help")
+    wrong = Invalid("USAGE", f"{text[:1].lower()}{text[1:]}; see {command} --help")
+    return exits.tell(wrong, as_json=as_json)
 
 
 def command() -> Any:
@@ -90,7 +93,7 @@ def main() -> None:
     except NasmeshError as error:
         sys.exit(exits.tell(error, as_json=as_json))
     except _USAGE_ERROR as error:
-        sys.exit(exits.tell(_as_invalid(error), as_json=as_json))
+        sys.exit(_tell_usage(error, as_json=as_json))
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(exits.INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last resort: a person never sees a stack trace

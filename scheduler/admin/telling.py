@@ -52,11 +52,17 @@ def story(found: Story, *, as_json: bool) -> None:
 
 
 def _line(line: Line, first_uptime_s: float) -> str:
-    details = ", ".join(f"{key} {_value(value)}" for key, value in line.details.items() if value not in ("", None))
+    details = ", ".join(_detail(key, value) for key, value in line.details.items() if value not in ("", None))
     followed = "".join(f"\n{'':<36}→ {text}" for text in line.followed)
     since = f"+{line.uptime_s - first_uptime_s:.3f} s"
     told = f"{line.what}: {details}" if details else line.what
     return f"{wall(line.time_us)} {since:>12}  {told} (event {line.event}){followed}"
+
+
+def _detail(key: str, value: object) -> str:
+    """Return a detail in words: "device time 1.250 s"."""
+    what, in_seconds = key.removesuffix("_s"), key.endswith("_s")
+    return f"{what.replace('_', ' ')} {_value(value)}{' s' if in_seconds else ''}"
 
 
 def _value(value: object) -> str:

@@ -271,6 +271,12 @@ def test_serve_and_agent_become_the_program_with_its_own_flags(run: Run, monkeyp
     ]
 
 
+@pytest.mark.parametrize("group", [(), ("admin",), ("search",), ("network",), ("certs",)])
+def test_a_group_without_a_command_is_its_help_and_no_error(run: Run, group: tuple[str, ...]) -> None:
+    code, out, err = run(*group)
+    assert (code, "Usage: " in out, "error" in err) == (2, True, False), err
+
+
 def test_exit_codes_are_in_the_help_and_in_the_document(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0

@@ -8,7 +8,7 @@ from clients.cli.commands.serve import PASS_ON, becoming
 PROGRAM = "scheduler.admin"
 _COMMANDS = {
     "check": "Check a journal, live or copied: every invariant, replay against snapshot; with --store, every object.",
-    "explain": "Tell the story of a task id or trial name: proposal, attempts, leases, checkpoints, failures, outcomes.",
+    "explain": "Tell the story of a task id or trial name: proposal, leases, checkpoints, failures, outcomes.",
     "compact": "With the scheduler stopped: bring the snapshot up to date and drop events that no open search needs.",
     "backup": "Copy a journal, live or not, to one verified file.",
     "restore": "With the scheduler stopped: put a backup in a journal's place; an old one is kept aside, with --force.",
