@@ -7,6 +7,7 @@ from pathlib import Path
 from nasmesh.clock import SystemClock
 from nasmesh.errors import NotFound, Unavailable
 from scheduler.admin.display import progress
+from scheduler.admin.places import in_use
 from scheduler.domain import OPEN_SEARCHES, SearchCreated, State
 from scheduler.engine import Engine
 from scheduler.journal import codec, ended
@@ -58,8 +59,7 @@ def _recover(engine: Engine, path: Path) -> None:
     except Unavailable as error:
         if error.reason != "JOURNAL_LOCKED":
             raise
-        message = f"journal {path}: a scheduler uses it; stop that one first"
-        raise Unavailable("JOURNAL_LOCKED", message, field="journal") from error
+        raise in_use(path) from error
 
 
 def _cut(path: Path, opened: set[str]) -> tuple[int, dict[str, bytes], int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nasmesh.errors import Conflict, Invalid, NasmeshError, Unavailable
 from scheduler.admin.display import progress
+from scheduler.admin.places import in_use
 from scheduler.domain import OPEN_SEARCHES, OPEN_TASKS, State
 from scheduler.journal import codec
 from scheduler.journal.reading import JournalReader
@@ -207,9 +208,7 @@ def _lock(journal: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
-        raise Unavailable(
-            "JOURNAL_LOCKED", f"journal {journal}: a scheduler uses it; stop that one first", field="journal"
-        ) from error
+        raise in_use(journal) from error
     finally:
         os.close(descriptor)
 

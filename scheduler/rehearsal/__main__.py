@@ -15,7 +15,7 @@ from nasmesh.logs import configure
 from nasmesh.rpc.access import add_client_flags, client_access
 from nasmesh.settings import Settings, read_settings
 from scheduler.admin import display
-from scheduler.admin.__main__ import journal_path, store_beside
+from scheduler.admin.places import journal_path, store_beside
 from scheduler.piped import PipedGenerator
 from scheduler.rehearsal.fitting import fitted
 from scheduler.rehearsal.model import Model

@@ -13,10 +13,10 @@ from nasmesh.store.keys import ObjectKind
 from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import journal_pb2
-from scheduler.admin.__main__ import existing, store_beside
 from scheduler.admin.checking import check
 from scheduler.admin.compacting import compact
 from scheduler.admin.explaining import explain
+from scheduler.admin.places import existing, store_beside
 from tests.builders import journals
 from tests.builders import scheduling as make
 from tests.builders.admin_runs import Run, runner
