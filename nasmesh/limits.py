@@ -102,6 +102,18 @@ NETWORK_BYTES: Final = 64 * MIB
 CHECKPOINT_BYTES: Final = 1_900_000_000
 # A generator's opaque state travels in messages and in the journal with every call.
 STATE_BYTES: Final = 1 * MIB
+# A shard or a manifest of an added data set; it is held whole by whoever checks its digest.
+DATASET_OBJECT_BYTES: Final = 64 * MIB
+# Shards are made about so large: small beside a host's memory, large beside a round trip.
+DATASET_SHARD_BYTES: Final = 16 * MIB
+# One sample must fit a shard several times over.
+DATASET_SAMPLE_BYTES: Final = 16 * MIB
+# Data sets up to this are held in memory, whole; larger ones are read from the local cache as they are wanted.
+DATASET_MEMORY_BYTES: Final = 512 * MIB
+# What one data set may have in all; labels and groups of its samples are held in memory in any case.
+DATASET_SAMPLES: Final = 1_000_000_000
+# Added data sets of one client; manifests stay in the journal's state.
+DATASETS: Final = 1_000
 # An object that nothing names may be about to be named: by an agent's outcome that waits in a spool (24 h), say.
 SWEEP_AGE_S: Final = 48 * 3600.0
 SWEEP_AGE_MIN_S: Final = 3600.0

@@ -3,8 +3,10 @@
 import difflib
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
-from nasmesh.data.info import DatasetInfo
+from nasmesh.data import manifest
+from nasmesh.data.info import REGRESSION, DatasetInfo
 from nasmesh.errors import FieldViolation, Invalid, NotFound
 from nasmesh.ids import parse_name
 from nasmesh.v1 import dataset_pb2 as pb
@@ -56,61 +58,90 @@ def describe(name: str, *, field: str = "data.dataset") -> DatasetInfo:
     raise NotFound("DATASET_UNKNOWN", f"{field}: there is no data set {identifier[:80]!r}{hint}: {known}", field=field)
 
 
-def complete(spec: pb.DatasetSpec) -> pb.DatasetSpec:
-    """Return a copy with every default filled in; a test fraction only where the data set defines no test split."""
+def complete(spec: pb.DatasetSpec, info: DatasetInfo | None = None) -> pb.DatasetSpec:
+    """Return a copy with every default filled in; a test fraction only where the data set defines no test split.
+
+    `info` is that of the data set; it may be left out for built-in ones.
+    """
     result = pb.DatasetSpec()
     result.CopyFrom(spec)
-    info = describe(spec.dataset)
-    result.dataset = f"datasets/{info.name}"
+    known = info or describe(spec.dataset)
+    result.dataset = f"datasets/{known.name}"
     if not result.HasField("validation_fraction"):
         result.validation_fraction = DEFAULT_VALIDATION_FRACTION
-    if not result.HasField("test_fraction") and not info.has_test_split:
+    if not result.HasField("test_fraction") and not known.has_test_split:
         result.test_fraction = DEFAULT_TEST_FRACTION
+    if not result.division:
+        result.division = pb.DIVISION_RULE_BY_GROUP if known.grouped else pb.DIVISION_RULE_STRATIFIED
     return result
 
 
-def check(spec: pb.DatasetSpec, *, field: str = "data") -> DatasetInfo:
-    """Return the data set of a valid specification.
+def check(spec: pb.DatasetSpec, *, field: str = "data", info: DatasetInfo | None = None) -> DatasetInfo | None:
+    """Return the data set of a valid specification; None for an added one whose `info` is not given.
 
-    Raises Invalid (DATASET_UNKNOWN, DATASET_SPEC_INVALID) with every field that is wrong.
+    What can be told without knowing the data set is checked in any case. Raises Invalid (DATASET_UNKNOWN,
+    DATASET_SPEC_INVALID, OBJECT_REF_INVALID, OBJECT_KEY_MISMATCH) with every field that is wrong.
     """
-    try:
-        info = describe(spec.dataset, field=f"{field}.dataset")
-    except NotFound as error:
-        raise Invalid(error.reason, error.message, field=error.field) from error
-    violations = [
-        FieldViolation(f"{field}.{name}", f"{field}.{name} must be above 0 and below 1, not {getattr(spec, name)}")
-        for name in ("validation_fraction", "test_fraction")
-        if spec.HasField(name) and not _is_fraction(getattr(spec, name))
-    ]
-    violations += [FieldViolation(f"{field}.{name}", f"{field}.{name}: {why}") for name, why in _unserved(spec)]
-    if info.has_test_split and spec.HasField("test_fraction"):
-        violations.append(
-            FieldViolation(
-                f"{field}.test_fraction", f"{field}.test_fraction: {info.name} has its own test split; leave this unset"
-            )
-        )
-    if not violations and not info.has_test_split:
-        filled = complete(spec)
-        if filled.validation_fraction * (1 - filled.test_fraction) + filled.test_fraction > 0.95:
-            violations.append(
-                FieldViolation(
-                    f"{field}.validation_fraction", f"{field}: less than 5 % of the samples is left to train on"
-                )
-            )
-    if violations:
-        raise Invalid("DATASET_SPEC_INVALID", violations[0].description, violations=violations)
+    if spec.HasField("manifest"):
+        manifest.check_form(spec.manifest, field=f"{field}.manifest")
+        parse_name("datasets", spec.dataset, field=f"{field}.dataset")
+    elif info is None:
+        try:
+            info = describe(spec.dataset, field=f"{field}.dataset")
+        except NotFound as error:
+            raise Invalid(error.reason, error.message, field=error.field) from error
+    faults = [*_fraction_faults(spec), *_view_faults(spec)]
+    if info is not None:
+        faults += _fit_faults(spec, info)
+        if not faults and not info.has_test_split:
+            filled = complete(spec, info)
+            if filled.validation_fraction * (1 - filled.test_fraction) + filled.test_fraction > 0.95:
+                faults.append(("validation_fraction", "less than 5 % of the samples is left to train on"))
+    if faults:
+        found = [FieldViolation(f"{field}.{name}", f"{field}.{name}: {what}") for name, what in faults]
+        raise Invalid("DATASET_SPEC_INVALID", found[0].description, violations=found)
     return info
 
 
-def _unserved(spec: pb.DatasetSpec) -> Iterator[tuple[str, str]]:
-    if spec.HasField("manifest"):
-        yield "manifest", "added data sets are not read yet; leave this unset and name a built-in one"
-    if spec.HasField("view"):
-        yield "view", "views are not made yet; leave this unset"
-    if spec.division not in (pb.DIVISION_RULE_UNSPECIFIED, pb.DIVISION_RULE_STRATIFIED):
-        yield "division", "the samples of built-in data sets carry no groups; leave this unset"
+def viewed(info: DatasetInfo, view: pb.DataView) -> DatasetInfo:
+    """Return what is known of the part of a data set that a valid view leaves: other classes, where it names some."""
+    if not view.classes:
+        return info
+    return replace(
+        info,
+        classes=len(view.classes),
+        class_names=tuple(info.class_names[label] for label in view.classes) if info.class_names else (),
+        class_counts=tuple(info.class_counts[label] for label in view.classes) if info.class_counts else (),
+    )
 
 
-def _is_fraction(value: float) -> bool:
-    return math.isfinite(value) and 0 < value < 1
+def _fraction_faults(spec: pb.DatasetSpec) -> Iterator[tuple[str, str]]:
+    for name in ("validation_fraction", "test_fraction"):
+        value = getattr(spec, name)
+        if spec.HasField(name) and not (math.isfinite(value) and 0 < value < 1):
+            yield name, f"must be above 0 and below 1, not {value}"
+    if spec.division not in pb.DivisionRule.values():
+        yield "division", f"{spec.division} is no rule"
+
+
+def _view_faults(spec: pb.DatasetSpec) -> Iterator[tuple[str, str]]:
+    view = spec.view
+    if view.HasField("fraction") and not (math.isfinite(view.fraction) and 0 < view.fraction <= 1):
+        yield "view.fraction", f"must be above 0 and at most 1, not {view.fraction}"
+    if view.max_samples < 0 or view.max_samples == 1:
+        yield "view.max_samples", "at least 2, one to train on and one to validate, or 0 for no bound"
+    if view.classes and len(set(view.classes)) != len(view.classes):
+        yield "view.classes", "a label is named twice"
+    if len(view.classes) == 1:
+        yield "view.classes", "name at least two, or none for all"
+
+
+def _fit_faults(spec: pb.DatasetSpec, info: DatasetInfo) -> Iterator[tuple[str, str]]:
+    if info.has_test_split and spec.HasField("test_fraction"):
+        yield "test_fraction", f"{info.name} has its own test split; leave this unset"
+    if spec.division == pb.DIVISION_RULE_BY_GROUP and not info.grouped:
+        yield "division", f"the samples of {info.name} carry no groups; leave this unset"
+    if spec.view.classes and info.task == REGRESSION:
+        yield "view.classes", f"{info.name} has targets, no classes; leave this empty"
+    elif any(not 0 <= label < info.classes for label in spec.view.classes):
+        yield "view.classes", f"labels of {info.name} are 0 to {info.classes - 1}"

@@ -1,4 +1,4 @@
-"""What a data set's reader returns: raw samples and labels, and the digest that names them."""
+"""What a built-in data set's reader returns: raw samples and labels, and the digest that names them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 Images = NDArray[np.uint8]  # [N, C, H, W]
 Labels = NDArray[np.int64]  # [N]
+Targets = NDArray[np.float32]  # [N, targets]
+Groups = NDArray[np.int64]  # [N]
 
 
 @dataclass(frozen=True, slots=True)

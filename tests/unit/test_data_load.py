@@ -19,8 +19,7 @@ DIGITS = pb.DatasetSpec(dataset="datasets/digits")
 @pytest.fixture(autouse=True)
 def _forget_loaded():
     yield
-    loading._raw.cache_clear()
-    loading._divided.cache_clear()
+    loading.forget()
 
 
 def test_digits_when_loaded_then_are_whole_and_agree_with_the_catalog():
@@ -60,7 +59,7 @@ def test_splits_when_divided_then_are_disjoint_whole_and_stratified():
 def test_splits_when_the_seed_differs_then_differ_and_repeat():
     other = pb.DatasetSpec(dataset="datasets/digits", split_seed=7)
     assert not np.array_equal(load(DIGITS).test, load(other).test)
-    loading._divided.cache_clear()
+    loading.forget()
     again = load(other)
     assert np.array_equal(again.test, load(other).test)
 

@@ -68,8 +68,7 @@ def test_train_when_fashion_is_absent_then_names_the_command(store, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NASMESH_DATA", str(tmp_path))
     monkeypatch.setattr(fashion_mnist, "_SYSTEM", tmp_path / "none")
-    loading._raw.cache_clear()
-    loading._divided.cache_clear()
+    loading.forget()
     start = jobs.request(jobs.stored(store))
     start.data.CopyFrom(dataset_pb2.DatasetSpec(dataset="datasets/fashion-mnist"))
     with pytest.raises(NotFound, match="make data"):
