@@ -975,9 +975,10 @@ class EvaluateWork(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _object_pb2.ObjectRef:
-        """The trained network."""
+        """The trained network; where a table is asked, the network without weights."""
 
     @_builtins.property
     def config(self) -> _evaluation_pb2.EvaluateConfig:
@@ -987,16 +988,21 @@ class EvaluateWork(_message.Message):
     def data(self) -> _dataset_pb2.DatasetSpec:
         """The data."""
 
+    @_builtins.property
+    def choices(self) -> _space_pb2.ChoiceValues:
+        """Values that the network was built from, where a table is asked."""
+
     def __init__(
         self,
         *,
         model: _object_pb2.ObjectRef | None = ...,
         config: _evaluation_pb2.EvaluateConfig | None = ...,
         data: _dataset_pb2.DatasetSpec | None = ...,
+        choices: _space_pb2.ChoiceValues | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "data", b"data", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "config", b"config", "data", b"data", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "data", b"data", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "config", b"config", "data", b"data", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,6 +13,7 @@ from nasmesh.v1 import job_pb2 as _job_pb2
 from nasmesh.v1 import measurement_pb2 as _measurement_pb2
 from nasmesh.v1 import object_pb2 as _object_pb2
 from nasmesh.v1 import search_pb2 as _search_pb2
+from nasmesh.v1 import space_pb2 as _space_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -34,11 +35,12 @@ class StartEvaluationRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
     evaluation_id: _builtins.str
     """Id chosen by the caller: [a-z0-9][a-z0-9-]{0,127}."""
     @_builtins.property
     def model(self) -> _object_pb2.ObjectRef:
-        """The trained network."""
+        """The trained network; with config.table, the network without weights."""
 
     @_builtins.property
     def config(self) -> _evaluation_pb2.EvaluateConfig:
@@ -48,6 +50,10 @@ class StartEvaluationRequest(_message.Message):
     def data(self) -> _dataset_pb2.DatasetSpec:
         """The data."""
 
+    @_builtins.property
+    def choices(self) -> _space_pb2.ChoiceValues:
+        """The values that the network was built from, where it was: how a table finds it. Without config.table they mean nothing."""
+
     def __init__(
         self,
         *,
@@ -55,10 +61,11 @@ class StartEvaluationRequest(_message.Message):
         model: _object_pb2.ObjectRef | None = ...,
         config: _evaluation_pb2.EvaluateConfig | None = ...,
         data: _dataset_pb2.DatasetSpec | None = ...,
+        choices: _space_pb2.ChoiceValues | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "data", b"data", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "config", b"config", "data", b"data", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "data", b"data", "evaluation_id", b"evaluation_id", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "config", b"config", "data", b"data", "evaluation_id", b"evaluation_id", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -195,9 +202,9 @@ class EvaluateResult(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     QUANTIZED_FIELD_NUMBER: _builtins.int
     device_time_s: _builtins.float
-    """Seconds that the device was held."""
+    """Seconds that the device was held; with config.table, what training costs according to the table."""
     data_digest: _builtins.str
-    """SHA-256 of the samples and labels used."""
+    """SHA-256 of the samples and labels used; with config.table, of the table."""
     @_builtins.property
     def measurements(self) -> _containers.RepeatedCompositeFieldContainer[_measurement_pb2.Measurement]:
         """Accuracy, loss, top-5, per class, parameters, MACs, size, latency."""

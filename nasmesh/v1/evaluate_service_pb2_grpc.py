@@ -81,8 +81,9 @@ class EvaluateServiceServicer:
         What nobody watches or asks for during ten minutes ends CANCELLED, with reason ORPHANED.
 
         Errors: ALREADY_EXISTS (EVALUATION_ID_REUSED): the id has another body, choose another; INVALID_ARGUMENT
-        (EVALUATE_CONFIG_INVALID, DATASET_UNKNOWN, NETWORK_REJECTED): fix the field named; RESOURCE_EXHAUSTED (NO_SLOT): wait as
-        RetryInfo says; UNAVAILABLE (DRAINING): use another server.
+        (EVALUATE_CONFIG_INVALID, DATASET_UNKNOWN, ENGINE_ABSENT, METRIC_UNKNOWN, NETWORK_REJECTED): fix the field named; NOT_FOUND
+        (TABLE_UNKNOWN): import the table on this server; RESOURCE_EXHAUSTED (NO_SLOT): wait as RetryInfo says; UNAVAILABLE
+        (DRAINING): use another server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,8 +38,9 @@ class EvaluateServiceStub:
     What nobody watches or asks for during ten minutes ends CANCELLED, with reason ORPHANED.
 
     Errors: ALREADY_EXISTS (EVALUATION_ID_REUSED): the id has another body, choose another; INVALID_ARGUMENT
-    (EVALUATE_CONFIG_INVALID, DATASET_UNKNOWN, NETWORK_REJECTED): fix the field named; RESOURCE_EXHAUSTED (NO_SLOT): wait as
-    RetryInfo says; UNAVAILABLE (DRAINING): use another server.
+    (EVALUATE_CONFIG_INVALID, DATASET_UNKNOWN, ENGINE_ABSENT, METRIC_UNKNOWN, NETWORK_REJECTED): fix the field named; NOT_FOUND
+    (TABLE_UNKNOWN): import the table on this server; RESOURCE_EXHAUSTED (NO_SLOT): wait as RetryInfo says; UNAVAILABLE
+    (DRAINING): use another server.
     """
     GetEvaluation: _grpc.UnaryUnaryMultiCallable[_evaluate_service_pb2.GetEvaluationRequest, _evaluate_service_pb2.GetEvaluationResponse]
     """Returns one evaluation.
@@ -82,8 +83,9 @@ class EvaluateServiceAsyncStub(EvaluateServiceStub):
     What nobody watches or asks for during ten minutes ends CANCELLED, with reason ORPHANED.
 
     Errors: ALREADY_EXISTS (EVALUATION_ID_REUSED): the id has another body, choose another; INVALID_ARGUMENT
-    (EVALUATE_CONFIG_INVALID, DATASET_UNKNOWN, NETWORK_REJECTED): fix the field named; RESOURCE_EXHAUSTED (NO_SLOT): wait as
-    RetryInfo says; UNAVAILABLE (DRAINING): use another server.
+    (EVALUATE_CONFIG_INVALID, DATASET_UNKNOWN, ENGINE_ABSENT, METRIC_UNKNOWN, NETWORK_REJECTED): fix the field named; NOT_FOUND
+    (TABLE_UNKNOWN): import the table on this server; RESOURCE_EXHAUSTED (NO_SLOT): wait as RetryInfo says; UNAVAILABLE
+    (DRAINING): use another server.
     """
     GetEvaluation: _aio.UnaryUnaryMultiCallable[_evaluate_service_pb2.GetEvaluationRequest, _evaluate_service_pb2.GetEvaluationResponse]  # type: ignore[assignment]
     """Returns one evaluation.
@@ -129,8 +131,9 @@ class EvaluateServiceServicer(metaclass=_abc_1.ABCMeta):
         What nobody watches or asks for during ten minutes ends CANCELLED, with reason ORPHANED.
 
         Errors: ALREADY_EXISTS (EVALUATION_ID_REUSED): the id has another body, choose another; INVALID_ARGUMENT
-        (EVALUATE_CONFIG_INVALID, DATASET_UNKNOWN, NETWORK_REJECTED): fix the field named; RESOURCE_EXHAUSTED (NO_SLOT): wait as
-        RetryInfo says; UNAVAILABLE (DRAINING): use another server.
+        (EVALUATE_CONFIG_INVALID, DATASET_UNKNOWN, ENGINE_ABSENT, METRIC_UNKNOWN, NETWORK_REJECTED): fix the field named; NOT_FOUND
+        (TABLE_UNKNOWN): import the table on this server; RESOURCE_EXHAUSTED (NO_SLOT): wait as RetryInfo says; UNAVAILABLE
+        (DRAINING): use another server.
         """
 
     @_abc_1.abstractmethod

@@ -74,8 +74,10 @@ Global___Quantization: _TypeAlias = Quantization  # noqa: Y015
 
 @_typing.final
 class EvaluateConfig(_message.Message):
-    """Which numbers evaluation produces. Always: accuracy, loss, top5_accuracy, per-class accuracy ("class_{i}_accuracy"),
-    parameters, macs, size_bytes. Unset numbers take the defaults in brackets.
+    """Which numbers evaluation produces. Always: parameters, macs, size_bytes and loss. For classification: accuracy with its
+    confidence interval (accuracy_low, accuracy_high; Wilson 1927), top5_accuracy, ece (Guo et al. 2017), per-class accuracy
+    ("class_{i}_accuracy"). For regression: mse, rmse, mae, r2, in the targets' own units. Unset numbers take the defaults in
+    brackets.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -101,19 +103,21 @@ class EvaluateConfig(_message.Message):
     latency: _builtins.bool
     """Whether latency at batch 1 is measured: latency_p50, latency_p99 [true]."""
     latency_runs: _builtins.int
-    """Timed runs for latency, after 10 that are not counted [50]."""
+    """Timed runs for latency, after 10 that are not counted [50]; done three times over, the median of the three counts."""
     threads: _builtins.int
     """Processor threads [1]."""
     engine: Global___EvaluateEngine.ValueType
     """What computes [ONNXRUNTIME]."""
     memory: _builtins.bool
-    """Whether the most memory of a forward pass is measured: peak_memory_bytes [false]."""
+    """Whether the most memory that the network and a forward pass at batch 1 hold is measured: peak_memory_bytes [false]."""
     calibration_bins: _builtins.int
     """Equal-width bins of the expected calibration error [15]."""
     confidence: _builtins.float
     """Level of the confidence intervals, above 0.5, below 1 [0.95]."""
     quantization: Global___Quantization.ValueType
-    """Whether an 8-bit copy is made and scored besides: "int8_accuracy", "int8_size_bytes", "int8_latency_p50"."""
+    """Whether an 8-bit copy is made and scored besides: "int8_accuracy" (for regression
+    "int8_rmse"), "int8_size_bytes", "int8_latency_p50".
+    """
     table: _builtins.str
     """"tables/{id}": measurements are looked up instead of made. Trials are not trained then; what training costs according to
     the table is their device time.
