@@ -286,9 +286,8 @@ class Engine:
 
     def _try_journal(self, step: Step) -> None:
         """Write something of no meaning: without work that wants to be recorded, nobody would notice it mended."""
-        step.answers[f"journal-tried/{self.state.epoch}/{self.activity.commit_failures}"] = Answer(
-            b"", b"", self.uptime_s()
-        )
+        request_id = f"journal-tried/{self.state.epoch}/{self.activity.commit_failures}"
+        step.answers[request_id] = Answer(b"", b"", self.uptime_s())
 
     def _is_refusing(self) -> bool:
         return self._refused is not None and self.clock.monotonic() < self._refused[1]

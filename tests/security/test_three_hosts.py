@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from clients.cli.commands.serve import PROGRAMS
 from nasmesh.client import Client, ClientAccess
 from nasmesh.client.patience import Patience, call_patiently
 from nasmesh.errors import Unavailable
@@ -22,9 +21,8 @@ LIST = "nasmesh search list --scheduler hub:7400"
 
 
 def commands() -> list[str]:
-    """Return the section's commands in order."""
-    section = DOCUMENT.read_text().split("## Three hosts")[1].split("\n## ")[0]
-    blocks = re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    """Return the commands of the document in order."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
 
 
@@ -40,26 +38,27 @@ class Hosts:
 
     def start(self, line: str) -> None:
         """Start a program of `nasmesh serve` on a free port, and wait until it serves."""
-        words = shlex.split(self._here(line))[2:]
-        port_file = self.directory / f"{words[0]}.port"
-        if words[0] == "scheduler":
+        words = shlex.split(self._here(line))[1:]
+        name = words[1]
+        port_file = self.directory / f"{name}.port"
+        if name == "scheduler":
             words[words.index("--listen") + 1] = "0.0.0.0:0"
         else:
             words += ["--listen", "127.0.0.1:0"]
-        command = [sys.executable, "-m", PROGRAMS[words[0]], *words[1:], "--port-file", str(port_file)]
-        log = (self.directory / f"{words[0]}.log").open("wb")
+        command = [sys.executable, "-m", "clients.cli.main", *words, "--port-file", str(port_file)]
+        log = (self.directory / f"{name}.log").open("wb")
         program = subprocess.Popen(command, cwd=self.directory, env=self._environment, stdout=log, stderr=log)
         self._programs.append(program)
 
         def serves() -> str:
             if program.poll() is not None:
-                pytest.fail(f"{line}: {(self.directory / f'{words[0]}.log').read_text()[-500:]}")
+                pytest.fail(f"{line}: {(self.directory / f'{name}.log').read_text()[-500:]}")
             if not port_file.exists():
                 raise Unavailable("NOT_YET", "no address yet")
             return port_file.read_text().strip()
 
         address = call_patiently(serves, Patience(60.0))
-        if words[0] == "scheduler":
+        if name == "scheduler":
             self.address = f"127.0.0.1:{address.rpartition(':')[2]}"
 
     def run(self, line: str) -> str:
