@@ -13,7 +13,7 @@ from nasmesh import limits
 from nasmesh.model.counting import Counts, count_with, peak_activation_bytes
 from nasmesh.model.digest import structural_digest
 from nasmesh.model.encode import from_bytes, to_bytes
-from nasmesh.model.forbidden import check_counts, check_forbidden
+from nasmesh.model.forbidden import check_counts, check_forbidden, check_parameter_names
 from nasmesh.model.geometry import Dims
 from nasmesh.model.inference import Inference, check_operators, node_label
 from nasmesh.model.initializers import Interface, parameter_dims
@@ -108,6 +108,7 @@ def _is_in_opset(op_type: str, version: int) -> bool:
 def _check_graph(model: onnx.ModelProto) -> Interface:
     """One data input, one output, parameters with fixed dims and sound names, sorted nodes (onnx's checker)."""
     interface = Interface.of(model)
+    check_parameter_names(interface.dims)
     data = interface.data
     if not data:
         raise rejected(Reason.INPUT_AMBIGUOUS, "there is no data input; call it 'x'", where="graph.input")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import onnx
 
 from nasmesh import limits
-from nasmesh.model.initializers import INIT_KEY, parameter_names
+from nasmesh.model.initializers import INIT_KEY
 from nasmesh.model.metadata import ARCHITECTURE_KEY, TRAINING_KEY
 from nasmesh.model.reasons import Reason, rejected
 from nasmesh.model.tensors import check_tensor
@@ -46,22 +46,23 @@ def check_counts(model: onnx.ModelProto) -> None:
             where = node.name[:80] or node.op_type[:80]
             _at_most(attributes, limits.ADMISSION_ATTRIBUTES, "attributes", where)
             _at_most(ends, limits.ADMISSION_ENDS, "inputs or outputs", where)
-        named.append(node.name)
-        named += inputs
+        before = len(named)
         named += outputs
-        made += outputs
+        made += named[before:]
+        named += inputs
+        named.append(node.name)
     _check_names([name for name in named if name])
+    taken = [value.name for value in graph.input]
     valued = [tensor.name for tensor in graph.initializer]
     fresh = set(valued)
-    named = [*valued, *(value.name for value in graph.input if value.name not in fresh), *(n for n in made if n)]
-    _check_names(named)
-    if len(set(named)) != len(named):
-        twice = next(name for name, times in Counter(named).items() if times > 1)
+    given = [*valued, *(name for name in taken if name not in fresh)]
+    _check_names(given)
+    given += (name for name in made if name)
+    if len(set(given)) != len(given):
+        twice = next(name for name, times in Counter(given).items() if times > 1)
         raise rejected(Reason.NAME_DUPLICATE, "two values have this name", where=twice)
-    taken = [value.name for value in graph.input]
     if len(set(taken)) != len(taken):
         raise rejected(Reason.NAME_DUPLICATE, "two inputs have one name", where="graph.input")
-    check_parameter_names(parameter_names(model))
 
 
 def check_parameter_names(names: Iterable[str]) -> None:
@@ -182,8 +183,7 @@ def _check_metadata(model: onnx.ModelProto, *, checkpoint: bool) -> None:
         text, props = part.doc_string, part.metadata_props
         if not text and not props:
             continue
-        _check_props(props, part.name)
-        size = len(text) + sum(len(prop.key) + len(prop.value) for prop in props)
+        size = len(text) + _check_props(props, part.name)
         if size > limits.ADMISSION_METADATA_BYTES:
             message = f"{size} characters of documentation; the limit is {limits.ADMISSION_METADATA_BYTES}"
             raise rejected(Reason.METADATA_TOO_LARGE, message, where=part.name)
@@ -194,14 +194,23 @@ def _check_metadata(model: onnx.ModelProto, *, checkpoint: bool) -> None:
         raise rejected(Reason.METADATA_TOO_LARGE, "a long documentation text", where="doc_string")
 
 
-def _check_props(props: Sequence[onnx.StringStringEntryProto], where: str) -> None:
-    """Refuse many entries, one key twice, and an init rule without a word: readers would differ about what it says."""
+def _check_props(props: Sequence[onnx.StringStringEntryProto], where: str) -> int:
+    """Return how many characters there are in the entries.
+
+    Refuses many of them, one key twice, and an init rule without a word: readers would differ about what it says.
+    """
     _at_most(len(props), limits.ADMISSION_ENTRIES, "entries of metadata", where)
-    entries = {prop.key: prop.value for prop in props}
+    entries: dict[str, str] = {}
+    size = 0
+    for prop in props:
+        key, value = prop.key, prop.value
+        entries[key] = value
+        size += len(key) + len(value)
     if len(entries) != len(props):
         raise rejected(Reason.NAME_DUPLICATE, "a metadata key is there twice", where=where)
     if entries.get(INIT_KEY) == "":
         raise rejected(Reason.INIT_RULE_INVALID, "an empty init rule", where=where)
+    return size
 
 
 def _check_type_size(value: onnx.ValueInfoProto) -> None:

@@ -134,11 +134,6 @@ def parameter_names(model: onnx.ModelProto) -> list[str]:
     return [proto.name for proto in _parameters(model)]
 
 
-def is_parameter(model: onnx.ModelProto, name: str) -> bool:
-    """Tell whether a value is a parameter."""
-    return any(proto.name == name for proto in _parameters(model))
-
-
 def statistic_names(model: onnx.ModelProto) -> set[str]:
     """Return the names of batch norm's running statistics."""
     norms = [node for node in model.graph.node if node.op_type == "BatchNormalization" and len(node.input) == 5]
