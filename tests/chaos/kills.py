@@ -12,7 +12,7 @@ from tests.builders import scheduling as make
 from tests.chaos import witness
 from tests.chaos.programs import Program, free_address, scheduler
 from tests.e2e.mesh import ROOT
-from tests.sim.history import Observation, faults
+from tests.sim.history import Listed, Observation, faults
 
 POINTS = ("before_commit", "after_commit", "after_recovery", "")
 TRIALS = 12
@@ -31,9 +31,10 @@ class Report:
 
     def told(self) -> str:
         kills = " ".join(f"{key or 'random'}={count}" for key, count in sorted(self.kills.items()))
+        reused = sum(isinstance(seen, Listed) and bool(seen.reused) for seen in self.history)
         return (
             f"T4: {sum(self.kills.values())} kills ({kills}), {self.searches} searches, {self.trials} trials,"
-            f" {len(self.history)} observations, {self.seconds:.1f} s"
+            f" {reused} of them reused, {len(self.history)} observations, {self.seconds:.1f} s"
         )
 
 
@@ -54,14 +55,11 @@ async def kill_scheduler(home: Path, kills: int, *, seed: int) -> Report:
             while len(names) < 2:  # the last one begins after the last kill
                 await witness.again()
             searching.cancel()
-            await asyncio.wait_for(_finish(client, names, report), 120)
+            await asyncio.wait_for(finish(client, names, report, TRIALS), 120)
     finally:
         searching.cancel()
         victim.close()
-    check_journal(home)
-    wrong = list(faults(report.history))
-    assert not wrong, wrong[:5]
-    report.seconds = time.perf_counter() - began
+    conclude(home, report, began)
     return report
 
 
@@ -82,22 +80,35 @@ async def _strike(victim: Program, kills: int, seed: int, report: Report) -> Non
 
 
 async def _search(client: witness.Client, names: list[str]) -> None:
-    """Run searches one after the other, two watchers on each, until cancelled."""
+    """Run pairs of equal searches one after the other, a watcher or two on each, until cancelled."""
     while True:
-        name = f"s{len(names) + 1}"
-        await client.create(name, make.make_spec(max_trials=TRIALS, parallelism=4))
-        names.append(name)
-        await asyncio.gather(client.follow("first", name), client.follow("second", name))
+        name, twin = f"s{len(names) + 1}", f"s{len(names) + 2}"
+        spec = make.make_spec(max_trials=TRIALS, parallelism=4)
+        spec.train.seed = len(names)
+        spec.generator.settings["width"] = make.WIDE
+        for one in (name, twin):
+            await client.create(one, spec)
+            names.append(one)
+        await asyncio.gather(client.follow("first", name), client.follow("second", name), client.follow("first", twin))
 
 
-async def _finish(client: witness.Client, names: list[str], report: Report) -> None:
+async def finish(client: witness.Client, names: list[str], report: Report, count: int) -> None:
+    """See searches to their end, each with so many trials, and read what came of them."""
     for name in names:
         await client.follow("late", name)
         trials = await client.read(name)
-        assert len(trials) == TRIALS
+        assert len(trials) == count
         witness.check_results(trials)
         report.trials += len(trials)
     report.searches = len(names)
+
+
+def conclude(home: Path, report: Report, began: float) -> None:
+    """Check the journal and what was seen, of programs that have ended; `began` is by time.perf_counter."""
+    check_journal(home)
+    wrong = list(faults(report.history))
+    assert not wrong, wrong[:5]
+    report.seconds = time.perf_counter() - began
 
 
 def check_journal(home: Path) -> None:

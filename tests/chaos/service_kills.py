@@ -7,9 +7,8 @@ from pathlib import Path
 from nasmesh.clock import derive_seed, seeded_random
 from tests.builders import scheduling as make
 from tests.chaos import witness
-from tests.chaos.kills import Report, check_journal
+from tests.chaos.kills import Report, conclude, finish
 from tests.chaos.programs import Program, free_address, scheduler
-from tests.sim.history import faults
 
 KINDS = ("generate", "train", "evaluate", "agent")
 TRIALS = 8
@@ -48,22 +47,13 @@ async def kill_services(home: Path, kills: int, *, seed: int) -> Report:
         searching = asyncio.create_task(_search(client, names))
         await asyncio.gather(*(_strike(kind, program, kills, seed, report) for kind, program in killed.items()))
         searching.cancel()
-        for name in names:
-            await asyncio.wait_for(client.follow("late", name), 120)
-            trials = await client.read(name)
-            assert len(trials) == TRIALS
-            witness.check_results(trials)
-            report.trials += len(trials)
-        report.searches = len(names)
+        await asyncio.wait_for(finish(client, names, report, TRIALS), 120 * max(1, len(names)))
     finally:
         if searching is not None:
             searching.cancel()
         for program in (*killed.values(), beside, control):
             program.close()
-    check_journal(home)
-    wrong = list(faults(report.history))
-    assert not wrong, wrong[:5]
-    report.seconds = time.perf_counter() - began
+    conclude(home, report, began)
     return report
 
 

@@ -178,7 +178,7 @@ class Client:
 def _listed(search: str, trial: search_pb2.Trial) -> Listed:
     scores = sum(found.metric == "accuracy" for found in trial.measurements)
     by = {kind: trial.environment.get(f"{kind}.attempt", "") for kind in ("train", "evaluate")}
-    return Listed(search, trial.number, trial.outcome, scores, by["train"], by["evaluate"])
+    return Listed(search, trial.number, trial.outcome, scores, by["train"], by["evaluate"], trial.reused_from)
 
 
 def _digest(message: Any) -> str:
@@ -186,15 +186,16 @@ def _digest(message: Any) -> str:
 
 
 def check_results(trials: list[search_pb2.Trial]) -> None:
-    """Check that trials came out as they always do, whoever was killed meanwhile."""
+    """Check that trials came out as they always do, whoever was killed meanwhile; one that was reused as its source."""
     assert [trial.number for trial in trials] == list(range(1, len(trials) + 1))
     for trial in trials:
         assert trial.outcome == search_pb2.TRIAL_OUTCOME_SUCCEEDED, trial
-        text = f"{trial.name} {trial.train.seed}"
+        name = trial.reused_from or trial.name
+        text = f"{name} {trial.train.seed}"
         assert trial.checkpoint == make.make_ref(text, "checkpoints")
         assert trial.model == make.make_ref(f"{text} model", "checkpoints")
         (score,) = (found.value for found in trial.measurements if found.metric == "accuracy")
-        assert score == (trial.number * 37 % 100) / 100
+        assert score == (int(name.rpartition("/")[2]) * 37 % 100) / 100
 
 
 @asynccontextmanager

@@ -63,7 +63,10 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """At the end a trial was listed: its outcome, how often it was scored, and the attempts that are recorded."""
+    """At the end a trial was listed: its outcome, how often it was scored, and the attempts that are recorded.
+
+    `reused` names the trial that it took its measurements over from, or is empty.
+    """
 
     search: str
     trial: int
@@ -71,6 +74,7 @@ class Listed:
     scores: int
     trained_by: str
     scored_by: str
+    reused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,7 @@ def faults(history: History) -> Iterator[str]:
     yield from _outcomes(history)
     yield from _watches(history)
     yield from _ends(history)
+    yield from _reuses(history)
 
 
 def _answers(history: History) -> Iterator[str]:
@@ -183,6 +188,25 @@ def _ends(history: History) -> Iterator[str]:
             yield from _recorded(seen, trials)
         elif isinstance(seen, Answered) and _created(seen) not in searches:
             yield f"I1: the search of {seen.request_id} is gone"
+
+
+def _reuses(history: History) -> Iterator[str]:
+    """Check that what a trial took over was measured by another one, and that nobody worked for it."""
+    trials = {f"{seen.search}/trials/{seen.trial}": seen for seen in history if isinstance(seen, Listed)}
+    leased = {seen.task for seen in history if isinstance(seen, Leased)}
+    for seen in trials.values():
+        if not seen.reused:
+            continue
+        task = f"{seen.search.removeprefix('searches/')}-t{seen.trial}"
+        if leased & {f"{task}-train", f"{task}-evaluate"}:
+            yield f"reuse: {seen} was worked on"
+        source = trials.get(seen.reused)
+        if (
+            source is None
+            or source.reused
+            or (source.trained_by, source.scored_by) != (seen.trained_by, seen.scored_by)
+        ):
+            yield f"reuse: {seen} is not {source}"
 
 
 def _created(seen: Answered) -> str:

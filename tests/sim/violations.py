@@ -138,6 +138,27 @@ def search_falls_back(history: list[Observation], rng: Random) -> Planted | None
     return [*history[:at], replace(seen, sequence=seen.sequence - 1), *history[at + 1 :]]
 
 
+def reused_and_trained(history: list[Observation], rng: Random) -> Planted | None:
+    """A trial that took measurements over was leased to somebody all the same."""
+    at = _some(history, Listed, rng, lambda seen: bool(seen.reused))
+    if at < 0:
+        return None
+    seen = history[at]
+    assert isinstance(seen, Listed)
+    lease = Leased("agents/busy", f"{seen.search.removeprefix('searches/')}-t{seen.trial}-train", 1, 1)
+    return _insert(history, rng.randint(0, len(history)), lease)
+
+
+def reused_from_nobody(history: list[Observation], rng: Random) -> Planted | None:
+    """A trial shows what the one that it names has not measured."""
+    at = _some(history, Listed, rng, lambda seen: bool(seen.reused))
+    if at < 0:
+        return None
+    seen = history[at]
+    assert isinstance(seen, Listed)
+    return [*history[:at], replace(seen, scored_by=f"{int(seen.scored_by) + 1}"), *history[at + 1 :]]
+
+
 PLANTS: tuple[Plant, ...] = (
     other_answer,
     lost_search,
@@ -154,4 +175,6 @@ PLANTS: tuple[Plant, ...] = (
     scored_twice,
     other_attempt_kept,
     search_falls_back,
+    reused_and_trained,
+    reused_from_nobody,
 )

@@ -227,6 +227,35 @@ def test_search_when_first_and_waiting_are_both_its_own_then_cancelling_trains_n
     assert (play.state.measuring, play.state.waiting) == ({}, {})
 
 
+def two_of_a_kind(play: Play, search: str, networks: tuple[str, str], *, target: float | None = None) -> list[pb.Trial]:
+    """Create a search whose generator proposes two networks at once; returns its trials."""
+    wanted = same(parallelism=2)
+    wanted.budget.max_trials = 2
+    if target is not None:
+        wanted.budget.target = target
+    play.tell(SearchCreated(search, wanted))
+    proposed = [dispatch_pb.ProposedTrial(network=make.make_network(name), train=wanted.train) for name in networks]
+    play.do(f"{search}-g1", generate=dispatch_pb.GenerateResult(trials=proposed))
+    return list(run_of(play, search).trials)
+
+
+def test_search_that_measures_two_when_cancelled_then_both_that_wait_are_trained() -> None:
+    play = Play()
+    two_of_a_kind(play, "s", ("a", "b"))
+    waiters = two_of_a_kind(play, "t", ("a", "b"))
+    assert [trial.phase for trial in waiters] == [WAITS, WAITS]
+    play.tell(SearchCancelled("s"))
+    assert [trial.phase for trial in waiters] == [QUEUED, QUEUED]
+
+
+def test_target_when_reached_by_the_first_that_waited_then_the_second_is_stopped() -> None:
+    play, _ = together("s")
+    waiters = two_of_a_kind(play, "t", ("net", "net"), target=0.7)
+    finish(play, "s")
+    assert [trial.outcome for trial in waiters] == [SUCCEEDED, STOPPED]
+    assert run_of(play, "t").state is SearchState.SUCCEEDED
+
+
 def test_repetition_when_asked_for_then_it_waits_for_none_and_others_wait_for_it() -> None:
     play = Play()
     first, repeated = begin(play, "s"), begin(play, "t", same(cache=pb.CACHE_MODE_REPEAT))
