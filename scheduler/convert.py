@@ -114,15 +114,17 @@ def _fill_generate(work: dispatch_service_pb2.GenerateWork, run: SearchRun, task
     ask, spec = task.ask, run.spec
     if ask is None:
         raise ValueError(f"{task.id} asks nothing")
-    info = catalog.describe(spec.data.dataset)
     work.data.CopyFrom(spec.data)
+    # Of an added data set the agent reads the manifest, which it has at hand, and fills in what follows from it.
+    added = spec.data.HasField("manifest")
+    info = None if added else catalog.viewed(catalog.describe(spec.data.dataset), spec.data.view)
     work.request.CopyFrom(
         generate_service_pb2.ProposeRequest(
             generator=spec.generator.generator,
             search=run.name,
             space=spec.space,
-            input_dims=info.sample_dims,
-            classes=info.classes,
+            input_dims=info.sample_dims if info else (),
+            classes=info.outputs if info else 0,
             settings=spec.generator.settings,
             objectives=spec.objectives,
             constraints=spec.constraints,
@@ -217,4 +219,9 @@ def catalog_dataset(info: DatasetInfo) -> dataset_pb2.Dataset:
             dataset_pb2.SplitSize(split=split, samples=count)
             for split, count in zip(splits, info.split_sizes, strict=True)
         ],
+        kind=info.kind,
+        task=info.task,
+        class_names=info.class_names,
+        targets=info.targets,
+        test_samples=info.test_samples,
     )

@@ -8,11 +8,20 @@ from enum import IntEnum
 from itertools import islice
 from typing import NamedTuple
 
+from nasmesh.v1 import dataset_pb2, generate_service_pb2, object_pb2
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
-from nasmesh.v1 import generate_service_pb2, object_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.cold import Networks, Tasks, Trials
-from scheduler.wishes import AgentDrained, SearchDeleted, SearchPaused, SearchResumed, SearchUpdated, TrialEnqueued
+from scheduler.wishes import (
+    AgentDrained,
+    DatasetAdded,
+    DatasetDeleted,
+    SearchDeleted,
+    SearchPaused,
+    SearchResumed,
+    SearchUpdated,
+    TrialEnqueued,
+)
 
 
 class TaskKind(IntEnum):
@@ -189,6 +198,7 @@ class State:
     """Everything that is durable. `dirty` names the rows that changed since the last snapshot, and is not compared.
 
     `drained` says of each drained agent whether its trainings are asked back. `deleted` are ids that stay used.
+    `datasets` are those that were added, by resource name, in the order of adding.
     `measured` finds who measured a digest first, `measuring` who is at it, `waiting` who waits; as the searches say.
     `network_names` has "" for one that is gone; `network_uses` counts trials by network from the first deletion on.
     """
@@ -203,6 +213,7 @@ class State:
     network_names: list[str] = field(default_factory=list)
     drained: dict[str, bool] = field(default_factory=dict)
     deleted: dict[str, None] = field(default_factory=dict)
+    datasets: dict[str, dataset_pb2.Dataset] = field(default_factory=dict)
     measured: dict[bytes, tuple[str, int]] = field(default_factory=dict)
     measuring: dict[bytes, tuple[str, int]] = field(default_factory=dict)
     waiting: dict[bytes, dict[tuple[str, int], None]] = field(default_factory=dict)
@@ -285,6 +296,8 @@ Change = (
     | SearchDeleted
     | TrialEnqueued
     | AgentDrained
+    | DatasetAdded
+    | DatasetDeleted
     | AttemptLeased
     | AttemptLost
     | CheckpointReported

@@ -11,6 +11,7 @@ from nasmesh.v1 import dataset_pb2, generate_service_pb2, object_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler import convert, pages
 from scheduler.activity_message import activity_message
+from scheduler.datasets import visible
 from scheduler.engine import Engine
 from scheduler.fields import sized, tag
 from scheduler.ownership import is_visible
@@ -82,18 +83,18 @@ class Listings:
         runs = [run for run in self._engine.state.searches.values() if is_visible(caller, run.owner)]
         return {trial.network.name: None for run in runs for trial in run.trials if trial.network.name}
 
-    def datasets(self, request: pb.ListDatasetsRequest) -> pb.ListDatasetsResponse:
+    def datasets(self, request: pb.ListDatasetsRequest, *, caller: Identity = LOCAL) -> pb.ListDatasetsResponse:
         """Return a page of data sets, by name."""
-        known = self._datasets()
+        known = self._datasets(caller)
         after = pages.start_after("datasets", request.page_token)
         rows = ((name, partial(known.__getitem__, name)) for name in sorted(known) if name > after)
         found, token = pages.take("datasets", request.page_size, rows)
         return pb.ListDatasetsResponse(datasets=found, next_page_token=token)
 
-    def dataset(self, name: str) -> dataset_pb2.Dataset:
+    def dataset(self, name: str, *, caller: Identity = LOCAL) -> dataset_pb2.Dataset:
         """Return a data set; raises NotFound (DATASET_UNKNOWN)."""
         ids.parse_name("datasets", name)
-        known = self._datasets()
+        known = self._datasets(caller)
         if name not in known:
             raise NotFound("DATASET_UNKNOWN", f"there is no {name}; known: {', '.join(sorted(known))}", field="name")
         return known[name]
@@ -159,13 +160,14 @@ class Listings:
             raise Stale("NOT_TRAINED", message, field="name")
         return ref
 
-    def _datasets(self) -> dict[str, dataset_pb2.Dataset]:
-        """Return the catalogue, with what connected servers say in place of it; one that has the data wins."""
+    def _datasets(self, caller: Identity) -> dict[str, dataset_pb2.Dataset]:
+        """Return the catalogue, with what connected servers say in its place, who has it first; and added ones."""
         known = {f"datasets/{info.name}": convert.catalog_dataset(info) for info in catalog.DATASETS.values()}
         for entry in self._engine.agents.connected():
             for dataset in entry.server.datasets:
                 if dataset.name not in known or not known[dataset.name].available:
                     known[dataset.name] = dataset
+        known.update(visible(self._engine.state, caller))
         return known
 
 

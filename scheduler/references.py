@@ -34,6 +34,18 @@ async def referenced(core: Core, *, but: str = "") -> set[str]:
     return found
 
 
+async def manifests(core: Core) -> list[object_pb2.ObjectRef]:
+    """Return the manifests that data sets and searches name, each once."""
+
+    def read() -> list[object_pb2.ObjectRef]:
+        state = core.engine.state
+        refs = [dataset.manifest for dataset in state.datasets.values()]
+        refs += [run.spec.data.manifest for run in state.searches.values() if run.spec.data.HasField("manifest")]
+        return list({ref.key: ref for ref in refs}.values())
+
+    return await core.submit(read)
+
+
 async def owned(core: Core, search: str) -> dict[str, int]:
     """Return the objects that a search's trials name: keys without extension, with sizes."""
     found: dict[str, int] = {}

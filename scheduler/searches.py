@@ -8,9 +8,10 @@ from nasmesh.clock import new_id
 from nasmesh.errors import Conflict, Unavailable
 from nasmesh.logs import get_logger
 from nasmesh.rpc.identity import LOCAL, Identity
+from nasmesh.v1 import dataset_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
-from nasmesh.v1 import search_pb2
 from scheduler import convert, pages, quotas
+from scheduler.datasets import visible
 from scheduler.domain import OPEN_SEARCHES, SearchCancelled, SearchCreated, SearchRun, TaskKind
 from scheduler.engine import Engine
 from scheduler.once import once
@@ -34,7 +35,7 @@ class Searches:
     ) -> pb.CreateSearchResponse:
         """Create a search, or check it only; raises what CreateSearch documents."""
         if request.validate_only:
-            return self._validated(request)
+            return self._validated(request, caller)
         act = partial(self._create, request, caller, traceparent)
         return once(self._engine, request.request_id, request, act, pb.CreateSearchResponse, caller=caller)
 
@@ -94,14 +95,17 @@ class Searches:
 
     # --- below -----------------------------------------------------------------------------------------------
 
-    def _validated(self, request: pb.CreateSearchRequest) -> pb.CreateSearchResponse:
-        spec = complete_spec(request.spec, self._engine.agents.generators())
-        self._check_data(spec.data.dataset)
+    def _validated(self, request: pb.CreateSearchRequest, caller: Identity) -> pb.CreateSearchResponse:
+        spec = complete_spec(request.spec, self._engine.agents.generators(), visible(self._engine.state, caller))
+        self._check_data(spec.data)
         name = f"searches/{self._free_id(request.search_id)}" if request.search_id else ""
         return pb.CreateSearchResponse(search=search_pb2.Search(name=name, spec=spec))
 
-    def _check_data(self, dataset: str) -> None:
-        """Raise Unavailable (DATASET_ABSENT) where train servers are connected and none of them has the data."""
+    def _check_data(self, data: dataset_pb2.DatasetSpec) -> None:
+        """Raise Unavailable (DATASET_ABSENT) where train servers are connected and none of them has built-in data."""
+        if data.HasField("manifest"):
+            return
+        dataset = data.dataset
         trainers = [entry for entry in self._engine.agents.connected() if TaskKind.TRAIN in entry.slots]
         if trainers and not any(entry.can_do(TaskKind.TRAIN, dataset) for entry in trainers):
             told = [d.description for entry in trainers for d in entry.server.datasets if d.name == dataset]
@@ -115,8 +119,8 @@ class Searches:
         identifier = self._free_id(request.search_id)
         quotas.check_open_searches(self._engine.state, caller)
         quotas.check_queued_networks(self._engine.state, caller.name)
-        spec = complete_spec(request.spec, self._engine.agents.generators())
-        self._check_data(spec.data.dataset)
+        spec = complete_spec(request.spec, self._engine.agents.generators(), visible(self._engine.state, caller))
+        self._check_data(spec.data)
         self._engine.record(SearchCreated(identifier, spec, owner=caller.name, traceparent=traceparent))
         _log.info("search_created", search=identifier, generator=spec.generator.generator, data=spec.data.dataset)
         return pb.CreateSearchResponse(search=convert.search_message(self._engine.state.searches[identifier]))

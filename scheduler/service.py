@@ -13,6 +13,7 @@ from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2_grpc as rpc
 from scheduler import transfer
 from scheduler.core import Core
+from scheduler.datasets import Datasets
 from scheduler.following import follow
 from scheduler.lifecycle import Lifecycle
 from scheduler.listings import Listings
@@ -33,6 +34,7 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
         self._searches = Searches(core.engine)
         self._listings = Listings(core.engine, self._searches, store.kind_name)
         self._lifecycle = Lifecycle(core.engine, self._searches)
+        self._datasets = Datasets(core, store)
         self._sweep = Sweep(core, store, self._lifecycle)
 
     def _ask(self, method: Callable[..., Answer], request: object) -> Awaitable[Answer]:
@@ -120,11 +122,25 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
 
     async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> pb.GetDatasetResponse:
         """Return one data set."""
-        return pb.GetDatasetResponse(dataset=await self._core.submit(partial(self._listings.dataset, request.name)))
+        return pb.GetDatasetResponse(dataset=await self._ask(self._listings.dataset, request.name))
 
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
         """List data sets."""
-        return await self._core.submit(partial(self._listings.datasets, request))
+        return await self._ask(self._listings.datasets, request)
+
+    async def UploadDatasetObject(
+        self, request_iterator: AsyncIterator[pb.UploadDatasetObjectRequest], context: Context
+    ) -> pb.UploadDatasetObjectResponse:
+        """Store one object of a data set."""
+        return pb.UploadDatasetObjectResponse(object=await self._datasets.receive(request_iterator))
+
+    async def CreateDataset(self, request: pb.CreateDatasetRequest, context: Context) -> pb.CreateDatasetResponse:
+        """Name a data set."""
+        return await self._datasets.create(request, caller=current_identity())
+
+    async def DeleteDataset(self, request: pb.DeleteDatasetRequest, context: Context) -> pb.DeleteDatasetResponse:
+        """Forget a data set's name."""
+        return await self._ask(self._datasets.delete, request)
 
     async def ListGenerators(self, request: pb.ListGeneratorsRequest, context: Context) -> pb.ListGeneratorsResponse:
         """List generators."""

@@ -12,8 +12,9 @@ from nasmesh.store.base import ObjectStore, Stored
 from nasmesh.store.keys import bare
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler.core import Core
+from scheduler.datasets import shards_of
 from scheduler.lifecycle import Lifecycle
-from scheduler.references import owned, referenced
+from scheduler.references import manifests, owned, referenced
 
 _SAMPLE = 100
 _log = get_logger("sweep")
@@ -55,6 +56,9 @@ class Sweep:
         self._running = True
         try:
             named = await referenced(self._core)
+            data = await manifests(self._core)
+            named |= {bare(ref.key) for ref in data}
+            named |= {bare(key) for key in await asyncio.to_thread(shards_of, self._store, data)}
             delete = partial(self._store.delete, min_age_s=min_age_s) if request.apply else None
             done = await asyncio.to_thread(_sweep, self._store.objects(), named, min_age_s, delete)
         finally:

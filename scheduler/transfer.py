@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from functools import partial
 
 from nasmesh import limits
 from nasmesh.errors import Invalid
@@ -20,8 +21,15 @@ async def export(store: ObjectStore, ref: object_pb2.ObjectRef) -> AsyncIterator
         yield pb.ExportNetworkResponse(chunk=content[start : start + limits.CHUNK_BYTES])
 
 
-async def receive(store: ObjectStore, requests: AsyncIterator[pb.ImportNetworkRequest]) -> object_pb2.ObjectRef:
-    """Store the bytes that a client streams and return their reference.
+async def receive(
+    store: ObjectStore,
+    requests: AsyncIterator[pb.ImportNetworkRequest] | AsyncIterator[pb.UploadDatasetObjectRequest],
+    *,
+    kind: ObjectKind = ObjectKind.NETWORK,
+    most: int = limits.NETWORK_BYTES,
+    extension: str = "onnx",
+) -> object_pb2.ObjectRef:
+    """Store the bytes that a client streams, at most `most`, and return their reference.
 
     Raises Invalid (OBJECT_TOO_LARGE, OBJECT_EMPTY, OBJECT_DIGEST_MISMATCH, FIELD_INVALID), Unavailable (STORE_DOWN).
     """
@@ -31,12 +39,8 @@ async def receive(store: ObjectStore, requests: AsyncIterator[pb.ImportNetworkRe
         if len(request.chunk) > limits.CHUNK_BYTES:
             raise Invalid("FIELD_INVALID", f"chunk: at most {limits.CHUNK_BYTES:,} bytes", field="chunk")
         total += len(request.chunk)
-        if total > limits.NETWORK_BYTES:
-            raise Invalid(
-                "OBJECT_TOO_LARGE",
-                f"a network may have {limits.NETWORK_BYTES:,} bytes",
-                field="chunk",
-            )
+        if total > most:
+            raise Invalid("OBJECT_TOO_LARGE", f"an object under {kind.value}/ may have {most:,} bytes", field="chunk")
         expected = expected or request.sha256
         chunks.append(request.chunk)
     content = b"".join(chunks)
@@ -44,7 +48,7 @@ async def receive(store: ObjectStore, requests: AsyncIterator[pb.ImportNetworkRe
         raise Invalid("OBJECT_EMPTY", "chunk: no bytes were sent", field="chunk")
     if expected and hashlib.sha256(content).hexdigest() != expected:
         raise Invalid("OBJECT_DIGEST_MISMATCH", "sha256: the bytes that came have another digest", field="sha256")
-    return await asyncio.to_thread(store.put, ObjectKind.NETWORK, content)
+    return await asyncio.to_thread(partial(store.put, kind, content, extension=extension))
 
 
 async def with_object(store: ObjectStore, request: pb.EnqueueTrialRequest) -> pb.EnqueueTrialRequest:

@@ -3,10 +3,12 @@
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from nasmesh import evaluate_config, ids, metrics, training_config
 from nasmesh.data import catalog
+from nasmesh.data.manifest import info_of_dataset
 from nasmesh.errors import FieldViolation, Invalid, NasmeshError, Unavailable
 from nasmesh.v1 import dataset_pb2, generate_service_pb2, measurement_pb2
 from nasmesh.v1 import search_pb2 as pb
@@ -25,9 +27,14 @@ _CLASS_METRIC = re.compile(r"class_(\d+)_accuracy")
 Fault = tuple[str, str]
 
 
-def complete_spec(spec: pb.SearchSpec, generators: Sequence[generate_service_pb2.Generator]) -> pb.SearchSpec:
+def complete_spec(
+    spec: pb.SearchSpec,
+    generators: Sequence[generate_service_pb2.Generator],
+    added: Mapping[str, dataset_pb2.Dataset] = MappingProxyType({}),
+) -> pb.SearchSpec:
     """Return the spec with every default filled in, given the generators that connected agents serve.
 
+    `added` are the data sets that the caller may use besides the built-in ones, by resource name.
     Raises Invalid (SPEC_INVALID) with every field that is wrong; Unavailable (GENERATOR_ABSENT) if all else is right.
     """
     if spec.ByteSize() > _SPEC_BYTES:
@@ -35,12 +42,13 @@ def complete_spec(spec: pb.SearchSpec, generators: Sequence[generate_service_pb2
     full = pb.SearchSpec()
     full.CopyFrom(spec)
     generator = next((g for g in generators if g.name == spec.generator.generator), None)
+    classes = _classes_of(spec.data, added)
     faults = [
-        *_checked("data", lambda: full.data.CopyFrom(_data(spec))),
+        *_checked("data", lambda: full.data.CopyFrom(_data(spec, added))),
         *_generator_faults(full, generator),
         *space_faults(spec.space, generator),
-        *_objective_faults(spec),
-        *_constraint_faults(spec),
+        *_objective_faults(spec, classes),
+        *_constraint_faults(spec, classes),
         *_budget_faults(spec.budget),
         *_number_faults(spec),
         *_train_faults(full),
@@ -95,9 +103,37 @@ def _checked(field: str, check: Callable[[], object]) -> Iterator[Fault]:
         yield error.field or field, error.message.removeprefix(f"{error.field}: ")
 
 
-def _data(spec: pb.SearchSpec) -> dataset_pb2.DatasetSpec:
-    catalog.check(spec.data, field="data")
-    return catalog.complete(spec.data)
+def _data(spec: pb.SearchSpec, added: Mapping[str, dataset_pb2.Dataset]) -> dataset_pb2.DatasetSpec:
+    """Return the data complete, with the manifest of an added data set."""
+    found = added.get(_dataset_name(spec.data))
+    named = dataset_pb2.DatasetSpec()
+    named.CopyFrom(spec.data)
+    if spec.data.HasField("manifest") and (found is None or found.manifest != spec.data.manifest):
+        what = f"there is no added data set {spec.data.dataset}" if found is None else "it is another data set by now"
+        raise Invalid(
+            "DATASET_SPEC_INVALID",
+            f"data.manifest: {what}; leave this unset, the name says which is meant",
+            field="data.manifest",
+        )
+    info = None
+    if found is not None:
+        named.manifest.CopyFrom(found.manifest)
+        info = info_of_dataset(found)
+    info = catalog.check(named, field="data", info=info)
+    return catalog.complete(named, info)
+
+
+def _dataset_name(data: dataset_pb2.DatasetSpec) -> str:
+    return data.dataset if "/" in data.dataset else f"datasets/{data.dataset}"
+
+
+def _classes_of(data: dataset_pb2.DatasetSpec, added: Mapping[str, dataset_pb2.Dataset]) -> int | None:
+    """Return how many classes are told apart; None where nothing is known of the data set."""
+    name = _dataset_name(data)
+    if name in added:
+        return len(data.view.classes) or added[name].classes
+    known = catalog.DATASETS.get(name.rpartition("/")[2])
+    return len(data.view.classes) or known.classes if known else None
 
 
 def _generator_faults(full: pb.SearchSpec, generator: generate_service_pb2.Generator | None) -> Iterator[Fault]:
@@ -113,13 +149,13 @@ def _generator_faults(full: pb.SearchSpec, generator: generate_service_pb2.Gener
         )
 
 
-def _objective_faults(spec: pb.SearchSpec) -> Iterator[Fault]:
+def _objective_faults(spec: pb.SearchSpec, classes: int | None) -> Iterator[Fault]:
     if not spec.objectives:
         yield "objectives", "name at least one metric to optimise, for example accuracy"
     seen = set()
     for index, objective in enumerate(spec.objectives):
         field = f"objectives[{index}]"
-        yield from _metric_faults(spec, objective.metric, f"{field}.metric")
+        yield from _metric_faults(spec, objective.metric, f"{field}.metric", classes)
         if objective.goal not in (pb.GOAL_MAXIMIZE, pb.GOAL_MINIMIZE):
             yield f"{field}.goal", "say GOAL_MAXIMIZE or GOAL_MINIMIZE"
         if objective.metric in seen:
@@ -127,23 +163,22 @@ def _objective_faults(spec: pb.SearchSpec) -> Iterator[Fault]:
         seen.add(objective.metric)
 
 
-def _metric_faults(spec: pb.SearchSpec, metric: str, field: str) -> Iterator[Fault]:
+def _metric_faults(spec: pb.SearchSpec, metric: str, field: str, classes: int | None) -> Iterator[Fault]:
     """Yield why evaluation will not produce a metric."""
     if not metrics.is_known(metric):
         yield field, f"evaluation does not produce {metric[:80]!r}; did you mean {metrics.suggest(metric)}?"
-    elif (found := _CLASS_METRIC.fullmatch(metric)) and spec.data.dataset.rpartition("/")[2] in catalog.DATASETS:
-        classes = catalog.describe(spec.data.dataset).classes
+    elif (found := _CLASS_METRIC.fullmatch(metric)) and classes is not None:
         if int(found[1]) >= classes:
             yield field, f"{spec.data.dataset} has {classes} classes, numbered from 0"
     elif metric.startswith("latency_") and spec.evaluate.HasField("latency") and not spec.evaluate.latency:
         yield field, f"{metric} is not measured while evaluate.latency is false"
 
 
-def _constraint_faults(spec: pb.SearchSpec) -> Iterator[Fault]:
+def _constraint_faults(spec: pb.SearchSpec, classes: int | None) -> Iterator[Fault]:
     bounds: dict[str, tuple[float, float]] = {}
     for index, constraint in enumerate(spec.constraints):
         field = f"constraints[{index}]"
-        yield from _metric_faults(spec, constraint.metric, f"{field}.metric")
+        yield from _metric_faults(spec, constraint.metric, f"{field}.metric", classes)
         if not constraint.HasField("max") and not constraint.HasField("min"):
             yield field, "set max, min or both"
         given = [value for name in ("max", "min") if constraint.HasField(name) for value in [getattr(constraint, name)]]

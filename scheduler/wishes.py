@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nasmesh.v1 import generate_service_pb2
+from nasmesh.v1 import dataset_pb2, generate_service_pb2
 from nasmesh.v1 import search_pb2 as pb
 
 
@@ -50,3 +50,17 @@ class AgentDrained:
     agent: str
     draining: bool
     release: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetAdded:
+    """A person added a data set: as it is listed, less its time."""
+
+    dataset: dataset_pb2.Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetDeleted:
+    """A person deleted the name of an added data set: "datasets/{id}"."""
+
+    dataset: str

@@ -124,7 +124,8 @@ class Workload:
     def _enqueue(self, run: SearchRun, task: Task) -> None:
         if run.paused:
             return
-        need = run.spec.data.dataset
+        # What was added is in the object store: every server can fetch it.
+        need = "" if run.spec.data.HasField("manifest") else run.spec.data.dataset
         if task.kind is TaskKind.GENERATE:
             need = run.spec.generator.generator if task.ask and task.ask.call else ""
         self._placement.add(Waiting(task.id, run.id, task.kind, need, run.spec.priority, task.order))

@@ -115,6 +115,19 @@ def viewed(info: DatasetInfo, view: pb.DataView) -> DatasetInfo:
     )
 
 
+def split_sizes(spec: pb.DatasetSpec, info: DatasetInfo) -> tuple[int, int, int]:
+    """Return about how many samples the train, validation and test splits have; classes count as equally large."""
+    full = complete(spec, info)
+    kept = len(spec.view.classes) / info.classes if spec.view.classes else 1.0
+    test = info.test_samples or round(info.samples * full.test_fraction)
+    rest = info.samples if info.has_test_split else info.samples - test
+    validation = round(rest * full.validation_fraction)
+    share = spec.view.fraction if spec.view.HasField("fraction") else 1.0
+    if spec.view.max_samples:
+        share = min(share, spec.view.max_samples / max(1.0, rest * kept))
+    return round((rest - validation) * kept * share), round(validation * kept * share), round(test * kept)
+
+
 def _fraction_faults(spec: pb.DatasetSpec) -> Iterator[tuple[str, str]]:
     for name in ("validation_fraction", "test_fraction"):
         value = getattr(spec, name)

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from nasmesh.v1 import dataset_pb2, search_pb2
 from nasmesh.v1 import journal_pb2 as pb
-from nasmesh.v1 import search_pb2
 from scheduler.cold import Trials
 from scheduler.domain import OPEN_TASKS, RESULTS_CHUNK, SearchRun, State, Task, TaskState
 from scheduler.journal import ended
@@ -40,6 +40,7 @@ class Rows:
             "measured": self._read_measured,
             "results": self._read_results,
             "network": self._read_network,
+            "dataset": self._read_dataset,
         }
         self._measured: list[tuple[str, int, bytes]] = []
 
@@ -99,6 +100,10 @@ class Rows:
 
     def _read_network(self, key: str, body: bytes) -> None:
         self._networks.append((int(key), _name_of(body), body))
+
+    def _read_dataset(self, _key: str, body: bytes) -> None:
+        dataset = dataset_pb2.Dataset.FromString(body)
+        self.state.datasets[dataset.name] = dataset
 
     # --- putting together ----------------------------------------------------------------------------------------
 

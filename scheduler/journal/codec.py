@@ -77,7 +77,8 @@ def decode_event(sequence: int, body: bytes) -> Event:
 def encode_row(state: State, key: str) -> bytes:
     """Return the body of a snapshot row; nothing for one that is gone.
 
-    Keys: "state", "search/ID", "trial/ID/NUMBER", "task/ID", "network/INDEX", "measured/ID/CHUNK", "results/ID/CHUNK".
+    Keys: "state", "search/ID", "trial/ID/NUMBER", "task/ID", "network/INDEX", "measured/ID/CHUNK", "results/ID/CHUNK",
+    "dataset/ID".
     """
     kind, _, rest = key.partition("/")
     search, _, number = rest.partition("/")
@@ -87,6 +88,9 @@ def encode_row(state: State, key: str) -> bytes:
         index = int(rest)
         name = state.network_names[index] if index < len(state.network_names) else ""
         return state.networks.body(name) if name else b""
+    if kind == "dataset":
+        name = f"datasets/{rest}"
+        return state.datasets[name].SerializeToString() if name in state.datasets else b""
     if kind == "task":
         return task_record(state.tasks[rest]).SerializeToString() if rest in state.tasks else b""
     if search not in state.searches:

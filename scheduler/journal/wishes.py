@@ -4,9 +4,27 @@ from collections.abc import Callable
 from typing import Any
 
 from nasmesh.v1 import journal_pb2 as pb
-from scheduler.wishes import AgentDrained, SearchDeleted, SearchPaused, SearchResumed, SearchUpdated, TrialEnqueued
+from scheduler.wishes import (
+    AgentDrained,
+    DatasetAdded,
+    DatasetDeleted,
+    SearchDeleted,
+    SearchPaused,
+    SearchResumed,
+    SearchUpdated,
+    TrialEnqueued,
+)
 
-Wish = AgentDrained | SearchDeleted | SearchPaused | SearchResumed | SearchUpdated | TrialEnqueued
+Wish = (
+    AgentDrained
+    | DatasetAdded
+    | DatasetDeleted
+    | SearchDeleted
+    | SearchPaused
+    | SearchResumed
+    | SearchUpdated
+    | TrialEnqueued
+)
 
 ENCODE: dict[type, Callable[[Any], dict[str, Any]]] = {
     SearchPaused: lambda c: {"search_paused": pb.JournalSearchPaused(search_id=c.search)},
@@ -17,6 +35,8 @@ ENCODE: dict[type, Callable[[Any], dict[str, Any]]] = {
     AgentDrained: lambda c: {
         "agent_drained": pb.JournalAgentDrained(agent=c.agent, draining=c.draining, release=c.release)
     },
+    DatasetAdded: lambda c: {"dataset_added": pb.JournalDatasetAdded(dataset=c.dataset)},
+    DatasetDeleted: lambda c: {"dataset_deleted": pb.JournalDatasetDeleted(dataset=c.dataset)},
 }
 
 DECODE: dict[str, Callable[[Any], Wish]] = {
@@ -26,4 +46,6 @@ DECODE: dict[str, Callable[[Any], Wish]] = {
     "search_deleted": lambda m: SearchDeleted(m.search_id),
     "trial_enqueued": lambda m: TrialEnqueued(m.search_id, m.proposal),
     "agent_drained": lambda m: AgentDrained(m.agent, m.draining, m.release),
+    "dataset_added": lambda m: DatasetAdded(m.dataset),
+    "dataset_deleted": lambda m: DatasetDeleted(m.dataset),
 }

@@ -25,7 +25,16 @@ from scheduler.domain import (
 )
 from scheduler.effects import Changed, Effect, IllegalTransitionError, Work
 from scheduler.machine import lifecycle, searching, tasks, trials, waiting
-from scheduler.wishes import AgentDrained, SearchDeleted, SearchPaused, SearchResumed, SearchUpdated, TrialEnqueued
+from scheduler.wishes import (
+    AgentDrained,
+    DatasetAdded,
+    DatasetDeleted,
+    SearchDeleted,
+    SearchPaused,
+    SearchResumed,
+    SearchUpdated,
+    TrialEnqueued,
+)
 
 
 def apply(state: State, event: Event) -> list[Effect]:
@@ -109,6 +118,14 @@ def _enqueued(work: Work, change: TrialEnqueued) -> None:
 
 def _drained(work: Work, change: AgentDrained) -> None:
     lifecycle.drain(work, change)
+
+
+def _dataset_added(work: Work, change: DatasetAdded) -> None:
+    lifecycle.add_dataset(work, change.dataset)
+
+
+def _dataset_deleted(work: Work, change: DatasetDeleted) -> None:
+    lifecycle.delete_dataset(work, change.dataset)
 
 
 def _leased(work: Work, change: AttemptLeased) -> None:
@@ -229,6 +246,8 @@ _RULES: dict[type, Callable[[Work, Any], None]] = {
     SearchDeleted: _deleted,
     TrialEnqueued: _enqueued,
     AgentDrained: _drained,
+    DatasetAdded: _dataset_added,
+    DatasetDeleted: _dataset_deleted,
     AttemptLeased: _leased,
     AttemptLost: _lost,
     CheckpointReported: _checkpointed,

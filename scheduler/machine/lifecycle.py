@@ -1,6 +1,6 @@
 """What people decide about what exists: hold, let go on, change or delete a search, add a network, drain. Pure."""
 
-from nasmesh.v1 import generate_service_pb2
+from nasmesh.v1 import dataset_pb2, generate_service_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import OPEN_SEARCHES, RESULTS_CHUNK, SearchRun, SearchState, State, TaskKind, TaskState
 from scheduler.effects import Drained, Gone, IllegalTransitionError, Rearranged, Recalled, Work
@@ -69,6 +69,25 @@ def drain(work: Work, change: AgentDrained) -> None:
     else:
         work.state.drained.pop(change.agent, None)
     work.effects.append(Drained(change.agent))
+
+
+def add_dataset(work: Work, dataset: dataset_pb2.Dataset) -> None:
+    """Give a name to an added data set."""
+    if dataset.name in work.state.datasets:
+        raise IllegalTransitionError(f"{dataset.name} exists")
+    added = dataset_pb2.Dataset()
+    added.CopyFrom(dataset)
+    added.create_time.FromMicroseconds(work.time_us)
+    work.state.datasets[dataset.name] = added
+    work.state.dirty[f"dataset/{dataset.name.rpartition('/')[2]}"] = None
+
+
+def delete_dataset(work: Work, name: str) -> None:
+    """Forget the name of an added data set; searches keep its manifest."""
+    if name not in work.state.datasets:
+        raise IllegalTransitionError(f"there is no {name}")
+    del work.state.datasets[name]
+    work.state.dirty[f"dataset/{name.rpartition('/')[2]}"] = None
 
 
 def delete(work: Work, run: SearchRun) -> None:

@@ -50,7 +50,7 @@ class Model:
 
     def score(self, trial: pb.Trial, data: dataset_pb2.DatasetSpec, seed: int) -> float:
         """Return an accuracy: better with more parameters and longer training, less and less so, plus noise."""
-        chance = 1.0 / catalog.describe(data.dataset).classes
+        chance = 1.0 / (len(data.view.classes) or catalog.describe(data.dataset).classes)
         parameters = trial.network.parameters / (trial.network.parameters + self.half_parameters)
         epochs = train_samples(trial.train, data) / max(1, split_sizes(data)[0])
         trained = epochs / (epochs + self.half_epochs)
@@ -91,12 +91,7 @@ def train_samples(config: training_pb2.TrainConfig, data: dataset_pb2.DatasetSpe
 
 def split_sizes(data: dataset_pb2.DatasetSpec) -> tuple[int, int, int]:
     """Return the samples of the train, validation and test splits."""
-    info = catalog.describe(data.dataset)
-    full = catalog.complete(data)
-    test = info.test_samples or round(info.samples * full.test_fraction)
-    rest = info.samples if info.has_test_split else info.samples - test
-    validation = round(rest * full.validation_fraction)
-    return rest - validation, validation, test
+    return catalog.split_sizes(data, catalog.describe(data.dataset))
 
 
 def readings(trial: pb.Trial, elements: dict[str, list[str]], seed: int) -> list[measurement_pb2.Measurement]:

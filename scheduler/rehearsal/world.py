@@ -188,7 +188,7 @@ class World:
         """Return the names of trainable scales by block, where a plan asks for them."""
         if not trial.instrumentation.probes or not trial.HasField("choices"):
             return {}
-        info = catalog.describe(self.run.spec.data.dataset)
+        info = catalog.viewed(catalog.describe(self.run.spec.data.dataset), self.run.spec.data.view)
         built = spaces.build(
             self.run.spec.space,
             trial.choices,

@@ -14,7 +14,7 @@ def finalize(work: pb.FinalizeWork, store: ObjectStore) -> pb.GenerateResult:
 
     Raises NotFound (DATASET_UNKNOWN), Unavailable where the store is away.
     """
-    bench = Workbench(task_of(work.data), store)
+    bench = Workbench(task_of(work.data, store), store)
     return pb.GenerateResult(trials=[_trial(source, work, bench) for source in work.sources], done=True)
 
 

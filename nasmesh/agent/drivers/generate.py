@@ -54,7 +54,7 @@ class GenerateDriver:
         if attempt.lease.HasField("admit"):
             return dispatch_service_pb2.AttemptOutcome(generate=admit_enqueued(attempt.lease.admit, self._store))
         work = attempt.lease.generate
-        task = task_of(work.data)
+        task = task_of(work.data, self._store)
         request = pb.ProposeRequest()
         request.CopyFrom(work.request)
         request.input_dims[:] = task.input_dims

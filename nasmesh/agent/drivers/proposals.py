@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nasmesh import ids, spaces
-from nasmesh.data import catalog
+from nasmesh.data.resolve import resolve
 from nasmesh.errors import Invalid, NotFound, Rejected
 from nasmesh.jobs.failures import failure_of
 from nasmesh.logs import get_logger
@@ -23,18 +23,18 @@ _LOG = get_logger("agent")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What networks must fit: the data's dimensions (channels, height, width), classes and preprocessing."""
+    """What networks must fit: the data's dimensions, how many numbers they give (classes or targets), preprocessing."""
 
     input_dims: tuple[int, ...]
     classes: int
     preprocessing: architecture_pb2.Preprocessing
 
 
-def task_of(data: dataset_pb2.DatasetSpec) -> Task:
-    """Return the task that a data set poses; raises NotFound (DATASET_UNKNOWN)."""
-    info = catalog.describe(data.dataset)
+def task_of(data: dataset_pb2.DatasetSpec, store: ObjectStore) -> Task:
+    """Return the task that a data set poses, an added one by its manifest; raises as nasmesh.data.resolve."""
+    info = resolve(data, store)
     preprocessing = architecture_pb2.Preprocessing(mean=info.mean, std=info.std)
-    return Task(tuple(info.sample_dims), info.classes, preprocessing)
+    return Task(tuple(info.sample_dims), info.outputs, preprocessing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def admit_enqueued(work: pb.AdmitWork, store: ObjectStore) -> pb.GenerateResult:
     Raises NotFound (DATASET_UNKNOWN), Unavailable where the store is away.
     """
     request = generate_pb.ProposeRequest(space=work.space, constraints=work.constraints)
-    return pb.GenerateResult(trials=[trial_of(work.proposal, request, Workbench(task_of(work.data), store))])
+    return pb.GenerateResult(trials=[trial_of(work.proposal, request, Workbench(task_of(work.data, store), store))])
 
 
 def refuse(trial: pb.ProposedTrial, error: Invalid | NotFound) -> None:
