@@ -505,7 +505,9 @@ class DeleteUnreferencedObjectsRequest(_message.Message):
     """Delete; otherwise only say what would be deleted."""
     @_builtins.property
     def min_age(self) -> _duration_pb2.Duration:
-        """Least age since the object was written [48 h]; at least 1 h, as objects are written before they are named."""
+        """Least age since the object was last put, by the clock that dates the store's files [48 h]; at least 1 h, as objects
+        are put before they are named.
+        """
 
     def __init__(
         self,
