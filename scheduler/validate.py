@@ -12,6 +12,7 @@ from nasmesh.data.manifest import info_of_dataset
 from nasmesh.errors import FieldViolation, Invalid, NasmeshError, Unavailable
 from nasmesh.v1 import dataset_pb2, generate_service_pb2, measurement_pb2
 from nasmesh.v1 import search_pb2 as pb
+from scheduler.early_stopping import stopping_faults
 from scheduler.generator_settings import complete_settings
 from scheduler.outcomes import complete_train
 from scheduler.validate_space import space_faults
@@ -53,6 +54,7 @@ def complete_spec(
         *_number_faults(spec),
         *_train_faults(full),
         *_evaluate_faults(full),
+        *stopping_faults(full),
         *_checked("instrumentation", lambda: training_config.check_instrumentation(spec.instrumentation)),
         *(_final_faults(full) if spec.HasField("final") else ()),
     ]
