@@ -1,5 +1,6 @@
 """Between jobs and the messages of the evaluate contract; and what a start request must satisfy."""
 
+from evaluate_svc import further, torch_engine
 from nasmesh import evaluate_config
 from nasmesh.data import catalog
 from nasmesh.data.load import dataset_resources
@@ -7,21 +8,27 @@ from nasmesh.errors import Invalid
 from nasmesh.host import describe_server, package_version
 from nasmesh.jobs.table import JobView
 from nasmesh.store.keys import check_ref
+from nasmesh.tables import shelf
 from nasmesh.v1 import evaluate_service_pb2 as pb
-from nasmesh.v1 import job_pb2
+from nasmesh.v1 import evaluation_pb2, job_pb2
 
 
 def check_start(request: pb.StartEvaluationRequest) -> pb.StartEvaluationRequest:
     """Return a request that is worth a job.
 
     Raises Invalid (EVALUATE_CONFIG_INVALID, DATASET_UNKNOWN, DATASET_SPEC_INVALID, OBJECT_REF_INVALID,
-    OBJECT_KEY_MISMATCH).
+    OBJECT_KEY_MISMATCH, ENGINE_ABSENT, METRIC_UNKNOWN), NotFound (TABLE_UNKNOWN).
     """
     if not request.HasField("model"):
         raise Invalid("OBJECT_REF_INVALID", "model: name the trained network to score", field="model")
     check_ref(request.model, field="model")
     catalog.check(request.data, field="data")
     evaluate_config.check(request.config, "config")
+    further.check(request.config.metrics)
+    if request.config.engine == evaluation_pb2.EVALUATE_ENGINE_TORCH:
+        torch_engine.check_present()
+    if request.config.table:
+        shelf.path_of(request.config.table)
     return request
 
 

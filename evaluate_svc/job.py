@@ -1,29 +1,31 @@
 """What the warm child of an evaluate server runs: the stored bytes in onnxruntime, so what is scored is what ships."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from evaluate_svc import latency
-from evaluate_svc.scores import Scores
-from nasmesh import evaluate_config, metrics
+from evaluate_svc import footprint, lookup, scoring, speed
+from evaluate_svc.measured import measurement
+from evaluate_svc.quantized import Copy, score_copy
+from evaluate_svc.report import Findings, report
+from evaluate_svc.scoring import rows_of
+from evaluate_svc.subject import Subject, open_engine, open_subject
+from nasmesh import evaluate_config
 from nasmesh.clock import Clock, SystemClock
 from nasmesh.data.load import Splits, load
-from nasmesh.data.preprocessing import Preprocessing, from_metadata
-from nasmesh.errors import Invalid, Rejected
-from nasmesh.host import cpu_model
+from nasmesh.host import cpu_count, cpu_model
 from nasmesh.jobs.context import JobContext
 from nasmesh.model import runtime
 from nasmesh.model.admission import Admitted, admit
-from nasmesh.model.weights import has_weights
 from nasmesh.settings import read_settings
 from nasmesh.store.base import ObjectStore
+from nasmesh.store.keys import ObjectKind
 from nasmesh.store.open import open_store
 from nasmesh.v1 import evaluate_service_pb2 as pb
-from nasmesh.v1 import evaluation_pb2, measurement_pb2
+from nasmesh.v1 import evaluation_pb2
 
 MARK_INTERVAL_S = 0.25
 
@@ -38,130 +40,113 @@ def run(request: bytes, context: JobContext) -> bytes:
 def evaluate(
     start: pb.StartEvaluationRequest, context: JobContext, store: ObjectStore, clock: Clock
 ) -> pb.EvaluateResult:
-    """Score a trained network on one split and measure its size and speed.
+    """Score a trained network on one split and measure its size and speed; or look it up in a table.
 
-    Raises Invalid (EVALUATE_CONFIG_INVALID, OUTPUT_NOT_FINITE), Rejected, NotFound, Unavailable, Cancelled.
+    Raises Invalid (EVALUATE_CONFIG_INVALID, OUTPUT_NOT_FINITE, METRIC_NOT_FOR_TASK, METRIC_FAILED, ENGINE_ABSENT),
+    Rejected, NotFound, Unavailable, Cancelled.
     """
-    begin = clock.monotonic()
     evaluate_config.check(start.config)
+    if start.config.table:
+        return lookup.look_up(start, store)
+    begin = clock.monotonic()
     config = evaluate_config.complete(start.config)
     splits = load(start.data, store)
     content = store.get(start.model)
     admitted = admit(content, checkpoint=True)
-    subject = _open(content, admitted, splits, config.threads)
-    scores = _score(subject, splits, config, context, clock)
-    found = list(_scored(scores, config.split)) + list(_static(admitted, content))
-    if config.latency:
-        sample = subject.preprocessing.apply(splits.samples.rows(rows_of(splits, config.split)[:1]))
-        timed = latency.measure(lambda: subject.logits(sample), config.latency_runs, clock)
-        found.append(_measurement("latency_p50", timed.p50_ms))
-        found.append(_measurement("latency_p99", timed.p99_ms))
+    subject = open_subject(content, admitted, splits, config)
+    marks = _Marks(context, clock)
+    scored = scoring.score(subject.outputs, subject.preprocessing, splits, config, marks.tick)
+    timed = _time(subject, content, admitted, splits, config, clock)
+    peak = _peak_bytes(subject, content, splits, config) if config.memory else None
+    copy = score_copy(content, subject.preprocessing, splits, config, clock) if _wants_copy(config) else None
+    found = [*scored.measurements(config), *_static(admitted, content), *timed.measurements()]
+    if peak is not None:
+        found.append(measurement("peak_memory_bytes", peak))
+    if copy is not None:
+        found.extend(copy.measurements(config))
+    environment = _environment(subject, config, timed)
+    written = report(config, splits, Findings(scored, timed, peak, copy.entry() if copy else None, environment))
     return pb.EvaluateResult(
         measurements=found,
         device_time_s=clock.monotonic() - begin,
         data_digest=splits.digest,
-        environment={
-            "onnxruntime": runtime.VERSION,
-            "onnx": onnx.__version__,
-            "device": "cpu",
-            "cpu": cpu_model(),
-            "threads": str(config.threads),
-        },
+        environment=environment,
+        report=store.put(ObjectKind.REPORT, written, extension="json"),
+        quantized=_put_copy(copy, store),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A network ready to run."""
+class _Marks:
+    """Tells how far the scoring is, now and then, and stops it when the job is cancelled."""
 
-    session: runtime.InferenceSession
-    preprocessing: Preprocessing
+    def __init__(self, context: JobContext, clock: Clock) -> None:
+        self._context = context
+        self._clock = clock
+        self._marked = clock.monotonic()
 
-    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return logits [B, classes] for input [B, C, H, W]; raises Rejected (NETWORK_NOT_RUNNABLE)."""
-        name = self.session.get_inputs()[0].name
-        try:
-            output: NDArray[np.float32] = self.session.run(None, {name: batch})[0]
-        except runtime.ENGINE_ERRORS as error:
-            raise _not_runnable(error) from error
-        return output
-
-
-def _open(content: bytes, admitted: Admitted, splits: Splits, threads: int) -> Subject:
-    """Return the network in onnxruntime; raises Rejected where it has no weights, cannot run, or fits no such data."""
-    if not has_weights(admitted.model):
-        raise Rejected("NETWORK_WEIGHTLESS", "model: the object has no weights; train it first", field="model")
-    try:
-        session = runtime.open_session(content, threads=threads)
-    except runtime.ENGINE_ERRORS as error:
-        raise _not_runnable(error) from error
-    entries = {entry.key: entry.value for entry in admitted.model.metadata_props}
-    subject = Subject(session, from_metadata(entries, channels=splits.samples.dims[0]))
-    takes = session.get_inputs()[0].shape[1:]
-    if takes != list(splits.info.sample_dims):
-        message = f"model: it takes samples of {takes}, datasets/{splits.info.name} has {list(splits.info.sample_dims)}"
-        raise Rejected("NETWORK_DATA_MISMATCH", message, field="model")
-    gives = session.get_outputs()[0].shape[1:]
-    if gives != [splits.info.classes]:
-        message = f"model: it gives logits of {gives}, datasets/{splits.info.name} has {splits.info.classes} classes"
-        raise Rejected("NETWORK_DATA_MISMATCH", message, field="model")
-    return subject
+    def tick(self, done: int, total: int) -> None:
+        """Report where it is time to, and at the end; raises Cancelled."""
+        self._context.raise_if_cancelled()
+        now = self._clock.monotonic()
+        if done == total or now - self._marked >= MARK_INTERVAL_S:
+            self._context.report(pb.EvaluateProgress(samples=done, total_samples=total))
+            self._marked = now
 
 
-def _not_runnable(error: Exception) -> Rejected:
-    return Rejected("NETWORK_NOT_RUNNABLE", f"model: onnxruntime refuses it: {str(error)[:200]}", field="model")
+def _time(
+    subject: Subject,
+    content: bytes,
+    admitted: Admitted,
+    splits: Splits,
+    config: evaluation_pb2.EvaluateConfig,
+    clock: Clock,
+) -> speed.Speed:
+    def reopened() -> speed.Forward:
+        # One thread is the caller's own, which is pinned already: what is open will do.
+        return subject.outputs if config.threads == 1 else open_engine(content, admitted.model, config)[0].outputs
+
+    return speed.measure(reopened, _some(subject, splits, config, config.throughput_batch_sizes), config, clock)
 
 
-def rows_of(splits: Splits, split: measurement_pb2.Split.ValueType) -> NDArray[np.int64]:
-    """Return the sample indices of a split."""
+def _some(subject: Subject, splits: Splits, config: evaluation_pb2.EvaluateConfig, sizes: Any = ()) -> NDArray[Any]:
+    """Return input samples of the split: as many as the largest of `sizes`, at least one, at most there are."""
+    rows = rows_of(splits, config.split)[: max(sizes, default=1)]
+    return scoring.inputs(splits, rows, subject.preprocessing)
+
+
+def _peak_bytes(subject: Subject, content: bytes, splits: Splits, config: evaluation_pb2.EvaluateConfig) -> int:
+    on_device = subject.engine.peak_device_bytes(_some(subject, splits, config))
+    return footprint.peak_bytes(content, config) if on_device is None else on_device
+
+
+def _wants_copy(config: evaluation_pb2.EvaluateConfig) -> bool:
+    return config.quantization != evaluation_pb2.QUANTIZATION_NONE
+
+
+def _put_copy(copy: Copy | None, store: ObjectStore) -> Any:
+    return None if copy is None else store.put(ObjectKind.CHECKPOINT, copy.content)
+
+
+def _static(admitted: Admitted, content: bytes) -> list[Any]:
+    return [
+        measurement("parameters", admitted.counts.parameters),
+        measurement("macs", admitted.counts.macs),
+        measurement("size_bytes", len(content)),
+    ]
+
+
+def _environment(subject: Subject, config: evaluation_pb2.EvaluateConfig, timed: speed.Speed) -> dict[str, str]:
+    engine = evaluation_pb2.EvaluateEngine.Name(config.engine).removeprefix("EVALUATE_ENGINE_").lower()
     return {
-        measurement_pb2.SPLIT_TRAIN: splits.train,
-        measurement_pb2.SPLIT_VALIDATION: splits.validation,
-        measurement_pb2.SPLIT_TEST: splits.test,
-    }[split]
-
-
-def _score(
-    subject: Subject, splits: Splits, config: evaluation_pb2.EvaluateConfig, context: JobContext, clock: Clock
-) -> Scores:
-    """Return the scores over a whole split; raises Invalid (OUTPUT_NOT_FINITE) and Cancelled."""
-    rows = rows_of(splits, config.split)
-    scores = Scores(splits.info.classes)
-    marked = clock.monotonic()
-    for first in range(0, len(rows), config.batch_size):
-        context.raise_if_cancelled()
-        batch = rows[first : first + config.batch_size]
-        logits = subject.logits(subject.preprocessing.apply(splits.samples.rows(batch)))
-        if not np.isfinite(logits).all():
-            raise Invalid("OUTPUT_NOT_FINITE", "model: its logits are not finite numbers", field="model")
-        scores.add(logits, splits.labels[batch])
-        if (now := clock.monotonic()) - marked >= MARK_INTERVAL_S:
-            context.report(pb.EvaluateProgress(samples=scores.samples, total_samples=len(rows)))
-            marked = now
-    context.report(pb.EvaluateProgress(samples=scores.samples, total_samples=len(rows)))
-    return scores
-
-
-def _scored(scores: Scores, split: measurement_pb2.Split.ValueType) -> Iterator[measurement_pb2.Measurement]:
-    yield _measurement("accuracy", scores.accuracy, split)
-    yield _measurement("loss", scores.loss, split)
-    yield _measurement("top5_accuracy", scores.top5_accuracy, split)
-    for index, accuracy in scores.class_accuracies().items():
-        yield _measurement(metrics.class_accuracy(index), accuracy, split)
-
-
-def _static(admitted: Admitted, content: bytes) -> Iterator[measurement_pb2.Measurement]:
-    yield _measurement("parameters", admitted.counts.parameters)
-    yield _measurement("macs", admitted.counts.macs)
-    yield _measurement("size_bytes", len(content))
-
-
-def _measurement(
-    metric: str, value: float, split: measurement_pb2.Split.ValueType = measurement_pb2.SPLIT_UNSPECIFIED
-) -> measurement_pb2.Measurement:
-    return measurement_pb2.Measurement(
-        metric=metric, value=value, unit=metrics.describe(metric).unit, split=split, step=0
-    )
+        **subject.versions,
+        "engine": engine,
+        "device": subject.engine.device,
+        "cpu": cpu_model(),
+        "processors": str(cpu_count()),
+        "pinned": ",".join(map(str, timed.processors)),
+        "load_1m": f"{os.getloadavg()[0]:.1f}",
+        "threads": str(config.threads),
+    }
 
 
 def warm() -> None:

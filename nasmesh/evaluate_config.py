@@ -69,7 +69,6 @@ def check(config: pb.EvaluateConfig, field_prefix: str = "config") -> None:
             *_choice_faults(filled),
             *_list_faults(filled),
             *_table_faults(filled),
-            *_absent_faults(filled),
         )
     ]
     if found:
@@ -135,10 +134,3 @@ def _measured_only(config: pb.EvaluateConfig) -> Iterator[tuple[str, bool]]:
     yield "memory", config.memory
     yield "metrics", bool(config.metrics)
     yield "quantization", config.quantization != pb.QUANTIZATION_NONE
-
-
-def _absent_faults(config: pb.EvaluateConfig) -> Iterator[Fault]:
-    """Yield what this version does not do yet."""
-    for name, asked in (*_measured_only(config), ("table", bool(config.table))):
-        if asked:
-            yield name, ": this version cannot do that; leave it out"

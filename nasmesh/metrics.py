@@ -5,7 +5,10 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
+from nasmesh.v1 import evaluation_pb2
+
 _CLASS_ACCURACY = re.compile(r"class_(0|[1-9][0-9]{0,4})_accuracy")
+_THROUGHPUT = re.compile(r"throughput_b([1-9][0-9]{0,4})")
 
 
 class Goal(Enum):
@@ -30,13 +33,9 @@ def _metric(name: str, unit: str, goal: Goal, description: str, *, static: bool 
     return name, Metric(name, unit, goal, static, description)
 
 
-METRICS: dict[str, Metric] = dict(
+ALWAYS: dict[str, Metric] = dict(
     (
-        _metric("accuracy", "ratio", Goal.MAXIMIZE, "share of samples whose highest logit is the label"),
-        _metric(
-            "top5_accuracy", "ratio", Goal.MAXIMIZE, "share of samples with the label among the five highest logits"
-        ),
-        _metric("loss", "", Goal.MINIMIZE, "mean cross-entropy in nats"),
+        _metric("loss", "", Goal.MINIMIZE, "mean cross-entropy in nats; for regression, squared error in deviations"),
         _metric("latency_p50", "ms", Goal.MINIMIZE, "median time of one forward pass at batch 1"),
         _metric("latency_p99", "ms", Goal.MINIMIZE, "99th percentile of the time of one forward pass at batch 1"),
         _metric("parameters", "count", Goal.MINIMIZE, "trainable numbers in the network", static=True),
@@ -44,7 +43,62 @@ METRICS: dict[str, Metric] = dict(
         _metric("size_bytes", "bytes", Goal.MINIMIZE, "size of the trained network's object", static=True),
     )
 )
-"""What an objective or a constraint may name, with "class_{i}_accuracy" besides."""
+"""What evaluation produces of every network (latency unless that is turned off)."""
+
+CLASSIFICATION: dict[str, Metric] = dict(
+    (
+        _metric("accuracy", "ratio", Goal.MAXIMIZE, "share of samples whose highest logit is the label"),
+        _metric("accuracy_low", "ratio", Goal.MAXIMIZE, "lower end of the accuracy's confidence interval"),
+        _metric("accuracy_high", "ratio", Goal.MAXIMIZE, "upper end of the accuracy's confidence interval"),
+        _metric(
+            "top5_accuracy", "ratio", Goal.MAXIMIZE, "share of samples with the label among the five highest logits"
+        ),
+        _metric("ece", "ratio", Goal.MINIMIZE, "expected calibration error: distance of confidence and accuracy"),
+    )
+)
+"""What evaluation produces besides where classes are told apart, with "class_{i}_accuracy"."""
+
+REGRESSION: dict[str, Metric] = dict(
+    (
+        _metric("mse", "", Goal.MINIMIZE, "mean squared error in the targets' units"),
+        _metric("rmse", "", Goal.MINIMIZE, "root of the mean squared error in the targets' units"),
+        _metric("mae", "", Goal.MINIMIZE, "mean absolute error in the targets' units"),
+        _metric("r2", "ratio", Goal.MAXIMIZE, "share of the targets' variance that is explained"),
+    )
+)
+"""What evaluation produces besides where numbers are predicted."""
+
+ON_REQUEST: dict[str, Metric] = dict(
+    (
+        _metric("peak_memory_bytes", "bytes", Goal.MINIMIZE, "most memory of the network and one forward pass"),
+        _metric("int8_accuracy", "ratio", Goal.MAXIMIZE, "accuracy of the 8-bit copy"),
+        _metric("int8_rmse", "", Goal.MINIMIZE, "root mean squared error of the 8-bit copy"),
+        _metric("int8_size_bytes", "bytes", Goal.MINIMIZE, "size of the 8-bit copy"),
+        _metric("int8_latency_p50", "ms", Goal.MINIMIZE, "median time of a forward pass of the 8-bit copy at batch 1"),
+    )
+)
+"""What evaluation produces where its configuration asks for it, with "throughput_b{size}"."""
+
+FURTHER: dict[str, Metric] = dict(
+    (
+        _metric("balanced_accuracy", "ratio", Goal.MAXIMIZE, "mean of the classes' recalls"),
+        _metric("macro_precision", "ratio", Goal.MAXIMIZE, "mean of the classes' precisions"),
+        _metric("macro_f1", "ratio", Goal.MAXIMIZE, "mean of the classes' F1 scores"),
+        _metric("weighted_f1", "ratio", Goal.MAXIMIZE, "mean of the classes' F1 scores, weighed by their samples"),
+        _metric("cohen_kappa", "", Goal.MAXIMIZE, "agreement beyond chance (Cohen 1960)"),
+        _metric("matthews", "", Goal.MAXIMIZE, "Matthews correlation coefficient"),
+        _metric("brier", "", Goal.MINIMIZE, "mean squared distance of probabilities from the label's (Brier 1950)"),
+        _metric("roc_auc", "ratio", Goal.MAXIMIZE, "area under the ROC curve, the mean of each class against the rest"),
+        _metric("median_absolute_error", "", Goal.MINIMIZE, "median absolute error in the targets' units"),
+        _metric("max_error", "", Goal.MINIMIZE, "largest absolute error in the targets' units"),
+        _metric("explained_variance", "ratio", Goal.MAXIMIZE, "explained variance, a constant offset forgiven"),
+        _metric("mape", "ratio", Goal.MINIMIZE, "mean absolute error relative to the targets"),
+    )
+)
+"""What evaluation produces where EvaluateConfig.metrics names it; a server may have more (entry points)."""
+
+METRICS: dict[str, Metric] = {**ALWAYS, **CLASSIFICATION, **REGRESSION, **ON_REQUEST, **FURTHER}
+"""What an objective or a constraint may name, with "class_{i}_accuracy" and "throughput_b{size}" besides."""
 
 TRAINING_METRICS: dict[str, Metric] = dict(
     (
@@ -54,19 +108,41 @@ TRAINING_METRICS: dict[str, Metric] = dict(
         _metric("variance", "", Goal.MAXIMIZE, "variance of an element's activation"),
         _metric("mean_square", "", Goal.MAXIMIZE, "mean of the squares of an element's activation"),
         _metric("value", "", Goal.MAXIMIZE, "a trainable scalar, such as the scale of a skip"),
+        _metric("sparsity", "ratio", Goal.MINIMIZE, "share of an element's values that are zero"),
+        _metric("norm", "", Goal.MINIMIZE, "Euclidean norm of an element's values"),
     )
 )
 """What training reports; a generator may read these, an objective may not."""
 
 
 def is_known(metric: str) -> bool:
-    """Say whether evaluation or admission produces this metric, so that an objective or constraint may name it."""
-    return metric in METRICS or _CLASS_ACCURACY.fullmatch(metric) is not None
+    """Say whether evaluation or admission can produce this metric, so that an objective or constraint may name it."""
+    return metric in METRICS or any(form.fullmatch(metric) for form in (_CLASS_ACCURACY, _THROUGHPUT))
+
+
+def lacks(metric: str, evaluate: evaluation_pb2.EvaluateConfig) -> str:
+    """Return the field of an evaluate configuration that must be set for a known metric, empty where none must."""
+    found = _THROUGHPUT.fullmatch(metric)
+    if found and int(found[1]) not in evaluate.throughput_batch_sizes:
+        return f"throughput_batch_sizes: [{found[1]}]"
+    if metric == "peak_memory_bytes" and not evaluate.memory:
+        return "memory: true"
+    none = (evaluation_pb2.QUANTIZATION_UNSPECIFIED, evaluation_pb2.QUANTIZATION_NONE)
+    if metric.startswith("int8_") and evaluate.quantization in none:
+        return "quantization: QUANTIZATION_STATIC"
+    if metric.startswith(("latency_", "int8_latency_")) and evaluate.HasField("latency") and not evaluate.latency:
+        return "latency: true"
+    return f"metrics: [{metric}]" if metric in FURTHER and metric not in evaluate.metrics else ""
 
 
 def is_reported(metric: str) -> bool:
     """Say whether anything in the mesh produces this metric."""
     return is_known(metric) or metric in TRAINING_METRICS
+
+
+def throughput(batch_size: int) -> str:
+    """Return the metric name of the throughput at a batch size."""
+    return f"throughput_b{batch_size}"
 
 
 def class_accuracy(index: int) -> str:
@@ -78,6 +154,8 @@ def describe(metric: str) -> Metric:
     """Return a known metric; raises KeyError for others (ask is_known or is_reported first)."""
     if _CLASS_ACCURACY.fullmatch(metric):
         return Metric(metric, "ratio", Goal.MAXIMIZE, False, "share of the class's samples that are recognised")
+    if _THROUGHPUT.fullmatch(metric):
+        return Metric(metric, "samples/s", Goal.MAXIMIZE, False, "samples a second at this batch size")
     return METRICS[metric] if metric in METRICS else TRAINING_METRICS[metric]
 
 

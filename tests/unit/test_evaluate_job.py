@@ -53,7 +53,7 @@ def test_evaluate_when_trained_then_gives_every_metric_of_the_vocabulary(trained
     store, result = trained
     scored = _evaluate(store, result.model)
     found = {m.metric: m for m in scored.measurements}
-    assert set(found) == set(metrics.METRICS) | {metrics.class_accuracy(i) for i in range(10)}
+    assert set(found) == {*metrics.ALWAYS, *metrics.CLASSIFICATION} | {metrics.class_accuracy(i) for i in range(10)}
     assert all(m.unit == metrics.describe(m.metric).unit for m in scored.measurements)
     assert found["accuracy"].value > 0.7
     assert found["accuracy"].split == VALIDATION

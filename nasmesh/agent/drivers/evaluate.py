@@ -19,7 +19,13 @@ class EvaluateCalls:
     def start(self, job_id: str, lease: dispatch_service_pb2.Lease) -> JobStatus:
         """Start the evaluation of a lease."""
         work = lease.evaluate
-        request = pb.StartEvaluationRequest(evaluation_id=job_id, model=work.model, config=work.config, data=work.data)
+        request = pb.StartEvaluationRequest(
+            evaluation_id=job_id,
+            model=work.model,
+            config=work.config,
+            data=work.data,
+            choices=work.choices if work.HasField("choices") else None,
+        )
         return _status(self._target.unary("StartEvaluation", request, pb.StartEvaluationResponse).evaluation)
 
     def get(self, job_id: str) -> JobStatus:
