@@ -17,13 +17,20 @@ from nasmesh.clock import Clock
 from nasmesh.v1 import training_pb2 as pb
 
 PROBE_STEPS = 3
+OBSERVERS = "_observers"
+"""Scope of the modules that watch a network's values: they are no part of what it computes."""
 # Below this many multiply-accumulates a forward pass, threads wait for each other longer than they compute.
 THREADS_FROM_MACS = 500_000_000
 # Below this many updates a probe of up to 16 costs more than its answer saves; the first candidate is taken.
 PROBE_FROM_STEPS = 400
 # What torch took from OMP_NUM_THREADS, which the server sets to its processors divided by its slots.
 _DEFAULT_THREADS = torch.get_num_threads()
-_PRECISIONS = {pb.PRECISION_FLOAT32: "float32", pb.PRECISION_BFLOAT16: "bfloat16"}
+_PRECISIONS = {
+    pb.PRECISION_FLOAT32: "float32",
+    pb.PRECISION_BFLOAT16: "bfloat16",
+    pb.PRECISION_FLOAT16: "float16",
+}
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _LAYOUTS = {pb.LAYOUT_NCHW: "nchw", pb.LAYOUT_NHWC: "nhwc"}
 
 
@@ -33,6 +40,7 @@ class Choice:
 
     precision: str = "float32"
     layout: str = "nchw"
+    compiled: bool = False
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -50,8 +58,8 @@ class Choice:
     @contextlib.contextmanager
     def arithmetic(self, device: torch.device) -> Iterator[None]:
         """Run the forward pass inside in the number format."""
-        if self.precision == "bfloat16":
-            with torch.autocast(device.type, dtype=torch.bfloat16):
+        if self.precision in _AUTOCAST:
+            with torch.autocast(device.type, dtype=_AUTOCAST[self.precision]):
                 yield
         else:
             yield
@@ -102,40 +110,52 @@ class ProbeMemory:
     def recall(self) -> Choice | None:
         """Return the choice that was kept, if any."""
         try:
-            precision, layout = self._file.read_text().split()
-        except (OSError, ValueError):
+            precision, layout = self.recall_text().split()
+        except ValueError:
             return None
         return Choice(precision, layout)
 
     def keep(self, choice: Choice) -> Choice:
         """Record the choice and return the one in force: the first that was recorded, when two processes probed."""
+        self.keep_text(f"{choice.precision} {choice.layout}")
+        return self.recall() or choice
+
+    def recall_text(self) -> str:
+        """Return what was kept; empty for nothing."""
+        try:
+            return self._file.read_text()
+        except (OSError, ValueError):
+            return ""
+
+    def keep_text(self, text: str) -> str:
+        """Record an answer and return the one in force: the first that was recorded, when two processes probed."""
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             part = self._file.with_name(f"{self._file.name}.{os.getpid()}")
-            part.write_text(f"{choice.precision} {choice.layout}")
+            part.write_text(text)
             with contextlib.suppress(FileExistsError):
                 os.link(part, self._file)
             part.unlink()
         except OSError:
-            return choice  # a read-only home costs repeatability of AUTO, not the training
-        return self.recall() or choice
+            return text  # a read-only home costs repeatability of AUTO, not the training
+        return self.recall_text() or text
 
 
-def probe_seconds(module: fx.GraphModule, batch: tuple[Tensor, Tensor], clock: Clock) -> Callable[[Choice], float]:
+def probe_seconds(module: fx.GraphModule, x: Tensor, clock: Clock) -> Callable[[Choice], float]:
     """Return a function that times one forward and backward pass of a copy of the module, the best of a few."""
-    x, y = batch
 
     def seconds(choice: Choice) -> float:
         copied = copy.deepcopy(module).train()
         choice.place(copied)
         best = float("inf")
         for number in range(1 + PROBE_STEPS):  # the first pays for set-up and is not counted
-            _finish(x.device)
+            finish(x.device)
             begin = clock.monotonic()
             with choice.arithmetic(x.device):
-                logits = copied(choice.arrange(x))
-            torch.nn.functional.cross_entropy(logits.float(), y).backward()  # type: ignore[no-untyped-call]
-            _finish(x.device)
+                outputs = copied(choice.arrange(x))
+            logits = outputs if isinstance(outputs, Tensor) else outputs[0]
+            logits.float().square().mean().backward()
+            finish(x.device)
             if number:
                 best = min(best, clock.monotonic() - begin)
             copied.zero_grad()
@@ -144,7 +164,8 @@ def probe_seconds(module: fx.GraphModule, batch: tuple[Tensor, Tensor], clock: C
     return seconds
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -9,6 +9,7 @@ from nasmesh.jobs.table import JobView
 from nasmesh.store.keys import check_ref
 from nasmesh.v1 import job_pb2
 from nasmesh.v1 import train_service_pb2 as pb
+from train_svc import loss_names
 
 # Longer than any checkpoint takes to write; whoever waits for it should not have to guess.
 _LONGEST_GRACE_S = 600.0
@@ -18,7 +19,7 @@ def check_start(request: pb.StartTrainingRequest) -> pb.StartTrainingRequest:
     """Return a request that is worth a job.
 
     Raises Invalid (TRAIN_CONFIG_INVALID, DATASET_UNKNOWN, DATASET_SPEC_INVALID, OBJECT_REF_INVALID,
-    OBJECT_KEY_MISMATCH).
+    OBJECT_KEY_MISMATCH, FIELD_INVALID).
     """
     if not request.HasField("network"):
         raise Invalid("OBJECT_REF_INVALID", "network: name the object to train", field="network")
@@ -27,6 +28,13 @@ def check_start(request: pb.StartTrainingRequest) -> pb.StartTrainingRequest:
             check_ref(getattr(request, name), field=name)
     catalog.check(request.data, field="data")
     training_config.check(request.config, "config")
+    loss_names.check_known(request.config.loss)
+    if request.until_step < 0:
+        message = f"until_step: {request.until_step} is below 0; 0 trains to the end"
+        raise Invalid("FIELD_INVALID", message, field="until_step")
+    if request.HasField("gang"):
+        message = "gang: this server trains a network alone; leave it unset"
+        raise Invalid("FIELD_INVALID", message, field="gang")
     training_config.check_instrumentation(request.instrumentation, "instrumentation")
     return request
 

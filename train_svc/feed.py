@@ -1,9 +1,10 @@
-"""Training batches from tensors that stay on the device: shuffled, augmented and normalised a whole batch at a time.
+"""Training batches: shuffled, augmented, normalised and mixed a whole batch at a time on the device.
 
 Every random number is a function of (seed, epoch) and the sample's place in the epoch, so an interrupted epoch is taken
-up in the middle without any stored state.
+up in the middle without any stored state, and a part of a batch is the same whoever computes the others.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -11,135 +12,100 @@ from torch import Tensor
 
 from nasmesh.clock import derive_seed
 from nasmesh.data.load import Splits
-from nasmesh.data.preprocessing import Preprocessing, per_image_floor
+from nasmesh.data.preprocessing import Preprocessing
+from nasmesh.data.source import Indices
+from nasmesh.errors import Invalid
 from nasmesh.v1 import training_pb2 as pb
+from train_svc.augment import Augment, Normaliser, mix
+from train_svc.draws import EpochDraws, Spot, draw_epoch, draw_order
+from train_svc.samples import Plan, Samples
 
 
 @dataclass(frozen=True, slots=True)
-class EpochDraws:
-    """The chance of one epoch. `order` [n] are sample positions; the rest is per place in the order, empty if unused.
+class Batch:
+    """Network input `x` [B, ...] with what is to be learned: labels [B] or targets [B, T].
 
-    `top` and `left` are the crop's corner in the padded image, `centre_y` and `centre_x` the cut-out square's centre.
+    Where samples are mixed, `share` of each loss is that of `y`, the rest that of `other`; else `other` is None.
     """
 
-    order: Tensor
-    top: Tensor
-    left: Tensor
-    mirrored: Tensor
-    brightness: Tensor
-    contrast: Tensor
-    centre_y: Tensor
-    centre_x: Tensor
+    x: Tensor
+    y: Tensor
+    other: Tensor | None = None
+    share: float = 1.0
 
 
 class Feed:
-    """The training samples of one job on its device."""
+    """The training samples of one job, and what is to be learned of them."""
 
-    def __init__(self, images: Tensor, labels: Tensor, config: pb.TrainConfig, preprocessing: Preprocessing) -> None:
-        """Keep uint8 images [N, C, H, W] and labels [N]; `config` must be complete."""
-        self.samples = len(images)
-        self.batch_size = min(config.batch_size, self.samples)
-        self._augmentation = config.augmentation
-        self._seed = config.seed
-        self._dims = images.shape[1:]
-        pad = self._augmentation.crop_padding
-        self._images = torch.nn.functional.pad(images, (pad, pad, pad, pad)) if pad else images
-        self._labels = labels
-        self._per_image = preprocessing.per_image
-        scale, shift = preprocessing.scale_and_shift(self._dims[0])
-        self._scale = torch.tensor(scale, device=images.device).view(1, -1, 1, 1)
-        self._shift = torch.tensor(shift, device=images.device).view(1, -1, 1, 1)
+    def __init__(self, samples: Samples, wanted: Tensor, config: pb.TrainConfig, preprocessing: Preprocessing) -> None:
+        """`wanted` are labels [N] or targets [N, T] on the device; `config` must be complete.
+
+        Raises Invalid (TRAIN_CONFIG_INVALID) where there are fewer samples than parts of a batch.
+        """
+        parts = config.accumulate_batches
+        # A data set smaller than a batch makes a smaller batch, which must still divide into its parts.
+        self.batch_size = min(config.batch_size, samples.count) // parts * parts
+        if self.batch_size == 0:
+            message = f"config.accumulate_batches: {samples.count} samples do not divide into {parts} parts"
+            raise Invalid("TRAIN_CONFIG_INVALID", message, field="config.accumulate_batches")
+        self.samples = samples.count
+        self.batches_per_epoch = max(1, samples.count // self.batch_size)
+        self.normaliser = Normaliser.of(
+            preprocessing, samples.dims, bytes_each=samples.bytes_each, device=wanted.device
+        )
+        self._config = config
+        self._source = samples
+        self._wanted = wanted
+        self._augment = Augment(config, self.normaliser)
+        order = functools.lru_cache(maxsize=2)(lambda epoch: draw_order(config, epoch, samples.count))
+        samples.follow(
+            Plan(
+                places=lambda epoch, number: order(epoch)[number * self.batch_size : (number + 1) * self.batch_size],
+                batches_per_epoch=self.batches_per_epoch,
+            )
+        )
 
     def draw(self, epoch: int) -> EpochDraws:
         """Return the chance of one epoch: the same for the same seed, epoch and number of samples."""
-        how, count = self._augmentation, self.samples
-        none = torch.empty(0)
-        _, height, width = self._dims
-
-        def chance(purpose: str) -> torch.Generator:
-            return torch.Generator().manual_seed(derive_seed(self._seed, purpose, epoch))
-
-        def below(limit: int, purpose: str) -> Tensor:
-            return torch.randint(limit, (count,), generator=chance(purpose))
-
-        def symmetric(largest: float, purpose: str) -> Tensor:
-            return (torch.rand(count, generator=chance(purpose)) * 2 - 1) * largest
-
-        return EpochDraws(
-            order=torch.randperm(count, generator=chance("order")),
-            top=below(2 * how.crop_padding + 1, "crop-top") if how.crop_padding else none,
-            left=below(2 * how.crop_padding + 1, "crop-left") if how.crop_padding else none,
-            mirrored=below(2, "flip") if how.flip else none,
-            brightness=symmetric(how.brightness, "brightness") if how.brightness else none,
-            contrast=1 + symmetric(how.contrast, "contrast") if how.contrast else none,
-            centre_y=below(height, "cutout-y") if how.cutout else none,
-            centre_x=below(width, "cutout-x") if how.cutout else none,
+        drawn = draw_epoch(
+            self._config, epoch, samples=self.samples, dims=self._source.dims, batches=self.batches_per_epoch
         )
+        return drawn.on(self._wanted.device)
 
-    def batch(self, draws: EpochDraws, number: int) -> tuple[Tensor, Tensor]:
-        """Return batch `number` of an epoch: float32 input [B, C, H, W] and labels [B]."""
-        here = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        rows = draws.order[here].to(self._images.device)
-        pixels = self._crop_and_flip(draws, here, rows)
-        return self._tone(draws, here, pixels), self._labels[rows]
+    def batch(self, draws: EpochDraws, number: int, *, part: int = 0, parts: int = 1) -> Batch:
+        """Return batch `number` of an epoch, or one of its `parts`, which must divide the batch.
 
-    def _crop_and_flip(self, draws: EpochDraws, here: slice, rows: Tensor) -> Tensor:
-        """Return uint8 pixels [B, C, H, W]; both are one gather, as a mirrored crop reads its columns backwards."""
-        how = self._augmentation
-        if not how.crop_padding and not how.flip:
-            return self._images[rows]
-        channels, height, width = self._dims
-        device = rows.device
-        y = torch.arange(height, device=device).expand(len(rows), height)
-        x = torch.arange(width, device=device).expand(len(rows), width)
-        if how.flip:
-            x = torch.where(_column(draws.mirrored, here, device) > 0, width - 1 - x, x)
-        if how.crop_padding:
-            y = y + _column(draws.top, here, device)
-            x = x + _column(draws.left, here, device)
-        channel = torch.arange(channels, device=device)[None, :, None, None]
-        return self._images[rows[:, None, None, None], channel, y[:, None, :, None], x[:, None, None, :]]
+        Raises what reading raises where samples are streamed.
+        """
+        size = self.batch_size // parts
+        spot = Spot(draws, number, self.batch_size, slice(part * size, (part + 1) * size))
+        x, y = self._inputs(spot), self._learned(spot)
+        if not draws.mixes:
+            return Batch(x, y)
+        partners = self._partners(draws, number)[spot.within]
+        partner = Spot(draws, number, self.batch_size, partners)
+        others = x[partners.to(x.device)] if parts == 1 else self._inputs(partner)
+        mixed, share = mix(x, others, draws.mixes[number])
+        return Batch(mixed, y, self._learned(partner), share)
 
-    def _tone(self, draws: EpochDraws, here: slice, pixels: Tensor) -> Tensor:
-        """Return network input: brightness, contrast, normalisation, cutout."""
-        how, device = self._augmentation, pixels.device
-        if not (how.brightness or how.contrast or self._per_image):
-            # One multiplication and addition, exactly as evaluation does it.
-            return self._cut_out(draws, here, pixels * self._scale + self._shift)
-        values = pixels.float() / 255
-        if how.brightness:
-            values = values + _column(draws.brightness, here, device)[:, :, None, None]
-        if how.contrast:
-            mean = values.mean(dim=(2, 3), keepdim=True)
-            values = (values - mean) * _column(draws.contrast, here, device)[:, :, None, None] + mean
-        if self._per_image:
-            deviation, mean = torch.std_mean(values, dim=(1, 2, 3), keepdim=True, correction=0)
-            values = (values - mean) / deviation.clamp(min=per_image_floor(tuple(self._dims)))
-        else:
-            values = values * (self._scale * 255) + self._shift
-        return self._cut_out(draws, here, values)
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._source.close()
 
-    def _cut_out(self, draws: EpochDraws, here: slice, values: Tensor) -> Tensor:
-        """Return values with a square set to the mean (0 after normalisation); at the border part of it is outside."""
-        side = self._augmentation.cutout
-        if not side:
-            return values
-        device = values.device
-        y0 = _column(draws.centre_y, here, device) - side // 2
-        x0 = _column(draws.centre_x, here, device) - side // 2
-        y = torch.arange(values.shape[2], device=device)[None, :]
-        x = torch.arange(values.shape[3], device=device)[None, :]
-        in_y = (y >= y0) & (y < y0 + side)
-        in_x = (x >= x0) & (x < x0 + side)
-        return values.masked_fill((in_y[:, :, None] & in_x[:, None, :])[:, None], 0.0)
+    def _inputs(self, spot: Spot) -> Tensor:
+        at = (spot.draws.epoch, spot.number)
+        return self._augment(self._source.take(at, spot.draws.order[spot.batch], spot.within), spot)
+
+    def _learned(self, spot: Spot) -> Tensor:
+        return self._wanted[spot.draws.order[spot.places]]
+
+    def _partners(self, draws: EpochDraws, number: int) -> Tensor:
+        chance = torch.Generator().manual_seed(derive_seed(self._config.seed, "partners", draws.epoch, number))
+        return torch.randperm(self.batch_size, generator=chance)
 
 
-def _column(draw: Tensor, here: slice, device: torch.device) -> Tensor:
-    return draw[here].to(device)[:, None]
-
-
-def training_samples(splits: Splits, config: pb.TrainConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the uint8 images and labels that are trained on: the split, with validation if asked, or a part of it."""
+def training_rows(splits: Splits, config: pb.TrainConfig) -> Indices:
+    """Return which samples are trained on: the split, with validation if asked, or a part of it."""
     rows = torch.from_numpy(splits.train.copy())
     if config.include_validation:
         rows = torch.cat((rows, torch.from_numpy(splits.validation.copy())))
@@ -147,5 +113,11 @@ def training_samples(splits: Splits, config: pb.TrainConfig, device: torch.devic
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "data-fraction"))
         kept = max(1, round(config.data_fraction * len(rows)))
         rows = rows[torch.randperm(len(rows), generator=generator)[:kept]]
-    images = torch.from_numpy(splits.samples.rows(rows.numpy())).to(device)
-    return images, torch.from_numpy(splits.labels[rows.numpy()]).to(device)
+    found: Indices = rows.numpy()
+    return found
+
+
+def learned(splits: Splits, rows: Indices, device: torch.device) -> Tensor:
+    """Return what is to be learned of these samples: labels int64 [n], or targets float32 [n, T]."""
+    source = splits.targets if len(splits.targets) else splits.labels
+    return torch.from_numpy(source[rows]).to(device)

@@ -5,22 +5,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from nasmesh.clock import Clock, derive_seed
+from nasmesh.clock import Clock
 from nasmesh.errors import Invalid
 from nasmesh.jobs.context import JobContext
 from nasmesh.v1 import object_pb2
 from nasmesh.v1 import train_service_pb2 as pb
-from train_svc.feed import EpochDraws
+from train_svc import validation
 from train_svc.schedule import learning_rate
+from train_svc.step import Seen, Update
 from train_svc.training import Tally, Training
+from train_svc.writer import Write, Writer
 
 MARK_INTERVAL_S = 0.25
 _MOST_PENDING = 512  # losses wait on the device for the next mark; this bounds them where a mark is far away
+# With float16 a few updates overflow while the loss scale finds its size; a network that diverged stays so.
+_MOST_OVERFLOWN = 32
 
-Save = Callable[[float, pb.TrainProgress, bool], object_pb2.ObjectRef | None]
+Prepare = Callable[[float, pb.TrainProgress, bool], Write]
 
 
 @dataclass(slots=True)
@@ -35,19 +37,24 @@ class _Pace:
 
 
 class Fit:
-    """Runs one training to its end."""
+    """Runs one training to its end, or to an update before that."""
 
-    def __init__(self, training: Training, context: JobContext, clock: Clock, save: Save) -> None:
-        """`save(elapsed_s, progress, last)` stores a checkpoint and returns its reference.
+    def __init__(
+        self, training: Training, context: JobContext, clock: Clock, prepare: Prepare, *, until_step: int = 0
+    ) -> None:
+        """`prepare(elapsed_s, progress, last)` keeps the training's state and returns what stores it.
 
-        While the store is down it returns None, but for the last one, which it waits for.
+        While the store is down that returns None, but for the last one, which waits for the store. 0: to the end.
         """
         self._training = training
         self._context = context
         self._clock = clock
-        self._save = save
-        self._losses: list[Tensor] = []
-        self._hits: list[Tensor] = []
+        self._prepare = prepare
+        self._end = min(until_step or training.length.total_steps, training.length.total_steps)
+        self._update = Update(training)
+        self._writer = Writer()
+        self._pending: list[Seen] = []
+        self._overflown = 0
         now = clock.monotonic()
         self._pace = _Pace(begin=now, mark=now, save=now, marked_step=training.step)
 
@@ -63,67 +70,54 @@ class Fit:
         """
         training = self._training
         training.module.train()
-        per_epoch, total = training.length.steps_per_epoch, training.length.total_steps
-        while training.step < total:
-            epoch, first = divmod(training.step, per_epoch)
-            draws = training.feed.draw(epoch)
-            for number in range(first, min(per_epoch, total - epoch * per_epoch)):
-                if self._context.cancelled:
-                    self._checkpoint()
-                    self._context.raise_if_cancelled()
-                self._update(draws, number)
-                if number + 1 == per_epoch:
-                    self._close_epoch()
-                self._keep_pace()
+        try:
+            self._steps()
+        finally:
+            training.feed.close()
         self._settle()
         self._check_weights()
+        self._writer.collect(wait=True)
         progress = self._progress()
-        ref = self._save(self.elapsed_s, progress, True)
+        ref = self._prepare(self.elapsed_s, progress, True)()
         if ref is None:
             raise ValueError("the last checkpoint is waited for")
         self._context.report(progress, checkpoint=ref)
         return ref, progress
 
-    def _update(self, draws: EpochDraws, number: int) -> None:
-        """Do one optimiser update on batch `number` of the epoch."""
-        training, config = self._training, self._training.config
-        x, y = training.feed.batch(draws, number)
-        if training.drops_out:
-            _reseed(training.device, derive_seed(config.seed, "dropout", training.step))
-        training.instruments.before_step(training.step)
-        with training.choice.arithmetic(training.device):
-            logits = training.module(training.choice.arrange(x))
-        logits = logits.float()
-        loss = functional.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
-        training.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if config.clip_norm:
-            training.optimizer.clip(config.clip_norm)
-        training.optimizer.step(learning_rate(config, training.length, training.step))
-        training.instruments.after_step(training.step)
-        training.step += 1
-        if training.average:
-            training.average.update(training.step)
-        self._losses.append(loss.detach())
-        self._hits.append((logits.detach().argmax(1) == y).sum())
-        if len(self._losses) >= _MOST_PENDING:
-            self._settle()
+    def _steps(self) -> None:
+        training = self._training
+        per_epoch = training.length.steps_per_epoch
+        while training.step < self._end:
+            epoch, first = divmod(training.step, per_epoch)
+            draws = training.feed.draw(epoch)
+            for number in range(first, min(per_epoch, self._end - epoch * per_epoch)):
+                if self._context.cancelled:
+                    self._stop()
+                self._pending.append(self._update.run(draws, number))
+                if len(self._pending) >= _MOST_PENDING:
+                    self._settle()
+                if number + 1 == per_epoch:
+                    self._close_epoch()
+                if validation.due(training):
+                    self._validate()
+                self._keep_pace()
 
     def _settle(self) -> None:
         """Read the losses that wait on the device; raises Invalid (NETWORK_DIVERGED) at the first that is no number."""
-        if not self._losses:
+        if not self._pending:
             return
         training = self._training
-        losses: list[float] = torch.stack(self._losses).tolist()
-        hits = int(torch.stack(self._hits).sum())
+        losses: list[float] = torch.stack([seen.loss for seen in self._pending]).tolist()
+        hits = int(torch.stack([seen.hits for seen in self._pending]).sum())
         first = training.step - len(losses)
         for offset, loss in enumerate(losses):
-            if not math.isfinite(loss):
+            self._overflown = 0 if math.isfinite(loss) else self._overflown + 1
+            if self._overflown > (_MOST_OVERFLOWN if training.scale else 0):
                 raise self._diverged(first + offset, "the loss is not finite")
-        self._losses.clear()
-        self._hits.clear()
-        size = training.feed.batch_size
-        seen = Tally(loss=math.fsum(losses) * size, correct=hits, samples=len(losses) * size)
+        self._pending.clear()
+        size = training.feed.batch_size // training.team.size
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        seen = Tally(loss=math.fsum(finite) * size, correct=hits, samples=len(finite) * size)
         training.epoch.add(seen)
         self._pace.since_mark.add(seen)
 
@@ -144,25 +138,38 @@ class Fit:
         self._settle()
         self._training.last_epoch, self._training.epoch = self._training.epoch, Tally()
 
+    def _validate(self) -> None:
+        found = validation.validate(self._training)
+        self._training.validated = (found.step, found.values)
+        self._context.report(self._progress())
+
     def _keep_pace(self) -> None:
-        """Report and store a checkpoint when it is time."""
+        """Report, tell of a checkpoint that has been stored, and begin one, each when it is time."""
         now = self._clock.monotonic()
-        if now - self._pace.save >= self._training.config.checkpoint_interval_s:
-            self._checkpoint()
+        stored = self._writer.collect()
+        if stored is not None:
+            self._context.report(self._progress(), checkpoint=stored)
         elif now - self._pace.mark >= MARK_INTERVAL_S:
             self._context.report(self._progress())
+        if now - self._pace.save >= self._training.config.checkpoint_interval_s and not self._writer.busy:
+            self._settle()  # what waits on the device belongs into the checkpoint's tallies
+            self._writer.start(self._prepare(self.elapsed_s, self._progress(), False))
+            self._pace.save = self._clock.monotonic()
 
-    def _checkpoint(self) -> None:
+    def _stop(self) -> None:
+        """Store a checkpoint of this very step and end."""
+        self._writer.collect(wait=True)
         progress = self._progress()
-        ref = self._save(self.elapsed_s, progress, False)
+        ref = self._prepare(self.elapsed_s, progress, False)()
         self._context.report(progress, checkpoint=ref)
-        self._pace.save = self._clock.monotonic()
+        self._context.raise_if_cancelled()
 
     def _progress(self) -> pb.TrainProgress:
         """Return how far the training is, and begin to count anew."""
         self._settle()
         training, pace, now = self._training, self._pace, self._clock.monotonic()
         done = training.step - pace.marked_step
+        step, values = training.validated
         progress = pb.TrainProgress(
             step=training.step,
             total_steps=training.length.total_steps,
@@ -172,12 +179,8 @@ class Fit:
             learning_rate=learning_rate(training.config, training.length, max(0, training.step - 1)),
             steps_per_s=done / (now - pace.mark) if now > pace.mark else 0.0,
             elapsed_s=self.elapsed_s,
+            validation=validation.Validated(step, values).measurements(),
+            validated_step=step,
         )
         pace.mark, pace.marked_step, pace.since_mark = now, training.step, Tally()
         return progress
-
-
-def _reseed(device: torch.device, seed: int) -> None:
-    """Seed the generator that dropout draws from (torch.manual_seed does too, for every device, in 0.3 ms)."""
-    generator = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
-    generator.manual_seed(seed)

@@ -3,6 +3,7 @@
 import torch
 
 from nasmesh.clock import Clock, SystemClock
+from nasmesh.data.info import REGRESSION
 from nasmesh.host import cpu_model
 from nasmesh.jobs.context import JobContext
 from nasmesh.jobs.outbox import Outbox
@@ -18,6 +19,7 @@ from train_svc.fit import Fit
 from train_svc.publish import Published, engine_versions, publish
 from train_svc.training import Training, assemble
 from train_svc.upload import Upload, last_checkpoint, work_of
+from train_svc.writer import Write
 
 
 def run(request: bytes, context: JobContext) -> bytes:
@@ -43,12 +45,18 @@ def train(start: pb.StartTrainingRequest, context: JobContext, store: ObjectStor
     context.raise_if_cancelled()
     earlier_s = training.elapsed_s
 
-    def save(elapsed_s: float, progress: pb.TrainProgress, last: bool) -> object_pb2.ObjectRef | None:
-        content = snapshot.save(training, elapsed_s=elapsed_s)
-        return upload.put(content, progress, keep=True) if last else upload.put_or_keep(content)
+    def prepare(elapsed_s: float, progress: pb.TrainProgress, last: bool) -> Write:
+        taken = snapshot.take(training, elapsed_s=elapsed_s)
+
+        def write() -> object_pb2.ObjectRef | None:
+            content = taken.to_bytes()
+            return upload.put(content, progress, keep=True) if last else upload.put_or_keep(content)
+
+        return write
 
     with tracing.span_within("train", {"first_step": training.step}) as span:
-        checkpoint, progress = Fit(training, context, clock, save).run()
+        fit = Fit(training, context, clock, prepare, until_step=start.until_step)
+        checkpoint, progress = fit.run()
         span.set(steps=training.step, device=describe(training.device))
     measurements = _measurements(training)  # before publishing, which may put averaged weights in place
     published = publish(training)
@@ -61,6 +69,7 @@ def train(start: pb.StartTrainingRequest, context: JobContext, store: ObjectStor
         device_time_s=earlier_s + clock.monotonic() - begin,
         data_digest=training.splits.digest,
         environment=_environment(training, published),
+        steps=training.step,
     )
 
 
@@ -75,6 +84,7 @@ def _measurements(training: Training) -> list[measurement_pb2.Measurement]:
             ("train_loss", window.mean_loss, ""),
             ("train_accuracy", window.accuracy, "ratio"),
         )
+        if metric == "train_loss" or training.splits.info.task != REGRESSION
     ]
     return whole + list(training.instruments.measurements(training.step))
 
@@ -87,6 +97,7 @@ def _environment(training: Training, published: Published) -> dict[str, str]:
         "threads": str(training.threads),
         "precision": training.choice.precision,
         "layout": training.choice.layout,
+        "compiled": "true" if training.choice.compiled else "false",
         "export_max_abs_diff": f"{published.max_abs_diff:.3g}",
     }
 

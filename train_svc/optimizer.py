@@ -6,6 +6,7 @@ takes a fresh child process three seconds. A test holds the two equal.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import onnx
 import torch
@@ -44,6 +45,14 @@ class _Group:
     weight_decay: float
     names: list[str] = field(default_factory=list)
     parameters: list[nn.Parameter] = field(default_factory=list)
+
+
+class _Live(NamedTuple):
+    """The parameters of a group that have gradients, with those and their state."""
+
+    parameters: list[Tensor]
+    gradients: list[Tensor]
+    states: list[dict[str, Tensor]]
 
 
 class Optimizer:
@@ -87,16 +96,24 @@ class Optimizer:
             for parameter in group.parameters:
                 parameter.grad = None
 
+    def parameters(self) -> list[Tensor]:
+        """Return the parameters that have a gradient."""
+        return [p for group in self._groups for p in group.parameters if p.grad is not None]
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients there are, in the order of `parameters`."""
+        return [p.grad for group in self._groups for p in group.parameters if p.grad is not None]
+
     def clip(self, largest: float) -> None:
         """Scale all gradients down so that their joint 2-norm is at most `largest`."""
-        gradients = [p.grad for group in self._groups for p in group.parameters if p.grad is not None]
+        gradients = self.gradients()
         if gradients:
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
             torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """Update every parameter that has a gradient, with this learning rate."""
+    def step(self, rate: float, *, skip: Tensor | None = None) -> None:
+        """Update every parameter that has a gradient, with this rate; none where `skip` (on the device) is 1."""
         for group in self._groups:
             live = [i for i, parameter in enumerate(group.parameters) if parameter.grad is not None]
             parameters: list[Tensor] = [group.parameters[i] for i in live]
@@ -105,23 +122,16 @@ class Optimizer:
             if not parameters:
                 continue
             if self._config.kind in (pb.OPTIMIZER_KIND_ADAM, pb.OPTIMIZER_KIND_ADAMW):
-                self._step_adam(parameters, gradients, states, rate, group.weight_decay)
+                self._step_adam(_Live(parameters, gradients, states), rate, group.weight_decay, skip)
             else:
-                self._step_sgd(parameters, gradients, states, rate, group.weight_decay)
+                self._step_sgd(_Live(parameters, gradients, states), rate, group.weight_decay, skip)
 
-    def _step_sgd(
-        self,
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Tensor]],
-        rate: float,
-        decay: float,
-    ) -> None:
+    def _step_sgd(self, live: _Live, rate: float, decay: float, skip: Tensor | None) -> None:
         momentum = self._config.momentum
         torch._fused_sgd_(
-            parameters,
-            gradients,
-            [state["momentum_buffer"] for state in states] if momentum else [],
+            live.parameters,
+            live.gradients,
+            [state["momentum_buffer"] for state in live.states] if momentum else [],
             weight_decay=decay,
             momentum=momentum,
             lr=rate,
@@ -129,24 +139,18 @@ class Optimizer:
             nesterov=self._config.kind == pb.OPTIMIZER_KIND_NESTEROV,
             maximize=False,
             is_first_step=False,  # buffers begin at zero, which gives the same first step
+            found_inf=skip,
         )
 
-    def _step_adam(
-        self,
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Tensor]],
-        rate: float,
-        decay: float,
-    ) -> None:
-        steps = [state["step"] for state in states]
+    def _step_adam(self, live: _Live, rate: float, decay: float, skip: Tensor | None) -> None:
+        steps = [state["step"] for state in live.states]
         torch._foreach_add_(steps, 1)
         kernel = torch._fused_adamw_ if self._config.kind == pb.OPTIMIZER_KIND_ADAMW else torch._fused_adam_
         kernel(
-            parameters,
-            gradients,
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
+            live.parameters,
+            live.gradients,
+            [state["exp_avg"] for state in live.states],
+            [state["exp_avg_sq"] for state in live.states],
             [],
             steps,
             lr=rate,
@@ -156,7 +160,10 @@ class Optimizer:
             eps=self._config.epsilon,
             amsgrad=False,
             maximize=False,
+            found_inf=skip,
         )
+        if skip is not None:
+            torch._foreach_sub_(steps, [skip] * len(steps))
 
 
 def _fresh_state(parameter: nn.Parameter, config: pb.OptimizerConfig) -> dict[str, Tensor]:

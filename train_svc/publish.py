@@ -10,7 +10,7 @@ from nasmesh.errors import Invalid
 from nasmesh.model import runtime
 from nasmesh.model.encode import to_bytes
 from nasmesh.model.engine.checkpoint import write_back
-from nasmesh.model.weights import strip_training
+from nasmesh.model.weights import strip_training, without_auxiliary
 from train_svc.training import Training
 
 # Of the largest logit. Both compute in float32, in another order; measured differences are below 1e-5.
@@ -35,7 +35,8 @@ def publish(training: Training) -> Published:
     if training.average:
         state = {**training.module.state_dict(), **training.average.state}
         training.module.load_state_dict(state)
-    content = to_bytes(strip_training(write_back(training.model, training.module.state_dict())))
+    written = write_back(training.model, training.module.state_dict())
+    content = to_bytes(strip_training(without_auxiliary(written)))
     return Published(content, _largest_difference(training, content))
 
 
@@ -45,7 +46,8 @@ def _largest_difference(training: Training, content: bytes) -> float:
     training.module.eval()
     with torch.no_grad():
         ours = training.module(training.choice.arrange(torch.from_numpy(batch).to(training.device)))
-    expected = ours.float().cpu().numpy()
+    logits = ours if isinstance(ours, torch.Tensor) else ours[0]
+    expected = logits.float().cpu().numpy()
     session = runtime.open_session(content)
     served = session.run(None, {session.get_inputs()[0].name: batch})[0]
     if not (np.isfinite(expected).all() and np.isfinite(served).all()):

@@ -5,23 +5,40 @@ state: all chance here is a function of seed, epoch and step, while the state of
 this process has done, so that two checkpoints of one training would differ.
 """
 
-from typing import cast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
+import onnx
 from torch import Tensor
 
 from nasmesh.model.engine.checkpoint import Checkpoint, Json, save_checkpoint
+from train_svc.scaling import STATE_NAME
 from train_svc.training import SNAPSHOT_VERSION, Tally, Training
 
 _AVERAGE = "ema"
 
 
-def save(training: Training, *, elapsed_s: float) -> bytes:
-    """Return the checkpoint's bytes; raises Invalid (CHECKPOINT_TOO_LARGE) beyond what one object can hold."""
-    return save_checkpoint(
-        training.model,
-        training.module.state_dict(),
-        optimizer_state=_tensors(training),
-        rng=None,
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A copy of all that a checkpoint holds, which training on does not change."""
+
+    model: onnx.ModelProto
+    state: Mapping[str, Tensor]
+    beside: Mapping[str, Mapping[str, Tensor]]
+    scalars: dict[str, Json]
+
+    def to_bytes(self) -> bytes:
+        """Return the checkpoint's bytes; raises Invalid (CHECKPOINT_TOO_LARGE) beyond what one object can hold."""
+        return save_checkpoint(self.model, self.state, optimizer_state=self.beside, rng=None, scalars=self.scalars)
+
+
+def take(training: Training, *, elapsed_s: float) -> Snapshot:
+    """Return the training as it stands."""
+    return Snapshot(
+        model=training.model,
+        state=_copies(training.module.state_dict()),
+        beside={name: _copies(roles) for name, roles in _tensors(training).items()},
         scalars={
             "version": SNAPSHOT_VERSION,
             "identity": training.identity,
@@ -29,6 +46,8 @@ def save(training: Training, *, elapsed_s: float) -> bytes:
             "elapsed_s": elapsed_s,
             "precision": training.choice.precision,
             "layout": training.choice.layout,
+            "compiled": training.choice.compiled,
+            "validated": [training.validated[0], dict(training.validated[1])],
             "epoch": _numbers(training.epoch),
             "last_epoch": _numbers(training.last_epoch),
             "data_digest": training.splits.digest,
@@ -36,10 +55,17 @@ def save(training: Training, *, elapsed_s: float) -> bytes:
     )
 
 
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies where the tensors are: on a GPU this is queued behind the last update and waits for nothing."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
 def _tensors(training: Training) -> dict[str, dict[str, Tensor]]:
     result = {name: dict(roles) for name, roles in training.optimizer.state.items()}
     for name, tensor in (training.average.state if training.average else {}).items():
         result.setdefault(name, {})[_AVERAGE] = tensor
+    if training.scale is not None:
+        result[STATE_NAME] = training.scale.state()
     return {**result, **training.instruments.state()}
 
 
@@ -51,6 +77,10 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     if training.average:
         averages = {name: roles[_AVERAGE] for name, roles in checkpoint.optimizer_state.items() if _AVERAGE in roles}
         training.average.load(averages)
+    if training.scale is not None:
+        training.scale.load(checkpoint.optimizer_state.get(STATE_NAME, {}))
+    step, values = cast(list[Any], checkpoint.scalars["validated"])
+    training.validated = (step, values)
     training.step = cast(int, checkpoint.scalars["step"])
     training.elapsed_s = cast(float, checkpoint.scalars["elapsed_s"])
     training.epoch = _tally(checkpoint.scalars["epoch"])

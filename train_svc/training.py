@@ -1,7 +1,7 @@
 """One training, assembled: everything that a job holds in memory, made from its request before the first step."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx
 import torch
@@ -11,25 +11,31 @@ from nasmesh import training_config
 from nasmesh.clock import Clock, derive_seed
 from nasmesh.data.load import Splits, load
 from nasmesh.data.preprocessing import Preprocessing, from_metadata
-from nasmesh.errors import Invalid, Rejected
+from nasmesh.errors import Invalid
 from nasmesh.model.admission import admit
 from nasmesh.model.engine.checkpoint import Checkpoint, inherit, load_checkpoint
 from nasmesh.model.engine.convert import to_module
 from nasmesh.model.engine.modules import Dropout
-from nasmesh.model.initializers import data_inputs
+from nasmesh.model.metadata import DROP_PATH_KEY, named_values
 from nasmesh.settings import home
 from nasmesh.store.base import ObjectStore
 from nasmesh.v1 import object_pb2, training_pb2
 from nasmesh.v1 import train_service_pb2 as pb
-from train_svc import compute
+from train_svc import compiling, compute
+from train_svc.agreement import check_config, check_fits
 from train_svc.averaging import Average
-from train_svc.feed import Feed, training_samples
+from train_svc.feed import Feed, learned, training_rows
+from train_svc.hooks import Alone, Hooks, Team
 from train_svc.instruments import Instruments, attach
+from train_svc.losses import Loss, loss_of
 from train_svc.optimizer import Optimizer, undecayed_names
+from train_svc.paths import Paths, insert_paths
+from train_svc.samples import place_samples
+from train_svc.scaling import LossScale
 from train_svc.schedule import Length, training_length
 
 # Version of the scalars in a checkpoint; one of another version is not continued.
-SNAPSHOT_VERSION = 1
+SNAPSHOT_VERSION = 2
 
 
 @dataclass(slots=True)
@@ -61,7 +67,9 @@ class Tally:
 class Training:
     """One training. `step` counts the updates done; `elapsed_s` the seconds of earlier attempts.
 
-    `epoch` tallies the epoch in work, `last_epoch` the last complete one.
+    `module` holds the state, `forward` computes with it, compiled or not. `epoch` tallies the epoch in work,
+    `last_epoch` the last complete one. `validated` is what was last measured on the validation split, by metric, and
+    after which update.
     """
 
     config: training_pb2.TrainConfig
@@ -77,11 +85,18 @@ class Training:
     optimizer: Optimizer
     average: Average | None
     instruments: Instruments
+    forward: compiling.Forward
+    loss: Loss
     choice: compute.Choice = field(default_factory=compute.Choice)
+    hooks: Hooks = field(default_factory=Hooks)
+    team: Team = field(default_factory=Alone)
+    paths: Paths | None = None
+    scale: LossScale | None = None
     step: int = 0
     elapsed_s: float = 0.0
     epoch: Tally = field(default_factory=Tally)
     last_epoch: Tally = field(default_factory=Tally)
+    validated: tuple[int, dict[str, float]] = (0, {})
     drops_out: bool = False
 
 
@@ -98,24 +113,29 @@ def assemble(
     config = training_config.complete(request.config)
     identity = _identity(request, config)
     splits = load(request.data, store)
+    check_config(config, splits.info)
+    loss = loss_of(config, splits.info.task)
     admitted = admit(store.get(request.network), checkpoint=True)
     model = admitted.model
-    check_fits(model, splits)
+    check_fits(model, splits.info)
     threads = compute.prepare(config.compute, macs_per_step=admitted.counts.macs * config.batch_size)
     device = compute.best_device()
     module = to_module(model, seed=derive_seed(config.seed, "weights"))
     if request.HasField("initial_weights") and resumed is None:
         inherit(module, fetch_checkpoint(store, request.initial_weights))
     module.to(device)
-    drops_out = _set_dropout(module, config)
+    paths = _drop_paths(module, model, config, device)
+    drops_out = _set_dropout(module, config) or paths is not None
     entries = {entry.key: entry.value for entry in model.metadata_props}
     preprocessing = from_metadata(entries, channels=splits.samples.dims[0])
-    feed = Feed(*training_samples(splits, config, device), config, preprocessing)
+    rows = training_rows(splits, config)
+    feed = Feed(place_samples(splits.samples, rows, device), learned(splits, rows, device), config, preprocessing)
     length = training_length(config, samples=feed.samples, batch_size=feed.batch_size)
     instruments = attach(module, request.instrumentation, total_steps=length.total_steps)
     if resumed is None:
         question = f"{request.network.sha256} {feed.batch_size} {threads} {device}"
-        choice = _choose_arithmetic(config.compute, module, feed, length, question, clock)
+        observed = bool(request.instrumentation.probes)
+        choice = _choose_arithmetic(config.compute, _Probed(module, feed, length, question, observed), clock)
     else:
         choice = _recorded_arithmetic(resumed, identity)
     # Before anything keeps tensors of the module: moving it to another layout replaces them.
@@ -134,7 +154,12 @@ def assemble(
         optimizer=Optimizer(module.named_parameters(), config.optimizer, undecayed=undecayed_names(model)),
         average=Average(module, config.ema_decay) if config.ema_decay else None,
         instruments=instruments,
+        forward=compiling.compiled(module) if choice.compiled else module,
+        loss=loss,
         choice=choice,
+        hooks=Hooks(before_step=[instruments.before_step], after_step=[instruments.after_step]),
+        paths=paths,
+        scale=LossScale(device) if choice.precision == "float16" else None,
         drops_out=drops_out,
     )
 
@@ -146,14 +171,29 @@ def fetch_checkpoint(store: ObjectStore, ref: object_pb2.ObjectRef) -> Checkpoin
     return load_checkpoint(content)
 
 
-def _choose_arithmetic(
-    policy: training_pb2.ComputePolicy, module: fx.GraphModule, feed: Feed, length: Length, question: str, clock: Clock
-) -> compute.Choice:
-    options = compute.candidates(policy, total_steps=length.total_steps)
-    if len(options) == 1:
+@dataclass(frozen=True, slots=True)
+class _Probed:
+    """What arithmetic is chosen for; `question` names all of it that timings depend on."""
+
+    module: fx.GraphModule
+    feed: Feed
+    length: Length
+    question: str
+    observed: bool
+
+
+def _choose_arithmetic(policy: training_pb2.ComputePolicy, probed: _Probed, clock: Clock) -> compute.Choice:
+    options = compute.candidates(policy, total_steps=probed.length.total_steps)
+    if len(options) == 1 and policy.compile == training_pb2.COMPILE_MODE_NEVER:
         return options[0]
-    memory = compute.ProbeMemory(home() / "probes", f"{question} {options}")
-    return compute.fastest(options, compute.probe_seconds(module, feed.batch(feed.draw(0), 0), clock), memory)
+    x = probed.feed.batch(probed.feed.draw(0), 0).x
+    choice, directory = options[0], home() / "probes"
+    if len(options) > 1:
+        memory = compute.ProbeMemory(directory, f"{probed.question} {options}")
+        choice = compute.fastest(options, compute.probe_seconds(probed.module, x, clock), memory)
+    asked = compiling.Question(probed.module, choice, x, probed.length.total_steps, probed.observed)
+    memory = compute.ProbeMemory(directory, f"compile {probed.question} {choice}")
+    return replace(choice, compiled=compiling.worthwhile(policy, asked, memory, clock))
 
 
 def _recorded_arithmetic(checkpoint: Checkpoint, identity: str) -> compute.Choice:
@@ -165,23 +205,20 @@ def _recorded_arithmetic(checkpoint: Checkpoint, identity: str) -> compute.Choic
             "resume_from: the checkpoint is of another training; leave it out, or use it as initial_weights",
             field="resume_from",
         )
-    return compute.Choice(str(scalars["precision"]), str(scalars["layout"]))
+    return compute.Choice(str(scalars["precision"]), str(scalars["layout"]), bool(scalars["compiled"]))
 
 
-def check_fits(model: onnx.ModelProto, splits: Splits) -> None:
-    """Raise Rejected (NETWORK_DATA_MISMATCH) where the network does not take the samples or tell the classes apart."""
-    (data_name,) = data_inputs(model)
-    data = next(value for value in model.graph.input if value.name == data_name)
-    takes = tuple(dim.dim_value for dim in data.type.tensor_type.shape.dim)[1:]
-    gives = tuple(dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim)[1:]
-    name, dims, classes = splits.info.name, splits.info.sample_dims, splits.info.classes
-    # 0 stands for a dimension that the object leaves open.
-    if len(takes) != len(dims) or any(have not in (0, want) for have, want in zip(takes, dims, strict=True)):
-        message = f"network: it takes samples of {list(takes)}, datasets/{name} has {list(dims)}"
-        raise Rejected("NETWORK_DATA_MISMATCH", message, field="network")
-    if len(gives) != 1 or gives[0] not in (0, classes):
-        message = f"network: it gives logits of {list(gives)}, datasets/{name} has {classes} classes"
-        raise Rejected("NETWORK_DATA_MISMATCH", message, field="network")
+def _drop_paths(
+    module: fx.GraphModule, model: onnx.ModelProto, config: training_pb2.TrainConfig, device: torch.device
+) -> Paths | None:
+    """Put drop-path behind the network's marks; raises Invalid (TRAIN_CONFIG_INVALID) where it has none."""
+    if not config.drop_path_rate:
+        return None
+    marks = named_values(model, DROP_PATH_KEY)
+    if not marks:
+        message = "config.drop_path_rate: no branch of this network has a drop-path mark; leave it unset"
+        raise Invalid("TRAIN_CONFIG_INVALID", message, field="config.drop_path_rate")
+    return insert_paths(module, marks, config.drop_path_rate, device)
 
 
 def _set_dropout(module: fx.GraphModule, config: training_pb2.TrainConfig) -> bool:

@@ -34,6 +34,8 @@ def work_of(start: pb.StartTrainingRequest) -> str:
     asked.CopyFrom(start)
     asked.ClearField("training_id")
     asked.ClearField("resume_from")
+    asked.ClearField("until_step")
+    asked.ClearField("gang")
     return hashlib.sha256(asked.SerializeToString(deterministic=True)).hexdigest()
 
 

@@ -7,7 +7,8 @@ from nasmesh.data.load import load
 from nasmesh.data.preprocessing import Preprocessing
 from nasmesh.v1 import dataset_pb2
 from nasmesh.v1 import training_pb2 as pb
-from train_svc.feed import Feed, training_samples
+from train_svc.feed import Feed, training_rows
+from train_svc.samples import Held
 
 RULE = Preprocessing(mean=(0.3, 0.6), std=(0.5, 0.25))
 DRAW = np.random.default_rng(0)
@@ -17,12 +18,12 @@ LABELS = torch.arange(50)
 
 def _feed(*, batch=50, seed=3, rule=RULE, images=IMAGES, **augmentation):
     config = pb.TrainConfig(steps=1, batch_size=batch, seed=seed, augmentation=pb.AugmentationConfig(**augmentation))
-    return Feed(images, LABELS[: len(images)], training_config.complete(config), rule)
+    return Feed(Held(images), LABELS[: len(images)], training_config.complete(config), rule)
 
 
 def _epoch(feed, epoch=0):
-    x, y = feed.batch(feed.draw(epoch), 0)
-    return x[y.argsort()]
+    batch = feed.batch(feed.draw(epoch), 0)
+    return batch.x[batch.y.argsort()]
 
 
 def test_batch_when_nothing_is_augmented_then_equals_evaluations_input():
@@ -37,7 +38,7 @@ def test_batch_when_per_image_then_equals_evaluations_input():
 def test_epoch_when_drawn_then_visits_every_sample_once_in_another_order():
     feed = _feed(batch=10)
     first, second = (
-        torch.cat([feed.batch(feed.draw(epoch), number)[1] for number in range(5)]).tolist() for epoch in (0, 1)
+        torch.cat([feed.batch(feed.draw(epoch), number).y for number in range(5)]).tolist() for epoch in (0, 1)
     )
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
@@ -48,8 +49,8 @@ def test_batch_when_drawn_again_then_is_the_same_and_another_seed_differs():
     first = _feed(batch=10, **everything)
     second = _feed(batch=10, **everything)
     other = _feed(batch=10, seed=4, **everything)
-    assert torch.equal(first.batch(first.draw(5), 3)[0], second.batch(second.draw(5), 3)[0])
-    assert not torch.equal(first.batch(first.draw(5), 3)[0], other.batch(other.draw(5), 3)[0])
+    assert torch.equal(first.batch(first.draw(5), 3).x, second.batch(second.draw(5), 3).x)
+    assert not torch.equal(first.batch(first.draw(5), 3).x, other.batch(other.draw(5), 3).x)
 
 
 def test_flip_when_on_then_mirrors_about_half_and_nothing_else():
@@ -108,17 +109,15 @@ def test_cutout_when_on_then_sets_a_square_to_the_mean():
 def test_feed_when_fewer_samples_than_a_batch_then_uses_what_there_is():
     feed = _feed(batch=64)
     assert feed.batch_size == 50
-    assert len(feed.batch(feed.draw(0), 0)[1]) == 50
+    assert len(feed.batch(feed.draw(0), 0).y) == 50
 
 
-def test_training_samples_when_a_fraction_then_a_prefix_of_the_seeded_order():
+def test_training_rows_when_a_fraction_then_a_prefix_of_the_seeded_order():
     splits = load(dataset_pb2.DatasetSpec(dataset="datasets/digits"))
 
     def labels(**config):
         filled = training_config.complete(pb.TrainConfig(steps=1, **config))
-        images, found = training_samples(splits, filled, torch.device("cpu"))
-        assert len(images) == len(found)
-        return found.tolist()
+        return splits.labels[training_rows(splits, filled)].tolist()
 
     assert labels() == splits.labels[splits.train].tolist()
     half, quarter = labels(data_fraction=0.5, seed=1), labels(data_fraction=0.25, seed=1)

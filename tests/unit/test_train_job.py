@@ -61,6 +61,10 @@ def _weights(store, ref):
     return {name: tensor.numpy().tobytes() for name, tensor in load_checkpoint(store.get(ref)).state.items()}
 
 
+def _step(store, ref):
+    return load_checkpoint(store.get(ref)).scalars["step"]
+
+
 def _essence(result):
     """All that a result says but for times."""
     return (result.model.sha256, [m.SerializeToString(deterministic=True) for m in result.measurements])
@@ -118,7 +122,7 @@ def test_train_when_killed_and_resumed_then_gives_the_same_bits(store, optimizer
         pass
 
     def die(context):
-        if len(context.checkpoints) == stop_after:
+        if context.checkpoints and _step(store, context.checkpoints[-1]) >= stop_after:
             raise PowerCutError
 
     context = Context(die)
@@ -130,7 +134,7 @@ def test_train_when_killed_and_resumed_then_gives_the_same_bits(store, optimizer
     torch.manual_seed(99)  # whatever the process did in between must not matter
     continued = Context()
     result = jobs.run(resumed, store, continued)
-    assert context.marks[-1][0].step == stop_after
+    assert stop_after <= _step(store, context.checkpoints[-1]) < 30
     assert _essence(result) == _essence(whole)
     assert _weights(store, result.checkpoint) == _weights(store, whole.checkpoint)
     assert continued.marks[-1][0].elapsed_s > context.marks[-1][0].elapsed_s
@@ -164,8 +168,8 @@ def test_train_when_cancelled_then_writes_a_checkpoint_within_a_step_and_can_go_
     start = jobs.request(network, steps=30, optimizer=NESTEROV, checkpoint_interval_s=EVERY_STEP)
     with pytest.raises(Cancelled):
         jobs.run(start, store, context)
-    assert context.marks[-1][0].step == 3
-    assert context.marks[-1][1] is not None
+    assert context.marks[-1][0].step == _step(store, context.checkpoints[-1])
+    assert context.marks[-1][0].step < 30
     rest = jobs.request(network, steps=30, optimizer=NESTEROV)
     rest.resume_from.CopyFrom(context.checkpoints[-1])
     assert jobs.run(rest, store).model == jobs.run(jobs.request(network, steps=30, optimizer=NESTEROV), store).model
@@ -206,7 +210,8 @@ def _first_batch(network, store):
     from train_svc.training import assemble
 
     training = assemble(jobs.request(network, steps=1), store, SystemClock())
-    return training.module.train(), *training.feed.batch(training.feed.draw(0), 0)
+    batch = training.feed.batch(training.feed.draw(0), 0)
+    return training.module.train(), batch.x, batch.y
 
 
 def test_train_when_averaging_then_the_average_is_published_and_the_checkpoint_keeps_both(store):

@@ -102,9 +102,9 @@ def test_store_when_it_stays_away_then_store_down_which_is_not_counted_and_the_w
 
 def test_store_when_away_on_the_way_then_training_goes_on_and_ends_as_without(home: Path) -> None:
     store = FaultStore()
-    start = request(stored(store), steps=12, checkpoint_interval_s=0.001)
+    start = request(stored(store), steps=60, checkpoint_interval_s=0.001)
     expected = run(start, store)
-    store.refuse_puts = 4
+    store.refuse_puts = 2
     context = Context()
     result = job.train(start, context, store, SystemClock())
     assert result.model == expected.model
