@@ -5,7 +5,7 @@ OUT ?= runs/$(DATASET)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: fuzz sim seeded-bugs help setup run data test test-unit test-e2e check fix protos bench peers chaos mutants
+.PHONY: fuzz sim seeded-bugs help setup run data test test-unit test-e2e check fix protos bench peers chaos mutants compile test-compiled
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,8 +53,17 @@ protos: ## regenerate the committed stubs
 peers: ## install Optuna and Vizier into .tools/peers, for the benchmark of the control plane
 	@scripts/peers.sh
 
-bench: ## run every benchmark quickly
+compile: ## make the scheduler's inner loop machine code (a minute, once for its sources); without, it runs as it is
 	@scripts/setup.sh dev
+	@$(BIN)/python scripts/compile.py
+
+test-compiled: ## compile, then run the simulator and the scheduler's own tests in that form
+	@scripts/setup.sh dev
+	@scripts/test_compiled.sh
+
+bench: ## run every benchmark quickly, with the scheduler compiled
+	@scripts/setup.sh dev
+	@$(BIN)/python scripts/compile.py || true
 	@for name in train_step slot_idle startup control_plane agents utilisation queries growth restart; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
 fuzz: ## long tiers of hostile input: 5,000,000 mutants, ten minutes of raw bytes, every hostile generator (an hour)

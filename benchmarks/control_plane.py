@@ -23,6 +23,7 @@ from benchmarks.processes import Program, Worker, python_worker
 from benchmarks.report import Spread, print_figures, print_table, spread
 from nasmesh.v1 import scheduler_service_pb2 as api
 from nasmesh.v1 import scheduler_service_pb2_grpc as rpc
+from scheduler import compiled
 
 AGENTS = 64
 PARALLELISM = 512
@@ -172,11 +173,14 @@ def main() -> None:
         peers, peer_rows = ({}, []) if flags.no_peers else peer_rates(root, peer_s)
         trials = ours.trials()
     rows: list[Sequence[object]] = [(part.label, rates[name]) for name, part in parts.items()]
-    print_table(f"no-op tasks a second, {AGENTS} agents, median of {rounds} [quartiles]", ("what", "per second"), rows)
+    form = "compiled" if compiled.is_built() else "not compiled"
+    title = f"no-op tasks a second, {AGENTS} agents, scheduler {form}, median of {rounds} [quartiles]"
+    print_table(title, ("what", "per second"), rows)
     if peer_rows:
         print_table(f"no-op trials a second, {AGENTS} clients, {peer_s:g} s each", ("peer", "per second"), peer_rows)
     mine = rates["control_plane"].median
     figures: dict[str, float] = {"control_plane_agents": AGENTS, "control_plane_trials": trials}
+    figures["control_plane_compiled"] = compiled.is_built()
     figures |= {f"{name}_per_s": rate.median for name, rate in rates.items()}
     figures |= {f"{name}_trials_per_s": rate for name, rate in peers.items()}
     figures["control_plane_scheduler_cores"] = spread(ours.own_share).median

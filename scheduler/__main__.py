@@ -1,5 +1,10 @@
 """`python -m scheduler`: flags, environment, exit codes."""
 
+from scheduler import compiled
+
+if __name__ == "__main__":
+    compiled.use()  # before anything that is compiled is imported
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -18,40 +18,42 @@ if TYPE_CHECKING:
 _TRIAL_TASK = re.compile(r"(.+)-t([0-9]+)-[a-z]+")
 
 
-class Trials(dict[int, pb.Trial]):
+class Trials:
     """The trials of a search by position; reads like a list, but for slices.
 
-    A dictionary of those that are values, so that reading one that is in work costs no call; the others are missing.
+    Not a subclass of a dictionary: mypyc would read that one past its methods.
     """
-
-    __hash__ = None
-    __slots__ = ("_frozen",)
 
     def __init__(self, items: Iterable[pb.Trial | bytes] = ()) -> None:
         """Hold these, each as it is or as bytes."""
-        super().__init__()
+        self._values: dict[int, pb.Trial] = {}
         self._frozen: list[bytes | None] = []
         for index, item in enumerate(items):
             self._frozen.append(item if isinstance(item, bytes) else None)
             if not isinstance(item, bytes):
-                self[index] = item
+                self._values[index] = item
 
-    def __missing__(self, index: int) -> pb.Trial:
-        """Return a trial that is not a value, or one that is counted from the end."""
+    def __getitem__(self, index: int) -> pb.Trial:
+        """Return a trial by position, from the end where that is negative; one that is frozen is a copy."""
+        found = self._values.get(index)
+        if found is not None:
+            return found
         body = self._frozen[index]
-        return self[index + len(self._frozen)] if body is None else pb.Trial.FromString(body)
+        return self._values[index + len(self._frozen)] if body is None else pb.Trial.FromString(body)
 
     def __len__(self) -> int:
         """Return how many there are."""
         return len(self._frozen)
 
-    def __iter__(self) -> Iterator[pb.Trial]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[pb.Trial]:
         """Yield them by number."""
-        return (self[index] for index in range(len(self._frozen)))
+        for index in range(len(self._frozen)):
+            yield self[index]
 
-    def __reversed__(self) -> Iterator[pb.Trial]:  # type: ignore[override]
+    def __reversed__(self) -> Iterator[pb.Trial]:
         """Yield them, the last first."""
-        return (self[index] for index in reversed(range(len(self._frozen))))
+        for index in range(len(self._frozen) - 1, -1, -1):
+            yield self[index]
 
     def __eq__(self, other: object) -> bool:
         """Say whether both hold equal trials, in whatever form."""
@@ -66,12 +68,12 @@ class Trials(dict[int, pb.Trial]):
 
     def append(self, trial: pb.Trial) -> None:
         """Add a trial."""
-        self[len(self._frozen)] = trial
+        self._values[len(self._frozen)] = trial
         self._frozen.append(None)
 
     def values_by_number(self) -> list[tuple[int, pb.Trial]]:
         """Return the trials that are not frozen, with their numbers."""
-        return [(index + 1, trial) for index, trial in sorted(self.items(), key=lambda item: item[0])]
+        return [(index + 1, trial) for index, trial in sorted(self._values.items(), key=lambda item: item[0])]
 
     def is_frozen(self, number: int) -> bool:
         """Say whether a trial is kept as bytes."""
@@ -80,7 +82,7 @@ class Trials(dict[int, pb.Trial]):
     def freeze(self, number: int, body: bytes) -> None:
         """Keep a trial that has ended as these bytes of its."""
         self._frozen[number - 1] = body
-        del self[number - 1]
+        del self._values[number - 1]
 
 
 class Networks(MutableMapping[str, pb.Network]):
@@ -116,6 +118,12 @@ class Networks(MutableMapping[str, pb.Network]):
         """Return how many there are."""
         return len(self._bodies)
 
+    def __eq__(self, other: object) -> bool:
+        """Say whether both hold equal networks; compiled, the base class's own would not be asked."""
+        if not isinstance(other, Networks):
+            return NotImplemented
+        return dict(self.items()) == dict(other.items())
+
     def body(self, name: str) -> bytes:
         """Return a network's bytes."""
         return self._bodies[name]
@@ -125,29 +133,34 @@ class Networks(MutableMapping[str, pb.Network]):
         self._bodies[name] = body
 
 
-class Tasks(dict[str, "Task"]):
+class Tasks:
     """Tasks by id: open ones as they are, ended ones as bytes, those of one trial together.
 
-    A dictionary of those that are values, so that reading an open one costs no call; the others are missing.
+    Not a subclass of a dictionary: mypyc would read that one past its methods.
     """
-
-    __hash__ = None
 
     def __init__(self) -> None:
         """Hold none."""
-        super().__init__()
+        self._values: dict[str, Task] = {}
         self._trials: dict[str, dict[int, bytes]] = {}
         self._others: dict[str, dict[str, bytes]] = {}
         self._decode: Callable[[bytes], list[Task]] = _undecodable
 
-    def __missing__(self, task_id: str) -> "Task":
-        """Return a task that is not a value."""
+    def __setitem__(self, task_id: str, task: "Task") -> None:
+        """Keep a task as it is."""
+        self._values[task_id] = task
+
+    def __getitem__(self, task_id: str) -> "Task":
+        """Return a task; one that is frozen is a copy. Raises KeyError."""
+        found = self._values.get(task_id)
+        if found is not None:
+            return found
         for task in self._decode(self._bytes_with(task_id)):
             if task.id == task_id:
                 return task
         raise KeyError(task_id)
 
-    def get(self, task_id: str, default: "Task | None" = None) -> "Task | None":  # type: ignore[override]
+    def get(self, task_id: str, default: "Task | None" = None) -> "Task | None":
         """Return a task, or something else where it is not known."""
         try:
             return self[task_id]
@@ -156,14 +169,15 @@ class Tasks(dict[str, "Task"]):
 
     def __contains__(self, task_id: object) -> bool:
         """Say whether a task is known."""
-        if super().__contains__(task_id):
+        if task_id in self._values:
             return True
         body = self._bytes_with(task_id) if isinstance(task_id, str) else b""
         return bool(body) and any(task.id == task_id for task in self._decode(body))
 
     def __iter__(self) -> Iterator[str]:
         """Yield ids."""
-        return (task.id for task in self.values())
+        for task in self.values():
+            yield task.id
 
     def __len__(self) -> int:
         """Return how many there are; those of ended trials are counted one by one."""
@@ -176,9 +190,9 @@ class Tasks(dict[str, "Task"]):
         mine = {task.id: task for task in self.values()}
         return mine == {task.id: task for task in other.values()}
 
-    def values(self) -> "Iterator[Task]":  # type: ignore[override]
+    def values(self) -> "Iterator[Task]":
         """Yield all tasks."""
-        yield from super().values()
+        yield from self._values.values()
         for bundles in self._trials.values():
             for body in bundles.values():
                 yield from self._decode(body)
@@ -186,34 +200,35 @@ class Tasks(dict[str, "Task"]):
             for body in singles.values():
                 yield from self._decode(body)
 
-    def items(self) -> "Iterator[tuple[str, Task]]":  # type: ignore[override]
+    def items(self) -> "Iterator[tuple[str, Task]]":
         """Yield all ids and tasks."""
-        return ((task.id, task) for task in self.values())
+        for task in self.values():
+            yield task.id, task
 
     def open(self, task_id: str) -> "Task | None":
         """Return a task if it is not frozen, as every open one is."""
-        return super().get(task_id)
+        return self._values.get(task_id)
 
     def holds(self, task_id: str) -> bool:
         """Say whether a task is known and not frozen."""
-        return super().__contains__(task_id)
+        return task_id in self._values
 
     def freeze(self, search: str, trial: int, ids: tuple[str, ...], body: bytes) -> None:
         """Keep the tasks of an ended trial as these bytes."""
         self._trials.setdefault(search, {})[trial] = body
         for task_id in ids:
-            self.pop(task_id, None)
+            self._values.pop(task_id, None)
 
     def restore(self, trials: dict[str, dict[int, bytes]]) -> None:
         """Keep the tasks of ended trials, by search and number, as these bytes; those that are here as values go."""
         self._trials = trials
-        for task_id in [task.id for task in super().values() if self._bytes_with(task.id)]:
-            del self[task_id]
+        for task_id in [task.id for task in self._values.values() if self._bytes_with(task.id)]:
+            del self._values[task_id]
 
     def freeze_alone(self, search: str, task_id: str, body: bytes) -> None:
         """Keep an ended task of no trial as these bytes."""
         self._others.setdefault(search, {})[task_id] = body
-        self.pop(task_id, None)
+        self._values.pop(task_id, None)
 
     def read_by(self, decode: "Callable[[bytes], list[Task]]") -> None:
         """Say how bytes are made into tasks."""
@@ -221,9 +236,9 @@ class Tasks(dict[str, "Task"]):
 
     def drop(self, search: str) -> list[str]:
         """Forget a search's tasks; returns the ids of those that are not of frozen trials."""
-        gone = [task.id for task in super().values() if task.search == search]
+        gone = [task.id for task in self._values.values() if task.search == search]
         for task_id in gone:
-            del self[task_id]
+            del self._values[task_id]
         self._trials.pop(search, None)
         return [*gone, *self._others.pop(search, ())]
 

@@ -189,8 +189,8 @@ class SearchRun:
         """Return the trials that the final phase enlarges and trains: the best, or the last measured, newest first."""
         if self.spec.final.pick != pb.FINAL_PICK_LAST:
             return [number for _, number in self.leaders]
-        measured = (t.number for t in reversed(self.trials) if t.outcome == pb.TRIAL_OUTCOME_SUCCEEDED)
-        return list(islice((n for n in measured if not self.trials[n - 1].final), max(1, self.spec.final.top_k)))
+        measured = filter(lambda t: t.outcome == pb.TRIAL_OUTCOME_SUCCEEDED and not t.final, reversed(self.trials))
+        return [trial.number for trial in islice(measured, max(1, self.spec.final.top_k))]
 
 
 @dataclass(slots=True)

@@ -174,7 +174,7 @@ def both(
 ) -> training_pb2.InstrumentationPlan:
     """Return the probes of both plans, equal ones once."""
     result = training_pb2.InstrumentationPlan(probes=plan.probes)
-    result.probes.extend(probe for probe in more.probes if probe not in plan.probes)
+    result.probes.extend([probe for probe in more.probes if probe not in plan.probes])
     return result
 
 

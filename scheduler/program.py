@@ -19,6 +19,7 @@ from nasmesh.store.base import ObjectStore
 from nasmesh.store.open import open_store
 from nasmesh.telemetry.calls import Calls
 from nasmesh.v1 import dispatch_service_pb2_grpc, scheduler_service_pb2_grpc
+from scheduler import compiled
 from scheduler.collecting import settle
 from scheduler.core import Core
 from scheduler.desk import Desk
@@ -131,7 +132,8 @@ async def run(options: Options) -> None:
         loop.add_signal_handler(number, told.set)
     if options.port_file is not None:
         _write_address(options.port_file, scheduler.address)
-    _log.info("serving", address=scheduler.address, epoch=scheduler.core.engine.state.epoch, journal=options.journal)
+    form = {"epoch": scheduler.core.engine.state.epoch, "compiled": compiled.in_use()}
+    _log.info("serving", address=scheduler.address, journal=options.journal, **form)
     stopping = asyncio.create_task(told.wait())
     ended = asyncio.create_task(scheduler.wait())
     await asyncio.wait({stopping, ended}, return_when=asyncio.FIRST_COMPLETED)

@@ -90,12 +90,16 @@ def _name_question(state: State, run: SearchRun, ask: Ask) -> str:
     if not ask.call:
         return f"{run.id}-final"
     name = f"{run.id}-g{ask.call}"
-    return name if name not in state.tasks else next(again for again in renames(name) if again not in state.tasks)
+    again = renames(name)
+    while name in state.tasks:
+        name = next(again)
+    return name
 
 
 def renames(name: str) -> Iterator[str]:
     """Yield the ids that questions have whose number was taken, in order."""
-    return (f"{name}-{number}" for number in count(2))
+    for number in count(2):
+        yield f"{name}-{number}"
 
 
 def lease(work: Work, task: Task, agent: str) -> None:

@@ -2,6 +2,7 @@
 
 python -m tests.sim.run --seeds 0:100000 --processes 2
 python -m tests.sim.run --seed 17
+python -m scheduler.compiled tests.sim.run --seeds 0:300
 """
 
 import argparse
@@ -11,6 +12,7 @@ import sys
 import traceback
 from dataclasses import asdict
 
+from scheduler import compiled
 from tests.sim import seeded
 from tests.sim.lives import Tally, live, live_all, remember, replay_line
 
@@ -26,6 +28,8 @@ def main() -> int:
     parser.add_argument("--bug", default="", help="with a seeded bug of tests/sim/seeded.py")
     parser.add_argument("--json", action="store_true", help="print the tally only, as JSON")
     flags = parser.parse_args()
+    if flags.bug and compiled.in_use():
+        parser.error("a bug replaces functions of the sources, which the compiled form does not look at")
     with seeded.planted(flags.bug):
         if flags.seed is not None:
             return _one(flags.seed)
@@ -61,7 +65,8 @@ def _share(seeds: range, processes: int, bug: str) -> Tally:
     """Live the seeds in several processes, every so many-th seed each."""
     size = -(-len(seeds) // processes)
     parts = [seeds[start : start + size] for start in range(0, len(seeds), size)]
-    command = [sys.executable, "-m", "tests.sim.run", "--json", "--bug", bug]
+    form = ["-m", "scheduler.compiled"] if compiled.in_use() else ["-m"]
+    command = [sys.executable, *form, "tests.sim.run", "--json", "--bug", bug]
     children = [
         subprocess.Popen([*command, "--seeds", f"{part.start}:{part.stop}"], stdout=subprocess.PIPE, text=True)
         for part in parts
