@@ -115,15 +115,11 @@ def check_instrumentation(plan: pb.InstrumentationPlan, field_prefix: str = "ins
 def _probe_faults(probe: pb.Probe) -> Iterator[Fault]:
     if probe.tap not in pb.Tap.values() or probe.tap == pb.TAP_UNSPECIFIED:
         yield "tap", f"set one of {names_of(pb.Tap.keys())}"
-    if probe.tap in (pb.TAP_WEIGHT, pb.TAP_GRADIENT):
-        yield "tap", f"{pb.Tap.Name(probe.tap)} is not served yet; use another"
     if not probe.statistics:
         yield "statistics", f"name at least one of {names_of(pb.Statistic.keys())}"
     for statistic in probe.statistics:
         if statistic not in pb.Statistic.values() or statistic == pb.STATISTIC_UNSPECIFIED:
             yield "statistics", f"{statistic} is unknown; use {names_of(pb.Statistic.keys())}"
-        elif statistic in (pb.STATISTIC_SPARSITY, pb.STATISTIC_NORM):
-            yield "statistics", f"{pb.Statistic.Name(statistic)} is not served yet; use another"
         elif (statistic == pb.STATISTIC_VALUE) != (probe.tap == pb.TAP_EDGE_SCALE):
             yield "statistics", "STATISTIC_VALUE goes with TAP_EDGE_SCALE, and nothing else does"
     for name in ("every_steps", "from_step", "window_steps"):

@@ -157,7 +157,7 @@ def assemble(
         forward=compiling.compiled(module) if choice.compiled else module,
         loss=loss,
         choice=choice,
-        hooks=Hooks(before_step=[instruments.before_step], after_step=[instruments.after_step]),
+        hooks=Hooks([instruments.before_step], [instruments.after_backward], [instruments.after_step]),
         paths=paths,
         scale=LossScale(device) if choice.precision == "float16" else None,
         drops_out=drops_out,

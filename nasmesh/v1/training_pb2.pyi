@@ -190,12 +190,14 @@ class _ZeroCostProxyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ZeroCos
     ZERO_COST_PROXY_JACOBIAN_COVARIANCE: _ZeroCostProxy.ValueType  # 3
     """Covariance of input Jacobians (Mellor et al. 2020, first version)."""
     ZERO_COST_PROXY_GRAD_NORM: _ZeroCostProxy.ValueType  # 4
-    """Norm of the gradients of one batch."""
+    """Euclidean norm of all gradients of one batch (Abdelfattah et al. 2021)."""
     ZERO_COST_PROXY_SNIP: _ZeroCostProxy.ValueType  # 5
     """Connection sensitivity (Lee et al. 2019)."""
 
 class ZeroCostProxy(_ZeroCostProxy, metaclass=_ZeroCostProxyEnumTypeWrapper):
-    """Scores of an untrained network. Metric names are the lower-case names without prefix."""
+    """Scores of an untrained network, higher is better by their authors' claim. Metric names are the lower-case names without
+    prefix. A score that is no finite number, such as the logarithm of a singular kernel's determinant, is left out.
+    """
 
 ZERO_COST_PROXY_UNSPECIFIED: ZeroCostProxy.ValueType  # 0
 """Refused."""
@@ -206,7 +208,7 @@ ZERO_COST_PROXY_NASWOT: ZeroCostProxy.ValueType  # 2
 ZERO_COST_PROXY_JACOBIAN_COVARIANCE: ZeroCostProxy.ValueType  # 3
 """Covariance of input Jacobians (Mellor et al. 2020, first version)."""
 ZERO_COST_PROXY_GRAD_NORM: ZeroCostProxy.ValueType  # 4
-"""Norm of the gradients of one batch."""
+"""Euclidean norm of all gradients of one batch (Abdelfattah et al. 2021)."""
 ZERO_COST_PROXY_SNIP: ZeroCostProxy.ValueType  # 5
 """Connection sensitivity (Lee et al. 2019)."""
 Global___ZeroCostProxy: _TypeAlias = ZeroCostProxy  # noqa: Y015
@@ -266,10 +268,13 @@ class _StatisticEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Statistic.V
     STATISTIC_SPARSITY: _Statistic.ValueType  # 5
     """Share of values that are zero, mean over the steps observed."""
     STATISTIC_NORM: _Statistic.ValueType  # 6
-    """Euclidean norm, mean over the steps observed."""
+    """Euclidean norm, of activations that of one image's values; mean over the steps observed."""
 
 class Statistic(_Statistic, metaclass=_StatisticEnumTypeWrapper):
-    """Statistics of observed values. Metric names are the lower-case names without prefix."""
+    """Statistics of observed values. Metric names are the lower-case names without prefix; those of TAP_WEIGHT and
+    TAP_GRADIENT begin with "weight_" and "gradient_", their values are a block's trainable weights without edge scales,
+    taken as one row of numbers at each step observed, and every statistic of them is the mean over those steps.
+    """
 
 STATISTIC_UNSPECIFIED: Statistic.ValueType  # 0
 """Refused."""
@@ -284,7 +289,7 @@ STATISTIC_VALUE: Statistic.ValueType  # 4
 STATISTIC_SPARSITY: Statistic.ValueType  # 5
 """Share of values that are zero, mean over the steps observed."""
 STATISTIC_NORM: Statistic.ValueType  # 6
-"""Euclidean norm, mean over the steps observed."""
+"""Euclidean norm, of activations that of one image's values; mean over the steps observed."""
 Global___Statistic: _TypeAlias = Statistic  # noqa: Y015
 
 @_typing.final
@@ -771,8 +776,8 @@ class InstrumentationPlan(_message.Message):
     PROXIES_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     profile: _builtins.bool
-    """Whether each block's time and memory are measured once, after the first steps: "forward_ms", "activation_bytes" by
-    element.
+    """Whether each block's time and memory are measured once, after the first steps: "forward_ms", "activation_bytes" of one
+    batch by element.
     """
     @_builtins.property
     def probes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Probe]:
@@ -780,7 +785,9 @@ class InstrumentationPlan(_message.Message):
 
     @_builtins.property
     def proxies(self) -> _containers.RepeatedScalarFieldContainer[Global___ZeroCostProxy.ValueType]:
-        """What is computed once from the untrained network and one batch, before the first step; whole-network measurements."""
+        """What is computed once from the network as it starts and the first batch, before the first step; whole-network
+        measurements.
+        """
 
     def __init__(
         self,

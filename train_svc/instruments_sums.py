@@ -1,0 +1,225 @@
+"""Sums that statistics are made of: over the images that pass a value, and over the steps at which weights are read.
+
+The statistic of NAC (Kamath et al. 2018): sums of x and x^2 over images per position and channel.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from nasmesh.v1 import training_pb2 as pb
+
+_COUNTS = "counts"
+# Which sums a statistic is made of.
+_PARTS: dict[int, tuple[str, ...]] = {
+    pb.STATISTIC_MEAN: ("sum",),
+    pb.STATISTIC_VARIANCE: ("sum", "square"),
+    pb.STATISTIC_MEAN_SQUARE: ("square",),
+    pb.STATISTIC_SPARSITY: ("zeros",),
+    pb.STATISTIC_NORM: ("norms",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cadence:
+    """Which steps are observed, and which of them count together."""
+
+    every_steps: int
+    from_step: int
+    window_steps: int
+
+    def observes(self, step: int) -> bool:
+        """Return whether step number `step` (from 0) is observed."""
+        return step >= self.from_step and (step - self.from_step) % self.every_steps == 0
+
+    def ends_window(self, step: int) -> bool:
+        """Return whether `step` is the last of a window."""
+        if not self.window_steps or step < self.from_step:
+            return False
+        return (step - self.from_step + 1) % self.window_steps == 0
+
+
+@dataclass(slots=True)
+class Sums:
+    """Sums over `images` images of `elements` values, float64, by name.
+
+    "sum" of x and "square" of x^2, per position and channel where a variance is asked for, else one number each;
+    "zeros": how many values are zero; "norms" of the images' Euclidean norms.
+    """
+
+    parts: dict[str, Tensor]
+    elements: int
+    images: int = 0
+
+    @staticmethod
+    def of(image: Tensor, statistics: Iterable[int]) -> "Sums":
+        """Return empty sums for values like those of one image."""
+        wanted = list(statistics)
+        spread = image.shape if pb.STATISTIC_VARIANCE in wanted else ()
+        names = sorted({name for statistic in wanted for name in _PARTS[statistic]})
+        parts = {
+            name: torch.zeros(spread if name in ("sum", "square") else (), dtype=torch.float64, device=image.device)
+            for name in names
+        }
+        return Sums(parts, image.numel())
+
+    def add(self, values: Tensor) -> None:
+        """Add a batch [N, ...]."""
+        parts = self.parts
+        if "zeros" in parts:
+            parts["zeros"].add_(values.numel() - torch.count_nonzero(values))
+        if parts.keys() - {"zeros"}:
+            self._add_powers(values.float())
+        self.images += len(values)
+
+    def _add_powers(self, values: Tensor) -> None:
+        parts = self.parts
+        if "sum" in parts:
+            parts["sum"].add_(values.sum(0) if parts["sum"].dim() else values.sum())
+        if "square" in parts and parts["square"].dim():
+            parts["square"].add_(values.square().sum(0))
+        elif "square" in parts:
+            parts["square"].add_(torch.linalg.vector_norm(values, dtype=torch.float64).square())
+        if "norms" in parts:
+            within = tuple(range(1, values.dim()))
+            each = torch.linalg.vector_norm(values, dim=within) if within else values.abs()
+            parts["norms"].add_(each.sum(dtype=torch.float64))
+
+    def value(self, statistic: pb.Statistic.ValueType) -> float:
+        """Return a statistic: mean, true variance, mean of squares, share of zeros, mean norm of an image."""
+        mean = {name: part / self.images for name, part in self.parts.items()}
+        if statistic == pb.STATISTIC_VARIANCE:
+            return float((mean["square"] - mean["sum"].square()).clamp(min=0).mean())
+        if statistic == pb.STATISTIC_NORM:
+            return float(mean["norms"])
+        (name,) = _PARTS[statistic]
+        return float(mean[name].sum() / self.elements)
+
+    def pack(self) -> dict[str, Tensor]:
+        """Return the numbers as a checkpoint holds them: it has no float64, so the bits travel as integers."""
+        packed = {name: part.view(torch.int64) for name, part in self.parts.items()}
+        return {**packed, _COUNTS: torch.tensor([self.elements, self.images])}
+
+    @staticmethod
+    def unpack(entries: Mapping[str, Tensor], device: torch.device) -> "Sums":
+        """Return what `pack` packed."""
+        parts = {name: bits.view(torch.float64).to(device) for name, bits in entries.items() if name != _COUNTS}
+        elements, images = entries[_COUNTS].tolist()
+        return Sums(parts, elements, images)
+
+
+class Observer(nn.Module):
+    """Adds up what passes through one value of the network."""
+
+    def __init__(self, statistics: Iterable[int]) -> None:
+        """Start empty; the shape is taken from the first batch."""
+        super().__init__()
+        self.statistics = tuple(statistics)
+        self.active = False
+        self.sums: Sums | None = None
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Add a batch [N, ...] when active and in training mode; returns x."""
+        if self.active and self.training:
+            if self.sums is None:
+                self.sums = Sums.of(x[0], self.statistics)
+            self.sums.add(x.detach())
+        return x
+
+
+@dataclass(slots=True)
+class StepSums:
+    """Statistics of several elements' tensors, summed over steps: `total` [statistics, elements], float64.
+
+    `steps` stays on the device: a step whose gradients overflowed is left out there, without anybody waiting for it.
+    """
+
+    total: Tensor
+    steps: Tensor
+
+    @staticmethod
+    def of(statistics: int, elements: int, device: torch.device) -> "StepSums":
+        """Return empty sums."""
+        total = torch.zeros(statistics, elements, dtype=torch.float64, device=device)
+        return StepSums(total, torch.zeros((), dtype=torch.int64, device=device))
+
+    def add(self, figures: Tensor) -> None:
+        """Add one step's figures [statistics, elements]."""
+        sound = torch.isfinite(figures).all()
+        self.total.add_(torch.where(sound, figures, torch.zeros_like(figures)))
+        self.steps.add_(sound)
+
+    def means(self) -> list[list[float]]:
+        """Return the means over the steps, by statistic; nothing before the first step."""
+        found: list[list[float]] = (self.total / self.steps).tolist() if int(self.steps) else []
+        return found
+
+    def pack(self) -> dict[str, Tensor]:
+        """Return the numbers as a checkpoint holds them."""
+        return {"total": self.total.view(torch.int64), "steps": self.steps}
+
+    @staticmethod
+    def unpack(entries: Mapping[str, Tensor], device: torch.device) -> "StepSums":
+        """Return what `pack` packed."""
+        return StepSums(entries["total"].view(torch.float64).to(device), entries["steps"].to(device))
+
+
+@dataclass(slots=True)
+class Reading:
+    """One probe's view of the weights of some blocks, or of their gradients; `last` is the last complete window."""
+
+    elements: list[str]
+    parameters: list[nn.Parameter]
+    owners: list[int]  # of each parameter, the place of its block in `elements`
+    probe: pb.Probe
+    cadence: Cadence
+    now: StepSums | None = None
+    last: StepSums | None = None
+    _index: Tensor | None = field(default=None, init=False)
+
+    @torch.no_grad()
+    def read(self) -> None:
+        """Add this moment's figures."""
+        device = self.parameters[0].device
+        if self.now is None:
+            self.now = StepSums.of(len(self.probe.statistics), len(self.elements), device)
+        if self._index is None:
+            self._index = torch.tensor(self.owners, device=device)
+        self.now.add(self._figures(self._tensors(), self._index))
+
+    def _tensors(self) -> list[Tensor]:
+        if self.probe.tap == pb.TAP_WEIGHT:
+            return [parameter.detach() for parameter in self.parameters]
+        return [
+            # What no loss depends on has no gradient, which is a zero one.
+            parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+            for parameter in self.parameters
+        ]
+
+    def _figures(self, tensors: Sequence[Tensor], owner: Tensor) -> Tensor:
+        """Return the statistics [statistics, elements], each block's tensors taken as one."""
+
+        def by_block(numbers: Tensor) -> Tensor:
+            found = torch.zeros(len(self.elements), dtype=torch.float64, device=owner.device)
+            return found.index_add_(0, owner, numbers.double())
+
+        wanted = set(self.probe.statistics)
+        sizes = by_block(torch.tensor([tensor.numel() for tensor in tensors], device=owner.device))
+        found: dict[int, Tensor] = {}
+        if wanted & {pb.STATISTIC_NORM, pb.STATISTIC_MEAN_SQUARE, pb.STATISTIC_VARIANCE}:
+            norms = torch.stack(torch._foreach_norm(list(tensors)))
+            squares = by_block(norms.double().square())
+            found[pb.STATISTIC_NORM] = squares.sqrt()
+            found[pb.STATISTIC_MEAN_SQUARE] = squares / sizes
+        if wanted & {pb.STATISTIC_MEAN, pb.STATISTIC_VARIANCE}:
+            found[pb.STATISTIC_MEAN] = by_block(torch.stack([tensor.sum() for tensor in tensors])) / sizes
+        if pb.STATISTIC_VARIANCE in wanted:
+            spread = found[pb.STATISTIC_MEAN_SQUARE] - found[pb.STATISTIC_MEAN].square()
+            found[pb.STATISTIC_VARIANCE] = spread.clamp(min=0)
+        if pb.STATISTIC_SPARSITY in wanted:
+            zeros = torch.stack([tensor.numel() - torch.count_nonzero(tensor) for tensor in tensors])
+            found[pb.STATISTIC_SPARSITY] = by_block(zeros) / sizes
+        return torch.stack([found[statistic] for statistic in self.probe.statistics])
