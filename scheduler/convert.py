@@ -83,7 +83,9 @@ def fill_lease(lease: dispatch_service_pb2.Lease, state: State, task: Task) -> N
         _fill_train(lease.train, run, task)
     elif task.kind is TaskKind.EVALUATE:
         trial, work = run.trials[task.trial - 1], lease.evaluate
-        work.model.CopyFrom(trial.model)
+        work.model.CopyFrom(trial.network.object if trial.evaluate.table else trial.model)
+        if trial.evaluate.table and trial.HasField("choices"):
+            work.choices.CopyFrom(trial.choices)
         work.config.CopyFrom(trial.evaluate)
         work.data.CopyFrom(run.spec.data)
     elif task.proposal is not None:

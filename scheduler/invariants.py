@@ -251,6 +251,7 @@ def _reused_faults(state: State, run: SearchRun, trial: pb.Trial) -> Iterator[st
     same = (
         list(trial.measurements) == list(source.measurements)
         and (trial.checkpoint, trial.model, trial.data_digest) == (source.checkpoint, source.model, source.data_digest)
+        and (trial.report, trial.quantized) == (source.report, source.quantized)
         and dict(trial.environment) == dict(source.environment)
         and reuse.digest_of(run, trial) == reuse.digest_of(source_run, source)
     )

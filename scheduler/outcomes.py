@@ -91,6 +91,10 @@ def _check_evaluate(
 ) -> None:
     whole = _check_measurements("evaluate", result.measurements, (measurement_pb2.SPLIT_UNSPECIFIED, asked))
     _check_rest("evaluate", result.device_time_s, result.data_digest, result.environment)
+    if result.HasField("report"):
+        _check_object(result.report, "evaluate.report", ObjectKind.REPORT)
+    if result.HasField("quantized"):
+        _check_object(result.quantized, "evaluate.quantized", ObjectKind.CHECKPOINT)
     for objective in run.spec.objectives:
         if objective.metric not in whole:
             raise _invalid("evaluate.measurements", f"the objective {objective.metric} was not measured")
@@ -148,6 +152,9 @@ def _check_proposed(run: SearchRun, trial: pb.ProposedTrial, field: str, *, fina
     if not plan.probes and not spec.instrumentation.probes:
         plan.SetInParent()
         return
+    if spec.evaluate.table:
+        message = f"{spec.evaluate.table} has no statistics of elements; use a generator that reads none"
+        raise _invalid(f"{field}.instrumentation", message)
     training_config.check_instrumentation(plan, f"{field}.instrumentation")
     plan.CopyFrom(both(spec.instrumentation, plan))
 
@@ -156,6 +163,9 @@ def merged_train(run: SearchRun, overrides: training_pb2.TrainConfig, field: str
     """Return the search's complete configuration with the overrides in their places."""
     if not overrides.ListFields():
         return run.spec.train
+    if run.spec.evaluate.table:
+        message = f"{field}.train: {run.spec.evaluate.table} holds finished trainings, nothing is trained; leave it out"
+        raise Invalid("TRAIN_CONFIG_INVALID", message, field=f"{field}.train")
     merged = training_config.merge(run.spec.train, overrides)
     training_config.check(merged, f"{field}.train")
     return complete_train(merged)

@@ -2,11 +2,10 @@
 
 import difflib
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from nasmesh import evaluate_config, ids, metrics, training_config
+from nasmesh import evaluate_config, ids, training_config
 from nasmesh.data import catalog
 from nasmesh.data.manifest import info_of_dataset
 from nasmesh.errors import FieldViolation, Invalid, NasmeshError, Unavailable
@@ -15,6 +14,7 @@ from nasmesh.v1 import search_pb2 as pb
 from scheduler.early_stopping import stopping_faults
 from scheduler.generator_settings import complete_settings
 from scheduler.outcomes import complete_train
+from scheduler.validate_metrics import constraint_faults, objective_faults, table_faults
 from scheduler.validate_space import space_faults
 
 _SPEC_BYTES = 256 * 1024
@@ -23,7 +23,6 @@ _LABEL_CHARS = 128
 _PARALLELISM = 1000
 _FINALS = 100
 _WIDTH = 64.0
-_CLASS_METRIC = re.compile(r"class_(\d+)_accuracy")
 
 Fault = tuple[str, str]
 
@@ -48,8 +47,8 @@ def complete_spec(
         *_checked("data", lambda: full.data.CopyFrom(_data(spec, added))),
         *_generator_faults(full, generator),
         *space_faults(spec.space, generator),
-        *_objective_faults(spec, classes),
-        *_constraint_faults(spec, classes),
+        *objective_faults(spec, classes),
+        *constraint_faults(spec, classes),
         *_budget_faults(spec.budget),
         *_number_faults(spec),
         *_train_faults(full),
@@ -57,6 +56,7 @@ def complete_spec(
         *stopping_faults(full),
         *_checked("instrumentation", lambda: training_config.check_instrumentation(spec.instrumentation)),
         *(_final_faults(full) if spec.HasField("final") else ()),
+        *table_faults(spec),
     ]
     if faults:
         found = [FieldViolation(f"spec.{field}", f"spec.{field}: {what}") for field, what in faults]
@@ -151,50 +151,6 @@ def _generator_faults(full: pb.SearchSpec, generator: generate_service_pb2.Gener
         )
 
 
-def _objective_faults(spec: pb.SearchSpec, classes: int | None) -> Iterator[Fault]:
-    if not spec.objectives:
-        yield "objectives", "name at least one metric to optimise, for example accuracy"
-    seen = set()
-    for index, objective in enumerate(spec.objectives):
-        field = f"objectives[{index}]"
-        yield from _metric_faults(spec, objective.metric, f"{field}.metric", classes)
-        if objective.goal not in (pb.GOAL_MAXIMIZE, pb.GOAL_MINIMIZE):
-            yield f"{field}.goal", "say GOAL_MAXIMIZE or GOAL_MINIMIZE"
-        if objective.metric in seen:
-            yield f"{field}.metric", f"{objective.metric} is named twice"
-        seen.add(objective.metric)
-
-
-def _metric_faults(spec: pb.SearchSpec, metric: str, field: str, classes: int | None) -> Iterator[Fault]:
-    """Yield why evaluation will not produce a metric."""
-    if not metrics.is_known(metric):
-        yield field, f"evaluation does not produce {metric[:80]!r}; did you mean {metrics.suggest(metric)}?"
-    elif (found := _CLASS_METRIC.fullmatch(metric)) and classes is not None:
-        if int(found[1]) >= classes:
-            yield field, f"{spec.data.dataset} has {classes} classes, numbered from 0"
-    elif metric.startswith("latency_") and spec.evaluate.HasField("latency") and not spec.evaluate.latency:
-        yield field, f"{metric} is not measured while evaluate.latency is false"
-
-
-def _constraint_faults(spec: pb.SearchSpec, classes: int | None) -> Iterator[Fault]:
-    bounds: dict[str, tuple[float, float]] = {}
-    for index, constraint in enumerate(spec.constraints):
-        field = f"constraints[{index}]"
-        yield from _metric_faults(spec, constraint.metric, f"{field}.metric", classes)
-        if not constraint.HasField("max") and not constraint.HasField("min"):
-            yield field, "set max, min or both"
-        given = [value for name in ("max", "min") if constraint.HasField(name) for value in [getattr(constraint, name)]]
-        if not all(map(math.isfinite, given)):
-            yield field, "bounds must be finite numbers"
-            continue
-        low, high = bounds.get(constraint.metric, (-math.inf, math.inf))
-        low = max(low, constraint.min) if constraint.HasField("min") else low
-        high = min(high, constraint.max) if constraint.HasField("max") else high
-        bounds[constraint.metric] = (low, high)
-        if low > high:
-            yield field, f"no {constraint.metric} is at least {low:g} and at most {high:g}"
-
-
 def _budget_faults(budget: pb.Budget) -> Iterator[Fault]:
     for name in ("max_trials", "max_iterations", "max_wall_time_s", "max_device_time_s"):
         value = getattr(budget, name)
@@ -228,6 +184,8 @@ def _train_faults(full: pb.SearchSpec) -> Iterator[Fault]:
             "train.include_validation",
             "only the final phase may train on the validation split; set it in final.train",
         )
+    if full.evaluate.table:
+        return  # nothing is trained
     yield from _checked("train", lambda: training_config.check(full.train, "train"))
     full.train.CopyFrom(complete_train(full.train))
 
@@ -248,7 +206,8 @@ def _final_faults(full: pb.SearchSpec) -> Iterator[Fault]:
         if not 0 <= getattr(final, name) <= _FINALS:
             yield f"final.{name}", f"must be 1 to {_FINALS} (0: 1), not {getattr(final, name)}"
     train = training_config.merge(full.train, final.train)
-    yield from _checked("final.train", lambda: training_config.check(train, "final.train"))
+    if not full.evaluate.table:
+        yield from _checked("final.train", lambda: training_config.check(train, "final.train"))
     if final.evaluate.split not in (measurement_pb2.SPLIT_UNSPECIFIED, measurement_pb2.SPLIT_TEST):
         yield "final.evaluate.split", "the final phase is scored on SPLIT_TEST; leave it unset"
     evaluate = evaluate_config.merge(full.evaluate, final.evaluate)
@@ -256,7 +215,8 @@ def _final_faults(full: pb.SearchSpec) -> Iterator[Fault]:
     if final.HasField("scale_up"):
         yield from _scale_faults(full)
     evaluate.split = measurement_pb2.SPLIT_TEST
-    final.train.CopyFrom(complete_train(train))
+    if not full.evaluate.table:
+        final.train.CopyFrom(complete_train(train))
     final.evaluate.CopyFrom(evaluate_config.complete(evaluate))
     final.top_k, final.repeats = final.top_k or 1, final.repeats or 1
     final.pick = final.pick or pb.FINAL_PICK_BEST

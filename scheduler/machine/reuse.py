@@ -72,6 +72,10 @@ def take_over(work: Work, run: SearchRun, trial: pb.Trial, digest: bytes) -> boo
     trial.measurements.extend(source.measurements)
     trial.checkpoint.CopyFrom(source.checkpoint)
     trial.model.CopyFrom(source.model)
+    if source.HasField("report"):
+        trial.report.CopyFrom(source.report)
+    if source.HasField("quantized"):
+        trial.quantized.CopyFrom(source.quantized)
     trial.environment.update(source.environment)
     trial.data_digest = source.data_digest
     trial.reused_from = source.name

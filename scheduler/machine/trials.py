@@ -65,7 +65,12 @@ def _begin(work: Work, run: SearchRun, trial: pb.Trial, proposed: dispatch_pb.Pr
 
 
 def _train(work: Work, run: SearchRun, trial: pb.Trial) -> None:
-    """Queue a training, unless the same was measured before or is being measured."""
+    """Queue a training, unless the same was measured before or is being measured; or ask a table instead."""
+    if trial.evaluate.table:
+        # Nothing is trained, and to look up again costs nothing.
+        trial.phase = pb.TRIAL_PHASE_EVALUATE_QUEUED
+        tasks.create(work, run, TaskKind.EVALUATE, trial=trial.number)
+        return
     if not run.spec.cache:  # recorded by a version without reuse
         queue(work, run, trial)
         return
@@ -132,8 +137,13 @@ def scored(work: Work, run: SearchRun, trial: pb.Trial, result: evaluate_pb.Eval
     trial.data_digest = trial.data_digest or result.data_digest
     if result.environment:
         trial.environment.update({f"evaluate.{key}": value for key, value in result.environment.items()})
+    if result.HasField("report"):
+        trial.report.CopyFrom(result.report)
+    if result.HasField("quantized"):
+        trial.quantized.CopyFrom(result.quantized)
     spend(run, trial, result.device_time_s)
-    reuse.remember(work, run, trial)
+    if not trial.evaluate.table:
+        reuse.remember(work, run, trial)
     _conclude(work, run, trial)
 
 

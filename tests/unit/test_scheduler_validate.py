@@ -119,7 +119,7 @@ def test_objective_when_latency_is_not_measured_then_refused() -> None:
     spec = make.make_spec()
     spec.objectives[0].metric = "latency_p50"
     spec.evaluate.latency = False
-    assert "evaluate.latency is false" in faults(spec)["spec.objectives[0].metric"]
+    assert "evaluate.latency: true" in faults(spec)["spec.objectives[0].metric"]
 
 
 def test_generator_when_absent_then_unavailable_with_the_nearest() -> None:

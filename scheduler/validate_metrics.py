@@ -1,0 +1,92 @@
+"""Checks that evaluation will produce what a search optimises and bounds, and what a search by table cannot have."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+
+from nasmesh import metrics
+from nasmesh.v1 import search_pb2 as pb
+
+_CLASS_METRIC = re.compile(r"class_(\d+)_accuracy")
+
+Fault = tuple[str, str]
+
+
+def objective_faults(spec: pb.SearchSpec, classes: int | None) -> Iterator[Fault]:
+    """Yield what is wrong with the objectives; `classes`: 0 for regression, None where nothing is known of the data."""
+    if not spec.objectives:
+        yield "objectives", "name at least one metric to optimise, for example accuracy"
+    seen = set()
+    for index, objective in enumerate(spec.objectives):
+        field = f"objectives[{index}]"
+        yield from _metric_faults(spec, objective.metric, f"{field}.metric", classes)
+        if objective.goal not in (pb.GOAL_MAXIMIZE, pb.GOAL_MINIMIZE):
+            yield f"{field}.goal", "say GOAL_MAXIMIZE or GOAL_MINIMIZE"
+        if objective.metric in seen:
+            yield f"{field}.metric", f"{objective.metric} is named twice"
+        seen.add(objective.metric)
+
+
+def _metric_faults(spec: pb.SearchSpec, metric: str, field: str, classes: int | None) -> Iterator[Fault]:
+    """Yield why evaluation will not produce a metric; `classes`: 0 for regression, None where nothing is known."""
+    if metric in spec.evaluate.metrics:
+        return  # the evaluate server knows it, or says that it does not
+    if not metrics.is_known(metric):
+        yield field, f"evaluation does not produce {metric[:80]!r}; did you mean {metrics.suggest(metric)}?"
+    elif missing := metrics.lacks(metric, spec.evaluate):
+        yield field, f"{metric} is not measured unless the specification says evaluate.{missing}"
+    elif classes == 0 and (metric in metrics.CLASSIFICATION or _CLASS_METRIC.fullmatch(metric)):
+        yield (
+            field,
+            f"{spec.data.dataset} has numbers to predict and no classes; use one of {_list(metrics.REGRESSION)}",
+        )
+    elif classes and metric in metrics.REGRESSION:
+        yield field, f"{spec.data.dataset} has classes; use one of {_list(metrics.CLASSIFICATION)}"
+    elif classes and (found := _CLASS_METRIC.fullmatch(metric)) and int(found[1]) >= classes:
+        yield field, f"{spec.data.dataset} has {classes} classes, numbered from 0"
+
+
+def _list(known: Iterable[str]) -> str:
+    return ", ".join(known)
+
+
+def constraint_faults(spec: pb.SearchSpec, classes: int | None) -> Iterator[Fault]:
+    """Yield what is wrong with the constraints; `classes` as for the objectives."""
+    bounds: dict[str, tuple[float, float]] = {}
+    for index, constraint in enumerate(spec.constraints):
+        field = f"constraints[{index}]"
+        yield from _metric_faults(spec, constraint.metric, f"{field}.metric", classes)
+        if not constraint.HasField("max") and not constraint.HasField("min"):
+            yield field, "set max, min or both"
+        given = [value for name in ("max", "min") if constraint.HasField(name) for value in [getattr(constraint, name)]]
+        if not all(map(math.isfinite, given)):
+            yield field, "bounds must be finite numbers"
+            continue
+        low, high = bounds.get(constraint.metric, (-math.inf, math.inf))
+        low = max(low, constraint.min) if constraint.HasField("min") else low
+        high = min(high, constraint.max) if constraint.HasField("max") else high
+        bounds[constraint.metric] = (low, high)
+        if low > high:
+            yield field, f"no {constraint.metric} is at least {low:g} and at most {high:g}"
+
+
+def table_faults(spec: pb.SearchSpec) -> Iterator[Fault]:
+    """Yield what a search by table cannot have: its networks have been trained, in another way than it could say."""
+    table, final = spec.evaluate.table, spec.final
+    if not table:
+        if final.evaluate.table:
+            yield "final.evaluate.table", "a table answers for the whole search; set evaluate.table"
+        return
+    asked = {
+        "train": bool(spec.train.ListFields()),
+        "early_stopping": spec.HasField("early_stopping"),
+        "instrumentation": bool(spec.instrumentation.ListFields()),
+        "final.train": bool(final.train.ListFields()),
+        "final.scale_up": final.HasField("scale_up"),
+        "final.evaluate.table": final.evaluate.table not in ("", table),
+    }
+    yield from (
+        (field, f"{table} holds finished trainings, nothing is trained; leave it out")
+        for field, is_set in asked.items()
+        if is_set
+    )
