@@ -24,6 +24,7 @@ with quiet_interrupts():
         replay,
         search,
         serve,
+        table,
         things,
         top,
         trial,
@@ -62,6 +63,7 @@ app.add_typer(search.app, name="search")
 app.add_typer(trial.app, name="trial")
 app.add_typer(network.app, name="network")
 app.add_typer(admin.app, name="admin")
+app.add_typer(table.app, name="table")
 things.register(app)
 access.register(app)
 replay.register(app)
