@@ -303,7 +303,7 @@ class NextCall(_message.Message):
     after_results: _builtins.int
     """After this many more results."""
     in_flight_below: _builtins.int
-    """Whenever fewer than this many trials are in flight."""
+    """Whenever fewer than this many trials are in flight; those that an early-stopping rule holds do not count here."""
     def __init__(
         self,
         *,

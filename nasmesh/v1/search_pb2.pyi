@@ -229,6 +229,8 @@ class _TrialPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrialPhase
     """Its network is being built and admitted."""
     TRIAL_PHASE_AWAITS_EQUAL: _TrialPhase.ValueType  # 7
     """Waits for what an equal trial measures, of whatever search, that is being trained or scored."""
+    TRIAL_PHASE_HELD: _TrialPhase.ValueType  # 8
+    """Is held at a rung: whether it goes on depends on others."""
 
 class TrialPhase(_TrialPhase, metaclass=_TrialPhaseEnumTypeWrapper):
     """What is being done for a trial."""
@@ -249,6 +251,8 @@ TRIAL_PHASE_ADMITTING: TrialPhase.ValueType  # 6
 """Its network is being built and admitted."""
 TRIAL_PHASE_AWAITS_EQUAL: TrialPhase.ValueType  # 7
 """Waits for what an equal trial measures, of whatever search, that is being trained or scored."""
+TRIAL_PHASE_HELD: TrialPhase.ValueType  # 8
+"""Is held at a rung: whether it goes on depends on others."""
 Global___TrialPhase: _TypeAlias = TrialPhase  # noqa: Y015
 
 class _TaskKind:
@@ -361,6 +365,7 @@ class SearchSpec(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
     EARLY_STOPPING_FIELD_NUMBER: _builtins.int
+    TRANSFER_FIELD_NUMBER: _builtins.int
     parallelism: _builtins.int
     """Most trials in flight at once [1]."""
     seed: _builtins.int
@@ -417,6 +422,10 @@ class SearchSpec(_message.Message):
     def early_stopping(self) -> Global___EarlyStopping:
         """Ends or holds trials that are behind others at the same step; absent: every trial is trained to its end."""
 
+    @_builtins.property
+    def transfer(self) -> Global___Transfer:
+        """Where the network comes from that this search takes over: lineage across searches; absent: it finds its own."""
+
     def __init__(
         self,
         *,
@@ -436,20 +445,66 @@ class SearchSpec(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         cache: Global___CacheMode.ValueType = ...,
         early_stopping: Global___EarlyStopping | None = ...,
+        transfer: Global___Transfer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "data", b"data", "early_stopping", b"early_stopping", "evaluate", b"evaluate", "final", b"final", "generator", b"generator", "instrumentation", b"instrumentation", "space", b"space", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "data", b"data", "early_stopping", b"early_stopping", "evaluate", b"evaluate", "final", b"final", "generator", b"generator", "instrumentation", b"instrumentation", "space", b"space", "train", b"train", "transfer", b"transfer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cache", b"cache", "constraints", b"constraints", "data", b"data", "early_stopping", b"early_stopping", "evaluate", b"evaluate", "final", b"final", "generator", b"generator", "instrumentation", b"instrumentation", "labels", b"labels", "objectives", b"objectives", "parallelism", b"parallelism", "priority", b"priority", "seed", b"seed", "space", b"space", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cache", b"cache", "constraints", b"constraints", "data", b"data", "early_stopping", b"early_stopping", "evaluate", b"evaluate", "final", b"final", "generator", b"generator", "instrumentation", b"instrumentation", "labels", b"labels", "objectives", b"objectives", "parallelism", b"parallelism", "priority", b"priority", "seed", b"seed", "space", b"space", "train", b"train", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchSpec: _TypeAlias = SearchSpec  # noqa: Y015
 
 @_typing.final
+class Transfer(_message.Message):
+    """A network that one search found and another carries to other data, depth or width. How it is built there is said by
+    `space` and `generator` (generators/fixed); this records whose it is, and hands its weights on where that is wished.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIAL_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    INHERIT_WEIGHTS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    trial: _builtins.str
+    """"searches/{id}/trials/{n}": where it was found. It must have a network, with `inherit_weights` a trained one."""
+    network: _builtins.str
+    """Its network there, "networks/{digest}". The scheduler fills it in."""
+    inherit_weights: _builtins.bool
+    """Whether every training of this search, final ones too, starts from that trial's weights, by name and shape, unless its
+    generator names others [false].
+    """
+    @_builtins.property
+    def weights(self) -> _object_pb2.ObjectRef:
+        """Those weights. The scheduler fills them in."""
+
+    def __init__(
+        self,
+        *,
+        trial: _builtins.str = ...,
+        network: _builtins.str = ...,
+        inherit_weights: _builtins.bool = ...,
+        weights: _object_pb2.ObjectRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["weights", b"weights"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inherit_weights", b"inherit_weights", "network", b"network", "trial", b"trial", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Transfer: _TypeAlias = Transfer  # noqa: Y015
+
+@_typing.final
 class EarlyStopping(_message.Message):
     """Compares trials at rungs: numbers of updates at which a training is scored on the validation split. Whatever the rule, a
     trial that is held or stopped has stored its checkpoint and given its device back; one that is promoted goes on from that
     checkpoint wherever there is room. Trials are compared by the first objective, or by Pareto rank over all of them.
+
+    Rungs stand at shares of each trial's own training. A held trial counts against max_trials, not against parallelism.
+    Where nothing is in work any more, and the generator waits for results or the budget is used up, the best of those that
+    wait at a rung goes on, unless one as good has, and where there is none all that are held are stopped. Trials that fail
+    are compared with nobody. The final phase is not touched.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -460,10 +515,13 @@ class EarlyStopping(_message.Message):
     HYPERBAND_FIELD_NUMBER: _builtins.int
     FIRST_RUNG_FIELD_NUMBER: _builtins.int
     BY_PARETO_RANK_FIELD_NUMBER: _builtins.int
+    TRAIN_SAMPLES_FIELD_NUMBER: _builtins.int
     first_rung: _builtins.float
     """Share of the full training after which the first rung stands, 0 < value < 1 [1 / reduction^2; 0.1 for MEDIAN]."""
     by_pareto_rank: _builtins.bool
     """Whether trials are compared by Pareto rank over all objectives, ties by the first [false]."""
+    train_samples: _builtins.int
+    """Samples of the training split, which say how many updates an epoch has. The scheduler fills it in."""
     @_builtins.property
     def median(self) -> Global___MedianStopping:
         """Stops what is worse than the median of those before it."""
@@ -489,10 +547,11 @@ class EarlyStopping(_message.Message):
         hyperband: Global___Hyperband | None = ...,
         first_rung: _builtins.float | None = ...,
         by_pareto_rank: _builtins.bool = ...,
+        train_samples: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_first_rung", b"_first_rung", "asynchronous_halving", b"asynchronous_halving", "first_rung", b"first_rung", "hyperband", b"hyperband", "median", b"median", "rule", b"rule", "successive_halving", b"successive_halving"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_rung", b"_first_rung", "asynchronous_halving", b"asynchronous_halving", "by_pareto_rank", b"by_pareto_rank", "first_rung", b"first_rung", "hyperband", b"hyperband", "median", b"median", "rule", b"rule", "successive_halving", b"successive_halving"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_rung", b"_first_rung", "asynchronous_halving", b"asynchronous_halving", "by_pareto_rank", b"by_pareto_rank", "first_rung", b"first_rung", "hyperband", b"hyperband", "median", b"median", "rule", b"rule", "successive_halving", b"successive_halving", "train_samples", b"train_samples"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__first_rung: _TypeAlias = _typing.Literal["first_rung"]  # noqa: Y015
     _WhichOneofArgType__first_rung: _TypeAlias = _typing.Literal["_first_rung", b"_first_rung"]  # noqa: Y015
@@ -925,6 +984,7 @@ class TrialCounts(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
     LOST_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     active: _builtins.int
     """Waiting or in work."""
     succeeded: _builtins.int
@@ -937,6 +997,8 @@ class TrialCounts(_message.Message):
     """Ended early by a rule."""
     lost: _builtins.int
     """Given up without their own fault."""
+    held: _builtins.int
+    """Of the active ones those that are held at a rung: they take no device and no parallelism."""
     def __init__(
         self,
         *,
@@ -946,10 +1008,11 @@ class TrialCounts(_message.Message):
         failed: _builtins.int = ...,
         stopped: _builtins.int = ...,
         lost: _builtins.int = ...,
+        held: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "failed", b"failed", "infeasible", b"infeasible", "lost", b"lost", "stopped", b"stopped", "succeeded", b"succeeded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "failed", b"failed", "held", b"held", "infeasible", b"infeasible", "lost", b"lost", "stopped", b"stopped", "succeeded", b"succeeded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1015,6 +1078,7 @@ class Trial(_message.Message):
     INHERITANCE_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    PREDICTED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name: "searches/{search}/trials/{number}"."""
     number: _builtins.int
@@ -1045,6 +1109,8 @@ class Trial(_message.Message):
     """Updates done so far."""
     peak_memory_bytes: _builtins.int
     """Most memory that its training held on the device, in bytes; 0: not known."""
+    predicted_memory_bytes: _builtins.int
+    """What was foretold for it, in bytes; 0: nothing was."""
     @_builtins.property
     def network(self) -> Global___Network:
         """The network."""
@@ -1158,10 +1224,11 @@ class Trial(_message.Message):
         inheritance: Global___InheritanceReport | None = ...,
         steps: _builtins.int = ...,
         peak_memory_bytes: _builtins.int = ...,
+        predicted_memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "choices", b"choices", "create_time", b"create_time", "end_time", b"end_time", "evaluate", b"evaluate", "failure", b"failure", "inheritance", b"inheritance", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "model", b"model", "network", b"network", "quantized", b"quantized", "report", b"report", "train", b"train", "violation", b"violation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "choices", b"choices", "create_time", b"create_time", "data_digest", b"data_digest", "device_time_s", b"device_time_s", "device_time_saved_s", b"device_time_saved_s", "end_time", b"end_time", "enqueued", b"enqueued", "environment", b"environment", "evaluate", b"evaluate", "failure", b"failure", "final", b"final", "inheritance", b"inheritance", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "iteration", b"iteration", "measurements", b"measurements", "model", b"model", "name", b"name", "network", b"network", "note", b"note", "number", b"number", "outcome", b"outcome", "parents", b"parents", "peak_memory_bytes", b"peak_memory_bytes", "phase", b"phase", "proposal_id", b"proposal_id", "quantized", b"quantized", "report", b"report", "reused_from", b"reused_from", "rungs", b"rungs", "steps", b"steps", "train", b"train", "violation", b"violation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "choices", b"choices", "create_time", b"create_time", "data_digest", b"data_digest", "device_time_s", b"device_time_s", "device_time_saved_s", b"device_time_saved_s", "end_time", b"end_time", "enqueued", b"enqueued", "environment", b"environment", "evaluate", b"evaluate", "failure", b"failure", "final", b"final", "inheritance", b"inheritance", "initial_weights", b"initial_weights", "instrumentation", b"instrumentation", "iteration", b"iteration", "measurements", b"measurements", "model", b"model", "name", b"name", "network", b"network", "note", b"note", "number", b"number", "outcome", b"outcome", "parents", b"parents", "peak_memory_bytes", b"peak_memory_bytes", "phase", b"phase", "predicted_memory_bytes", b"predicted_memory_bytes", "proposal_id", b"proposal_id", "quantized", b"quantized", "report", b"report", "reused_from", b"reused_from", "rungs", b"rungs", "steps", b"steps", "train", b"train", "violation", b"violation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1188,7 +1255,7 @@ class Rung(_message.Message):
     reason: _builtins.str
     """Why, for people: "2nd of 9, the best 3 go on"."""
     bracket: _builtins.int
-    """Bracket of HYPERBAND, round of SUCCESSIVE_HALVING; 0 for the others."""
+    """Round of HYPERBAND and SUCCESSIVE_HALVING, 0 is the first; 0 for the others."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Values of the search's objectives there, in their order."""
