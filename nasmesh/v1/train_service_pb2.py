@@ -31,7 +31,7 @@ from nasmesh.v1 import search_pb2 as nasmesh_dot_v1_dot_search__pb2
 from nasmesh.v1 import training_pb2 as nasmesh_dot_v1_dot_training__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1enasmesh/v1/train_service.proto\x12\nnasmesh.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x18nasmesh/v1/dataset.proto\x1a\x14nasmesh/v1/job.proto\x1a\x1cnasmesh/v1/measurement.proto\x1a\x17nasmesh/v1/object.proto\x1a\x17nasmesh/v1/search.proto\x1a\x19nasmesh/v1/training.proto\"\xf3\x02\n\x14StartTrainingRequest\x12\x13\n\x0btraining_id\x18\x01 \x01(\t\x12&\n\x07network\x18\x02 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12\'\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x17.nasmesh.v1.TrainConfig\x12%\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x17.nasmesh.v1.DatasetSpec\x12\x38\n\x0finstrumentation\x18\x05 \x01(\x0b\x32\x1f.nasmesh.v1.InstrumentationPlan\x12.\n\x0finitial_weights\x18\x06 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12*\n\x0bresume_from\x18\x07 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12\x12\n\nuntil_step\x18\x08 \x01(\x03\x12$\n\x04gang\x18\t \x01(\x0b\x32\x16.nasmesh.v1.GangMember\"<\n\nGangMember\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x0c\n\x04size\x18\x02 \x01(\x05\x12\x12\n\nrendezvous\x18\x03 \x01(\t\"?\n\x15StartTrainingResponse\x12&\n\x08training\x18\x01 \x01(\x0b\x32\x14.nasmesh.v1.Training\"\xfd\x01\n\x08Training\x12\x13\n\x0btraining_id\x18\x01 \x01(\t\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.nasmesh.v1.JobState\x12+\n\x08progress\x18\x03 \x01(\x0b\x32\x19.nasmesh.v1.TrainProgress\x12)\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12\'\n\x06result\x18\x05 \x01(\x0b\x32\x17.nasmesh.v1.TrainResult\x12$\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x13.nasmesh.v1.Failure\x12\x10\n\x08sequence\x18\x07 \x01(\x03\"\xf8\x01\n\rTrainProgress\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\x01\x12\x0c\n\x04loss\x18\x04 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x05 \x01(\x01\x12\x15\n\rlearning_rate\x18\x06 \x01(\x01\x12\x13\n\x0bsteps_per_s\x18\x07 \x01(\x01\x12\x11\n\telapsed_s\x18\x08 \x01(\x01\x12\x11\n\tuploading\x18\t \x01(\x08\x12+\n\nvalidation\x18\n \x03(\x0b\x32\x17.nasmesh.v1.Measurement\x12\x16\n\x0evalidated_step\x18\x0b \x01(\x03\"\xaa\x03\n\x0bTrainResult\x12)\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12-\n\x0cmeasurements\x18\x03 \x03(\x0b\x32\x17.nasmesh.v1.Measurement\x12\x15\n\rdevice_time_s\x18\x04 \x01(\x01\x12\x13\n\x0b\x64\x61ta_digest\x18\x05 \x01(\t\x12=\n\x0b\x65nvironment\x18\x06 \x03(\x0b\x32(.nasmesh.v1.TrainResult.EnvironmentEntry\x12\r\n\x05steps\x18\x07 \x01(\x03\x12\x19\n\x11peak_memory_bytes\x18\x08 \x01(\x03\x12\x1e\n\x16predicted_memory_bytes\x18\t \x01(\x03\x12\x32\n\x0binheritance\x18\n \x01(\x0b\x32\x1d.nasmesh.v1.InheritanceReport\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\")\n\x12GetTrainingRequest\x12\x13\n\x0btraining_id\x18\x01 \x01(\t\"=\n\x13GetTrainingResponse\x12&\n\x08training\x18\x01 \x01(\x0b\x32\x14.nasmesh.v1.Training\"=\n\x14ListTrainingsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x15ListTrainingsResponse\x12\'\n\ttrainings\x18\x01 \x03(\x0b\x32\x14.nasmesh.v1.Training\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"C\n\x14WatchTrainingRequest\x12\x13\n\x0btraining_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"?\n\x15WatchTrainingResponse\x12&\n\x08training\x18\x01 \x01(\x0b\x32\x14.nasmesh.v1.Training\"V\n\x15\x43\x61ncelTrainingRequest\x12\x13\n\x0btraining_id\x18\x01 \x01(\t\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x16\x43\x61ncelTrainingResponse\x12&\n\x08training\x18\x01 \x01(\x0b\x32\x14.nasmesh.v1.Training\",\n\x15\x44\x65leteTrainingRequest\x12\x13\n\x0btraining_id\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteTrainingResponse\"\x1e\n\x1cTrainServiceGetServerRequest\"C\n\x1dTrainServiceGetServerResponse\x12\"\n\x06server\x18\x01 \x01(\x0b\x32\x12.nasmesh.v1.Server2\xf6\x04\n\x0cTrainService\x12T\n\rStartTraining\x12 .nasmesh.v1.StartTrainingRequest\x1a!.nasmesh.v1.StartTrainingResponse\x12N\n\x0bGetTraining\x12\x1e.nasmesh.v1.GetTrainingRequest\x1a\x1f.nasmesh.v1.GetTrainingResponse\x12T\n\rListTrainings\x12 .nasmesh.v1.ListTrainingsRequest\x1a!.nasmesh.v1.ListTrainingsResponse\x12V\n\rWatchTraining\x12 .nasmesh.v1.WatchTrainingRequest\x1a!.nasmesh.v1.WatchTrainingResponse0\x01\x12W\n\x0e\x43\x61ncelTraining\x12!.nasmesh.v1.CancelTrainingRequest\x1a\".nasmesh.v1.CancelTrainingResponse\x12W\n\x0e\x44\x65leteTraining\x12!.nasmesh.v1.DeleteTrainingRequest\x1a\".nasmesh.v1.DeleteTrainingResponse\x12`\n\tGetServer\x12(.nasmesh.v1.TrainServiceGetServerRequest\x1a).nasmesh.v1.TrainServiceGetServerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1enasmesh/v1/train_service.proto\x12\nnasmesh.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x18nasmesh/v1/dataset.proto\x1a\x14nasmesh/v1/job.proto\x1a\x1cnasmesh/v1/measurement.proto\x1a\x17nasmesh/v1/object.proto\x1a\x17nasmesh/v1/search.proto\x1a\x19nasmesh/v1/training.proto\"\xf3\x02\n\x14StartTrainingRequest\x12\x13\n\x0btraining_id\x18\x01 \x01(\t\x12&\n\x07network\x18\x02 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12\'\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x17.nasmesh.v1.TrainConfig\x12%\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x17.nasmesh.v1.DatasetSpec\x12\x38\n\x0finstrumentation\x18\x05 \x01(\x0b\x32\x1f.nasmesh.v1.InstrumentationPlan\x12.\n\x0finitial_weights\x18\x06 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12*\n\x0bresume_from\x18\x07 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12\x12\n\nuntil_step\x18\x08 \x01(\x03\x12$\n\x04gang\x18\t \x01(\x0b\x32\x16.nasmesh.v1.GangMember\"<\n\nGangMember\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x0c\n\x04size\x18\x02 \x01(\x05\x12\x12\n\nrendezvous\x18\x03 \x01(\t\"?\n\x15StartTrainingResponse\x12&\n\x08training\x18\x01 \x01(\x0b\x32\x14.nasmesh.v1.Training\"\xb1\x02\n\x08Training\x12\x13\n\x0btraining_id\x18\x01 \x01(\t\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.nasmesh.v1.JobState\x12+\n\x08progress\x18\x03 \x01(\x0b\x32\x19.nasmesh.v1.TrainProgress\x12)\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12\'\n\x06result\x18\x05 \x01(\x0b\x32\x17.nasmesh.v1.TrainResult\x12$\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x13.nasmesh.v1.Failure\x12\x10\n\x08sequence\x18\x07 \x01(\x03\x12\x32\n\tviolation\x18\x08 \x01(\x0b\x32\x1f.nasmesh.v1.ConstraintViolation\"\xf8\x01\n\rTrainProgress\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\x01\x12\x0c\n\x04loss\x18\x04 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x05 \x01(\x01\x12\x15\n\rlearning_rate\x18\x06 \x01(\x01\x12\x13\n\x0bsteps_per_s\x18\x07 \x01(\x01\x12\x11\n\telapsed_s\x18\x08 \x01(\x01\x12\x11\n\tuploading\x18\t \x01(\x08\x12+\n\nvalidation\x18\n \x03(\x0b\x32\x17.nasmesh.v1.Measurement\x12\x16\n\x0evalidated_step\x18\x0b \x01(\x03\"\xaa\x03\n\x0bTrainResult\x12)\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12-\n\x0cmeasurements\x18\x03 \x03(\x0b\x32\x17.nasmesh.v1.Measurement\x12\x15\n\rdevice_time_s\x18\x04 \x01(\x01\x12\x13\n\x0b\x64\x61ta_digest\x18\x05 \x01(\t\x12=\n\x0b\x65nvironment\x18\x06 \x03(\x0b\x32(.nasmesh.v1.TrainResult.EnvironmentEntry\x12\r\n\x05steps\x18\x07 \x01(\x03\x12\x19\n\x11peak_memory_bytes\x18\x08 \x01(\x03\x12\x1e\n\x16predicted_memory_bytes\x18\t \x01(\x03\x12\x32\n\x0binheritance\x18\n \x01(\x0b\x32\x1d.nasmesh.v1.InheritanceReport\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\")\n\x12GetTrainingRequest\x12\x13\n\x0btraining_id\x18\x01 \x01(\t\"=\n\x13GetTrainingResponse\x12&\n\x08training\x18\x01 \x01(\x0b\x32\x14.nasmesh.v1.Training\"=\n\x14ListTrainingsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x15ListTrainingsResponse\x12\'\n\ttrainings\x18\x01 \x03(\x0b\x32\x14.nasmesh.v1.Training\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"C\n\x14WatchTrainingRequest\x12\x13\n\x0btraining_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"?\n\x15WatchTrainingResponse\x12&\n\x08training\x18\x01 \x01(\x0b\x32\x14.nasmesh.v1.Training\"V\n\x15\x43\x61ncelTrainingRequest\x12\x13\n\x0btraining_id\x18\x01 \x01(\t\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x16\x43\x61ncelTrainingResponse\x12&\n\x08training\x18\x01 \x01(\x0b\x32\x14.nasmesh.v1.Training\",\n\x15\x44\x65leteTrainingRequest\x12\x13\n\x0btraining_id\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteTrainingResponse\"\x1e\n\x1cTrainServiceGetServerRequest\"C\n\x1dTrainServiceGetServerResponse\x12\"\n\x06server\x18\x01 \x01(\x0b\x32\x12.nasmesh.v1.Server2\xf6\x04\n\x0cTrainService\x12T\n\rStartTraining\x12 .nasmesh.v1.StartTrainingRequest\x1a!.nasmesh.v1.StartTrainingResponse\x12N\n\x0bGetTraining\x12\x1e.nasmesh.v1.GetTrainingRequest\x1a\x1f.nasmesh.v1.GetTrainingResponse\x12T\n\rListTrainings\x12 .nasmesh.v1.ListTrainingsRequest\x1a!.nasmesh.v1.ListTrainingsResponse\x12V\n\rWatchTraining\x12 .nasmesh.v1.WatchTrainingRequest\x1a!.nasmesh.v1.WatchTrainingResponse0\x01\x12W\n\x0e\x43\x61ncelTraining\x12!.nasmesh.v1.CancelTrainingRequest\x1a\".nasmesh.v1.CancelTrainingResponse\x12W\n\x0e\x44\x65leteTraining\x12!.nasmesh.v1.DeleteTrainingRequest\x1a\".nasmesh.v1.DeleteTrainingResponse\x12`\n\tGetServer\x12(.nasmesh.v1.TrainServiceGetServerRequest\x1a).nasmesh.v1.TrainServiceGetServerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,37 +47,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTTRAININGRESPONSE']._serialized_start=669
   _globals['_STARTTRAININGRESPONSE']._serialized_end=732
   _globals['_TRAINING']._serialized_start=735
-  _globals['_TRAINING']._serialized_end=988
-  _globals['_TRAINPROGRESS']._serialized_start=991
-  _globals['_TRAINPROGRESS']._serialized_end=1239
-  _globals['_TRAINRESULT']._serialized_start=1242
-  _globals['_TRAINRESULT']._serialized_end=1668
-  _globals['_TRAINRESULT_ENVIRONMENTENTRY']._serialized_start=1618
-  _globals['_TRAINRESULT_ENVIRONMENTENTRY']._serialized_end=1668
-  _globals['_GETTRAININGREQUEST']._serialized_start=1670
-  _globals['_GETTRAININGREQUEST']._serialized_end=1711
-  _globals['_GETTRAININGRESPONSE']._serialized_start=1713
-  _globals['_GETTRAININGRESPONSE']._serialized_end=1774
-  _globals['_LISTTRAININGSREQUEST']._serialized_start=1776
-  _globals['_LISTTRAININGSREQUEST']._serialized_end=1837
-  _globals['_LISTTRAININGSRESPONSE']._serialized_start=1839
-  _globals['_LISTTRAININGSRESPONSE']._serialized_end=1928
-  _globals['_WATCHTRAININGREQUEST']._serialized_start=1930
-  _globals['_WATCHTRAININGREQUEST']._serialized_end=1997
-  _globals['_WATCHTRAININGRESPONSE']._serialized_start=1999
-  _globals['_WATCHTRAININGRESPONSE']._serialized_end=2062
-  _globals['_CANCELTRAININGREQUEST']._serialized_start=2064
-  _globals['_CANCELTRAININGREQUEST']._serialized_end=2150
-  _globals['_CANCELTRAININGRESPONSE']._serialized_start=2152
-  _globals['_CANCELTRAININGRESPONSE']._serialized_end=2216
-  _globals['_DELETETRAININGREQUEST']._serialized_start=2218
-  _globals['_DELETETRAININGREQUEST']._serialized_end=2262
-  _globals['_DELETETRAININGRESPONSE']._serialized_start=2264
-  _globals['_DELETETRAININGRESPONSE']._serialized_end=2288
-  _globals['_TRAINSERVICEGETSERVERREQUEST']._serialized_start=2290
-  _globals['_TRAINSERVICEGETSERVERREQUEST']._serialized_end=2320
-  _globals['_TRAINSERVICEGETSERVERRESPONSE']._serialized_start=2322
-  _globals['_TRAINSERVICEGETSERVERRESPONSE']._serialized_end=2389
-  _globals['_TRAINSERVICE']._serialized_start=2392
-  _globals['_TRAINSERVICE']._serialized_end=3022
+  _globals['_TRAINING']._serialized_end=1040
+  _globals['_TRAINPROGRESS']._serialized_start=1043
+  _globals['_TRAINPROGRESS']._serialized_end=1291
+  _globals['_TRAINRESULT']._serialized_start=1294
+  _globals['_TRAINRESULT']._serialized_end=1720
+  _globals['_TRAINRESULT_ENVIRONMENTENTRY']._serialized_start=1670
+  _globals['_TRAINRESULT_ENVIRONMENTENTRY']._serialized_end=1720
+  _globals['_GETTRAININGREQUEST']._serialized_start=1722
+  _globals['_GETTRAININGREQUEST']._serialized_end=1763
+  _globals['_GETTRAININGRESPONSE']._serialized_start=1765
+  _globals['_GETTRAININGRESPONSE']._serialized_end=1826
+  _globals['_LISTTRAININGSREQUEST']._serialized_start=1828
+  _globals['_LISTTRAININGSREQUEST']._serialized_end=1889
+  _globals['_LISTTRAININGSRESPONSE']._serialized_start=1891
+  _globals['_LISTTRAININGSRESPONSE']._serialized_end=1980
+  _globals['_WATCHTRAININGREQUEST']._serialized_start=1982
+  _globals['_WATCHTRAININGREQUEST']._serialized_end=2049
+  _globals['_WATCHTRAININGRESPONSE']._serialized_start=2051
+  _globals['_WATCHTRAININGRESPONSE']._serialized_end=2114
+  _globals['_CANCELTRAININGREQUEST']._serialized_start=2116
+  _globals['_CANCELTRAININGREQUEST']._serialized_end=2202
+  _globals['_CANCELTRAININGRESPONSE']._serialized_start=2204
+  _globals['_CANCELTRAININGRESPONSE']._serialized_end=2268
+  _globals['_DELETETRAININGREQUEST']._serialized_start=2270
+  _globals['_DELETETRAININGREQUEST']._serialized_end=2314
+  _globals['_DELETETRAININGRESPONSE']._serialized_start=2316
+  _globals['_DELETETRAININGRESPONSE']._serialized_end=2340
+  _globals['_TRAINSERVICEGETSERVERREQUEST']._serialized_start=2342
+  _globals['_TRAINSERVICEGETSERVERREQUEST']._serialized_end=2372
+  _globals['_TRAINSERVICEGETSERVERRESPONSE']._serialized_start=2374
+  _globals['_TRAINSERVICEGETSERVERRESPONSE']._serialized_end=2441
+  _globals['_TRAINSERVICE']._serialized_start=2444
+  _globals['_TRAINSERVICE']._serialized_end=3074
 # @@protoc_insertion_point(module_scope)

@@ -162,6 +162,7 @@ class Training(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    VIOLATION_FIELD_NUMBER: _builtins.int
     training_id: _builtins.str
     """The caller's id."""
     state: _job_pb2.JobState.ValueType
@@ -184,6 +185,12 @@ class Training(_message.Message):
     def failure(self) -> _search_pb2.Failure:
         """Why, once FAILED; also once CANCELLED where nobody had asked for that."""
 
+    @_builtins.property
+    def violation(self) -> _search_pb2.ConstraintViolation:
+        """Set beside a failure for want of memory, with metric "train_memory_bytes": the value is what the training held or was
+        foretold to hold, max what this server has for it. The network is outside this bound, which is not the same as bad.
+        """
+
     def __init__(
         self,
         *,
@@ -194,10 +201,11 @@ class Training(_message.Message):
         result: Global___TrainResult | None = ...,
         failure: _search_pb2.Failure | None = ...,
         sequence: _builtins.int = ...,
+        violation: _search_pb2.ConstraintViolation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "failure", b"failure", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "failure", b"failure", "progress", b"progress", "result", b"result", "violation", b"violation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "failure", b"failure", "progress", b"progress", "result", b"result", "sequence", b"sequence", "state", b"state", "training_id", b"training_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "failure", b"failure", "progress", b"progress", "result", b"result", "sequence", b"sequence", "state", b"state", "training_id", b"training_id", "violation", b"violation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

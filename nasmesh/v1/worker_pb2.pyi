@@ -29,6 +29,7 @@ class WorkerRequest(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    WEIGH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> Global___RunJob:
         """Work on a job; the child has none."""
@@ -37,17 +38,22 @@ class WorkerRequest(_message.Message):
     def stop(self) -> Global___StopJob:
         """Stop the job in work as soon as that is safe."""
 
+    @_builtins.property
+    def weigh(self) -> Global___WeighJob:
+        """Foretell how much memory a job will hold; the child has none."""
+
     def __init__(
         self,
         *,
         run: Global___RunJob | None = ...,
         stop: Global___StopJob | None = ...,
+        weigh: Global___WeighJob | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "run", b"run", "stop", b"stop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "run", b"run", "stop", b"stop", "weigh", b"weigh"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "run", b"run", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "run", b"run", "stop", b"stop", "weigh", b"weigh"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["run", "stop"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["run", "stop", "weigh"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -62,26 +68,60 @@ class RunJob(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    PREDICTED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job."""
     request: _builtins.bytes
     """The serialised request, as the work function expects it."""
     traceparent: _builtins.str
     """W3C trace context of the call that started the job; empty: nobody traces it."""
+    memory_bytes: _builtins.int
+    """Most memory that the job may hold, in bytes, beyond what its process holds when it begins; 0: no bound is kept."""
+    predicted_memory_bytes: _builtins.int
+    """What was foretold for it, in bytes; 0: nothing was."""
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         request: _builtins.bytes = ...,
         traceparent: _builtins.str = ...,
+        memory_bytes: _builtins.int = ...,
+        predicted_memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "request", b"request", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "memory_bytes", b"memory_bytes", "predicted_memory_bytes", b"predicted_memory_bytes", "request", b"request", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunJob: _TypeAlias = RunJob  # noqa: Y015
+
+@_typing.final
+class WeighJob(_message.Message):
+    """Foretell how much memory a job will hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job."""
+    request: _builtins.bytes
+    """The serialised request, as the work function expects it."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        request: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeighJob: _TypeAlias = WeighJob  # noqa: Y015
 
 @_typing.final
 class StopJob(_message.Message):
@@ -114,6 +154,7 @@ class WorkerReply(_message.Message):
     READY_FIELD_NUMBER: _builtins.int
     MARK_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    WEIGHED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ready(self) -> Global___WorkerReady:
         """The child has imported its work and waits; sent once."""
@@ -126,18 +167,23 @@ class WorkerReply(_message.Message):
     def finished(self) -> Global___JobFinished:
         """The job ended; the child waits for the next."""
 
+    @_builtins.property
+    def weighed(self) -> Global___JobWeighed:
+        """What a job will hold; the child waits for the next."""
+
     def __init__(
         self,
         *,
         ready: Global___WorkerReady | None = ...,
         mark: Global___JobMark | None = ...,
         finished: Global___JobFinished | None = ...,
+        weighed: Global___JobWeighed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "kind", b"kind", "mark", b"mark", "ready", b"ready"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "kind", b"kind", "mark", b"mark", "ready", b"ready", "weighed", b"weighed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "kind", b"kind", "mark", b"mark", "ready", b"ready"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "kind", b"kind", "mark", b"mark", "ready", b"ready", "weighed", b"weighed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["ready", "mark", "finished"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["ready", "mark", "finished", "weighed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -198,6 +244,40 @@ class JobMark(_message.Message):
 Global___JobMark: _TypeAlias = JobMark  # noqa: Y015
 
 @_typing.final
+class JobWeighed(_message.Message):
+    """What a job will hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job."""
+    memory_bytes: _builtins.int
+    """Memory in bytes, beyond what the process holds when the job begins."""
+    @_builtins.property
+    def failure(self) -> _search_pb2.Failure:
+        """Why nothing can be foretold: the job cannot be run either."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        memory_bytes: _builtins.int = ...,
+        failure: _search_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "memory_bytes", b"memory_bytes", "outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "job_id", b"job_id", "memory_bytes", b"memory_bytes", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["memory_bytes", "failure"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___JobWeighed: _TypeAlias = JobWeighed  # noqa: Y015
+
+@_typing.final
 class JobFinished(_message.Message):
     """A job ended."""
 
@@ -207,6 +287,7 @@ class JobFinished(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
+    VIOLATION_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job."""
     result: _builtins.bytes
@@ -219,6 +300,10 @@ class JobFinished(_message.Message):
     def stopped(self) -> Global___JobStopped:
         """It stopped because it was asked to."""
 
+    @_builtins.property
+    def violation(self) -> _search_pb2.ConstraintViolation:
+        """Set beside a failure for want of memory: what the job held or would hold, and what there is."""
+
     def __init__(
         self,
         *,
@@ -226,10 +311,11 @@ class JobFinished(_message.Message):
         result: _builtins.bytes = ...,
         failure: _search_pb2.Failure | None = ...,
         stopped: Global___JobStopped | None = ...,
+        violation: _search_pb2.ConstraintViolation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "result", b"result", "stopped", b"stopped"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "result", b"result", "stopped", b"stopped", "violation", b"violation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "job_id", b"job_id", "outcome", b"outcome", "result", b"result", "stopped", b"stopped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "job_id", b"job_id", "outcome", b"outcome", "result", b"result", "stopped", b"stopped", "violation", b"violation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result", "failure", "stopped"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -268,6 +354,7 @@ class JobRecord(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    VIOLATION_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job."""
     request: _builtins.bytes
@@ -288,6 +375,10 @@ class JobRecord(_message.Message):
     def failure(self) -> _search_pb2.Failure:
         """Why, for FAILED; for CANCELLED where nobody asked for that."""
 
+    @_builtins.property
+    def violation(self) -> _search_pb2.ConstraintViolation:
+        """Set beside a failure for want of memory: what the job held or would hold, and what there is."""
+
     def __init__(
         self,
         *,
@@ -299,10 +390,11 @@ class JobRecord(_message.Message):
         checkpoint: _object_pb2.ObjectRef | None = ...,
         result: _builtins.bytes = ...,
         failure: _search_pb2.Failure | None = ...,
+        violation: _search_pb2.ConstraintViolation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "failure", b"failure"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "failure", b"failure", "violation", b"violation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "failure", b"failure", "job_id", b"job_id", "progress", b"progress", "request", b"request", "result", b"result", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "failure", b"failure", "job_id", b"job_id", "progress", b"progress", "request", b"request", "result", b"result", "sequence", b"sequence", "state", b"state", "violation", b"violation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
