@@ -11,9 +11,9 @@ from nasmesh.settings import home, read_settings
 from nasmesh.store.base import ObjectStore
 from nasmesh.store.open import open_store
 from nasmesh.telemetry import tracing
-from nasmesh.v1 import measurement_pb2, object_pb2
+from nasmesh.v1 import measurement_pb2, object_pb2, training_pb2
 from nasmesh.v1 import train_service_pb2 as pb
-from train_svc import snapshot
+from train_svc import device_loss, instruments_once, snapshot
 from train_svc.compute import describe
 from train_svc.fit import Fit
 from train_svc.publish import Published, engine_versions, publish
@@ -26,7 +26,8 @@ def run(request: bytes, context: JobContext) -> bytes:
     """Train as asked and return the serialised TrainResult; errors are those of `train`."""
     start = pb.StartTrainingRequest.FromString(request)
     store = open_store(read_settings().store)
-    return train(start, context, store, SystemClock()).SerializeToString(deterministic=True)
+    with device_loss.told_apart():
+        return train(start, context, store, SystemClock()).SerializeToString(deterministic=True)
 
 
 def train(start: pb.StartTrainingRequest, context: JobContext, store: ObjectStore, clock: Clock) -> pb.TrainResult:
@@ -43,6 +44,7 @@ def train(start: pb.StartTrainingRequest, context: JobContext, store: ObjectStor
     if resumed is not None:
         snapshot.restore(training, resumed)
     context.raise_if_cancelled()
+    instruments_once.begin(training, start.instrumentation, clock)
     earlier_s = training.elapsed_s
 
     def prepare(elapsed_s: float, progress: pb.TrainProgress, last: bool) -> Write:
@@ -58,7 +60,9 @@ def train(start: pb.StartTrainingRequest, context: JobContext, store: ObjectStor
         fit = Fit(training, context, clock, prepare, until_step=start.until_step)
         checkpoint, progress = fit.run()
         span.set(steps=training.step, device=describe(training.device))
-    measurements = _measurements(training)  # before publishing, which may put averaged weights in place
+    measurements = _measurements(
+        training, start.instrumentation
+    )  # before publishing, which may put averaged weights in place
     published = publish(training)
     model = upload.put(published.content, progress, keep=False)
     upload.done()
@@ -73,7 +77,7 @@ def train(start: pb.StartTrainingRequest, context: JobContext, store: ObjectStor
     )
 
 
-def _measurements(training: Training) -> list[measurement_pb2.Measurement]:
+def _measurements(training: Training, plan: training_pb2.InstrumentationPlan) -> list[measurement_pb2.Measurement]:
     """Return loss and accuracy over the last complete epoch (or all there was), and the statistics by element."""
     window = training.last_epoch if training.last_epoch.samples else training.epoch
     whole = [
@@ -86,7 +90,11 @@ def _measurements(training: Training) -> list[measurement_pb2.Measurement]:
         )
         if metric == "train_loss" or training.splits.info.task != REGRESSION
     ]
-    return whole + list(training.instruments.measurements(training.step))
+    return [
+        *whole,
+        *training.instruments.measurements(training.step),
+        *instruments_once.measurements(training, plan),
+    ]
 
 
 def _environment(training: Training, published: Published) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """Scheduled drop-path (Zoph et al. 2018): branches are left out for some samples, more of them as training goes on.
 
-A network names the values that end its branches in metadata_props["nasmesh.drop_path"], a JSON list.
+A network names the values that end its branches in metadata_props["nasmesh.drop_path"], a JSON list; each is that of a
+Dropout of nothing.
 """
 
 import torch
 from torch import Tensor, fx, nn
 
-_SCOPE = "_paths"
+SCOPE = "_paths"
 
 
 class DropPath(nn.Module):
@@ -41,19 +42,24 @@ class Paths:
             drop.get_buffer("kept").fill_(1 - self._largest * share)
 
 
-def insert_paths(module: fx.GraphModule, marks: list[str], largest: float, device: torch.device) -> Paths:
-    """Put a DropPath behind each marked value of the graph; the values were checked by admission."""
+def marked_nodes(module: fx.GraphModule, marks: list[str]) -> list[fx.Node]:
+    """Return the nodes of the marked values: dropouts of nothing, as admission has seen to."""
     nodes = {node.name: node for node in module.graph.nodes}
     values: dict[str, str] = module.meta["values"]
+    return [nodes[values[mark]] for mark in marks if mark in values]  # a branch that nothing reads has none
+
+
+def insert_paths(module: fx.GraphModule, marks: list[str], largest: float, device: torch.device) -> Paths | None:
+    """Put a DropPath in the place of each mark; where nothing is to be dropped, take the marks out and return None."""
     drops = []
-    for number, mark in enumerate(marks):
-        node = nodes[values[mark]]
-        drop = DropPath(device)
-        path = f"{_SCOPE}.d{number}"
-        module.add_submodule(path, drop)
-        with module.graph.inserting_after(node):
-            call = module.graph.call_module(path, (node,))
-        node.replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
-        drops.append(drop)
+    for number, node in enumerate(marked_nodes(module, marks)):
+        if largest:
+            drop = DropPath(device)
+            drops.append(drop)
+            node.target = f"{SCOPE}.d{number}"
+            module.add_submodule(node.target, drop)
+        else:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            module.graph.erase_node(node)
     module.recompile()
-    return Paths(drops, largest)
+    return Paths(drops, largest) if drops else None

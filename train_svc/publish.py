@@ -8,9 +8,10 @@ import torch
 
 from nasmesh.errors import Invalid
 from nasmesh.model import runtime
+from nasmesh.model.auxiliary import without_auxiliary
 from nasmesh.model.encode import to_bytes
 from nasmesh.model.engine.checkpoint import write_back
-from nasmesh.model.weights import strip_training, without_auxiliary
+from nasmesh.model.weights import strip_training
 from train_svc.training import Training
 
 # Of the largest logit. Both compute in float32, in another order; measured differences are below 1e-5.

@@ -212,10 +212,8 @@ def _drop_paths(
     module: fx.GraphModule, model: onnx.ModelProto, config: training_pb2.TrainConfig, device: torch.device
 ) -> Paths | None:
     """Put drop-path behind the network's marks; raises Invalid (TRAIN_CONFIG_INVALID) where it has none."""
-    if not config.drop_path_rate:
-        return None
     marks = named_values(model, DROP_PATH_KEY)
-    if not marks:
+    if config.drop_path_rate and not marks:
         message = "config.drop_path_rate: no branch of this network has a drop-path mark; leave it unset"
         raise Invalid("TRAIN_CONFIG_INVALID", message, field="config.drop_path_rate")
     return insert_paths(module, marks, config.drop_path_rate, device)

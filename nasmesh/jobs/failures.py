@@ -8,6 +8,9 @@ from nasmesh.v1 import search_pb2 as pb
 UNCOUNTED_REASONS = frozenset({"STORE_DOWN", "DRAINING", "SERVER_UNREACHABLE", "NO_SLOT", "PORT_IN_USE"})
 """Faults of the surroundings: another attempt is made without using up one of the network's own."""
 
+DEVICE_LOST = "DEVICE_LOST"
+"""The accelerator answers no more; in the process that met this nothing will run on it again."""
+
 # What is wrong with the work itself; anything else, an unknown fault of a server included, may pass.
 _FINAL = (Invalid, NotFound, Conflict, Stale, Denied, Unauthenticated)
 

@@ -52,7 +52,9 @@ class Slot:
         return self._child
 
     def _work_on(self, job: Job, child: ChildProcess) -> worker_pb2.JobFinished:
-        """Return how the job ended. On every path but a Finished frame the child is gone afterwards."""
+        """Return how the job ended. On every path but a Finished frame the child is gone afterwards.
+
+        So it is where it lost its device: the next job must not meet the same."""
         job_id = job.view.job_id
         job.wake = child.wake
         run = worker_pb2.RunJob(job_id=job_id, request=job.view.request, traceparent=job.traceparent)
@@ -76,6 +78,8 @@ class Slot:
             if isinstance(event, Reply) and event.reply.mark.job_id == job_id:
                 self._board.mark(job, event.reply.mark)
             elif isinstance(event, Reply) and event.reply.finished.job_id == job_id:
+                if event.reply.finished.failure.reason == failures.DEVICE_LOST:
+                    self._discard()
                 return event.reply.finished
 
     def _verdict(self, job: Job, child: ChildProcess, now: float, ends_at: float) -> worker_pb2.JobFinished | None:

@@ -18,6 +18,7 @@ from nasmesh.model.geometry import Dims
 from nasmesh.model.inference import Inference, check_operators, node_label
 from nasmesh.model.initializers import Interface, parameter_dims
 from nasmesh.model.lower import lower
+from nasmesh.model.metadata import AUXILIARY_KEY, DROP_PATH_KEY, named_values
 from nasmesh.model.reasons import Reason, rejected
 from nasmesh.model.recover import recover_checked
 from nasmesh.model.tensors import check_tensor
@@ -122,14 +123,27 @@ def _check_graph(model: onnx.ModelProto) -> Interface:
     for name, dims in interface.dims.items():
         if any(size < 1 for size in dims):
             raise rejected(Reason.SHAPE_UNKNOWN, f"a parameter needs fixed dims of 1 or more, got {dims}", where=name)
-    if len(model.graph.output) != 1:
-        message = f"{len(model.graph.output)} outputs; a network has one, the logits"
+    extra = [value.name for value in model.graph.output[1:]]
+    if not model.graph.output or extra != named_values(model, AUXILIARY_KEY):
+        message = f"{len(model.graph.output)} outputs; a network has the logits, and what {AUXILIARY_KEY} names"
         raise rejected(Reason.OUTPUT_NOT_LOGITS, message, where="graph.output")
+    _check_marks(model)
     try:
         onnx.checker.check_model(_shell(model))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise rejected(Reason.GRAPH_INVALID, str(error).splitlines()[0][:200], where="graph") from None
     return interface
+
+
+def _check_marks(model: onnx.ModelProto) -> None:
+    """Refuse drop-path marks on anything but a dropout of nothing, which is where lowering puts them."""
+    marks = named_values(model, DROP_PATH_KEY)
+    if not marks:
+        return
+    ends = {name for node in model.graph.node if node.op_type == "Dropout" for name in node.output[:1]}
+    for mark in marks:
+        if mark not in ends:
+            raise rejected(Reason.NAME_INVALID, "a drop-path mark must name the value of a Dropout", where=mark[:128])
 
 
 def _check_values(model: onnx.ModelProto, interface: Interface) -> None:
@@ -171,9 +185,10 @@ def _check_shapes_and_totals(inference: Inference) -> tuple[dict[str, Dims], Cou
     single, many = inference.dims(1), inference.dims(_BATCH)
     for name, dims in single.items():
         _check_batch(name, dims, many[name])
-    output = model.graph.output[0].name
-    if output not in many or len(many[output]) != 2 or many[output][0] != _BATCH:
-        raise rejected(Reason.OUTPUT_NOT_LOGITS, "the output is not [N, classes]", where=output)
+    first = model.graph.output[0].name
+    for output in (value.name for value in model.graph.output):
+        if output not in many or len(many[output]) != 2 or many[output][0] != _BATCH or many[output] != many[first]:
+            raise rejected(Reason.OUTPUT_NOT_LOGITS, "the output is not [N, classes]", where=output)
     counts = count_with(model, single, inference.interface)
     peak = peak_activation_bytes(model, single, inference.interface)
     for what, value, limit in (
@@ -189,6 +204,7 @@ def _check_shapes_and_totals(inference: Inference) -> tuple[dict[str, Dims], Cou
 
 def _check_declared(model: onnx.ModelProto, dims: dict[str, Dims]) -> None:
     """Refuse a file that says of a value what is not so: engines believe it."""
+    outputs = {value.name for value in model.graph.output}
     for value in (*model.graph.output, *model.graph.value_info):
         if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
             raise rejected(Reason.TENSOR_TYPE, "a value that is declared as no float32 tensor", where=value.name)
@@ -203,7 +219,7 @@ def _check_declared(model: onnx.ModelProto, dims: dict[str, Dims]) -> None:
         ):
             message = f"declared as {stated}, its shape is {found}"
             raise rejected(Reason.SHAPE_MISMATCH, message, where=value.name)
-        if value.name == model.graph.output[0].name and stated[0] is not None:
+        if value.name in outputs and stated[0] is not None:
             raise rejected(Reason.SHAPE_UNKNOWN, "the batch is fixed; make the first dimension free", where=value.name)
 
 

@@ -160,7 +160,15 @@ def _check_output(architecture: pb.Architecture, known: dict[str, Dims]) -> None
     if len(known[output]) != 1:
         message = f"the output is {known[output]}, not [N, classes]; end in a linear, global pool or flatten block"
         raise rejected(Reason.OUTPUT_NOT_LOGITS, message, where=output)
-    needed = {output}
+    extra = list(architecture.auxiliary_outputs)
+    for name in extra:
+        if name not in known or name in (INPUT_ID, output) or extra.count(name) > 1:
+            message = f"auxiliary output {name[:80]!r} is not a block, the output itself, or named twice"
+            raise rejected(Reason.OUTPUT_UNKNOWN, message, where="auxiliary_outputs")
+        if known[name] != known[output]:
+            message = f"the auxiliary output is {known[name]}, and the output {known[output]}; they must be equal"
+            raise rejected(Reason.OUTPUT_NOT_LOGITS, message, where=name)
+    needed = {output, *extra}
     for block in reversed(architecture.blocks):
         if block.id not in needed:
             raise rejected(Reason.BLOCK_UNUSED, "the output does not need this block; remove it", where=block.id)

@@ -5,11 +5,12 @@ are not. Agrees with the published figures of NAS-Bench-201.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 from onnx import helper
 
+from nasmesh.model.auxiliary import without_auxiliary
 from nasmesh.model.geometry import Dims
 from nasmesh.model.inference import infer_dims
 from nasmesh.model.initializers import Interface, statistic_names
@@ -40,13 +41,20 @@ def count(model: onnx.ModelProto) -> Counts:
 
 
 def count_with(model: onnx.ModelProto, dims: dict[str, Dims], interface: Interface) -> Counts:
-    """Return the counts, given the dims of every value at batch 1 and what the model takes from outside."""
-    sizes, statistics = interface.dims, statistic_names(model)
+    """Return the counts, given the dims of every value at batch 1 and what the model takes from outside.
+
+    Auxiliary classifiers count as activations only: they train, but nobody is served with them.
+    """
     nodes = [node for node in model.graph.node if node.op_type != "Constant"]
+    activations = sum(math.prod(dims[name]) for node in nodes if node.op_type not in _VIEWS for name in node.output)
+    served = without_auxiliary(model)
+    if served is not model:
+        return replace(count_with(served, dims, Interface.of(served)), activations=activations)
+    sizes, statistics = interface.dims, statistic_names(model)
     return Counts(
         parameters=sum(math.prod(sizes[name]) for name in sizes if name not in statistics),
         macs=sum(node_macs(node, dims) for node in nodes),
-        activations=sum(math.prod(dims[name]) for node in nodes if node.op_type not in _VIEWS for name in node.output),
+        activations=activations,
         size_bytes=weighted_bytes(model, interface),
     )
 

@@ -11,7 +11,7 @@ from nasmesh.model.emit_operations import emit_operation
 from nasmesh.model.emitter import Emitter
 from nasmesh.model.geometry import Dims, halvings
 from nasmesh.model.initializers import DATA_INPUT, InitRule
-from nasmesh.model.metadata import ARCHITECTURE_KEY, PREPROCESSING_KEY, VERSION_KEY
+from nasmesh.model.metadata import ARCHITECTURE_KEY, AUXILIARY_KEY, DROP_PATH_KEY, PREPROCESSING_KEY, VERSION_KEY
 from nasmesh.model.reasons import Reason, rejected
 from nasmesh.v1 import architecture_pb2 as pb
 
@@ -38,14 +38,27 @@ def lower(architecture: pb.Architecture) -> onnx.ModelProto:
         source = _emit_merge(emit, block, arriving)
         values[block.id] = emit_operation(emit, block.operation, block.id, source, merged_dims(block, known))
     emit.node("Identity", [values[architecture.output]], OUTPUT)
+    extra = [emit.node("Identity", [values[name]], f"{name}.logits") for name in architecture.auxiliary_outputs]
     sample = helper.make_tensor_value_info(DATA_INPUT, onnx.TensorProto.FLOAT, ["N", *known[INPUT_ID]])
-    logits = helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["N", *known[architecture.output]])
-    graph = helper.make_graph(emit.nodes, "network", [sample, *emit.inputs], [logits], emit.constants)
+    classes = known[architecture.output]
+    logits = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *classes]) for name in (OUTPUT, *extra)]
+    graph = helper.make_graph(emit.nodes, "network", [sample, *emit.inputs], logits, emit.constants)
     opsets = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="nasmesh")
+    marks = [
+        path_name(block.id, edge.source) for block in architecture.blocks for edge in block.inputs if edge.drop_path
+    ]
     for key, value in _metadata(architecture):
         model.metadata_props.add(key=key, value=value)
+    for key, names in ((AUXILIARY_KEY, extra), (DROP_PATH_KEY, marks)):
+        if names:
+            model.metadata_props.add(key=key, value=json.dumps(names, separators=(",", ":")))
     return model
+
+
+def path_name(block: str, source: str) -> str:
+    """Return the name of the value that a drop-path mark is on."""
+    return f"{block}.path.{source}"
 
 
 def preprocessing_text(rule: pb.Preprocessing) -> str:
@@ -87,6 +100,9 @@ def _emit_edge(emit: Emitter, block: pb.Block, edge: pb.Edge, values: dict[str, 
         rule = InitRule("normal", (edge.scale.init_mean, edge.scale.init_std))
         scale = emit.parameter(f"{block.id}.scale.{edge.source}", (), rule)
         value = emit.node("Mul", [value, scale], name)
+    if edge.drop_path:
+        # A dropout of nothing: engines pass it over, and whoever trains finds the branch's end of its own here.
+        value = emit.dropout(pb.Dropout(rate=0), value, path_name(block.id, edge.source))
     return value
 
 

@@ -9,12 +9,10 @@ from google.protobuf.message import Message
 from onnx import helper, numpy_helper
 
 from nasmesh.model.initializers import Interface, annotate, data_inputs, init_rules, parameters
-from nasmesh.model.metadata import ARCHITECTURE_KEY, AUXILIARY_KEY, TRAINING_KEY
+from nasmesh.model.metadata import TRAINING_KEY
 from nasmesh.model.reasons import Reason, rejected
 
 _FLOAT_BYTES = 4
-# The architecture describes the auxiliary heads too; without them the graph is no longer what it says.
-_AUXILIARY_KEYS = (ARCHITECTURE_KEY, AUXILIARY_KEY)
 
 
 def has_weights(model: onnx.ModelProto) -> bool:
@@ -123,28 +121,3 @@ def _copy_fields(source: Message, target: Message, skipped: set[str]) -> None:
 def _field_bytes(length: int) -> int:
     """Return the bytes of a length-delimited protobuf field with a one-byte tag."""
     return 1 + max(1, -(-length.bit_length() // 7)) + length
-
-
-def without_auxiliary(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the network without its auxiliary outputs and all that only they need: the form that is served."""
-    if len(model.graph.output) == 1:
-        return model
-    result = onnx.ModelProto()
-    _copy_fields(model, result, {"graph", "metadata_props"})
-    result.metadata_props.extend(prop for prop in model.metadata_props if prop.key not in _AUXILIARY_KEYS)
-    graph = result.graph
-    _copy_fields(model.graph, graph, {"node", "output", "input", "initializer", "value_info"})
-    graph.output.append(model.graph.output[0])
-    needed = {graph.output[0].name}
-    kept = []
-    for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    graph.node.extend(reversed(kept))
-    data = set(data_inputs(model))
-    graph.input.extend(value for value in model.graph.input if value.name in needed or value.name in data)
-    graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in needed)
-    made = {name for node in kept for name in node.output}
-    graph.value_info.extend(value for value in model.graph.value_info if value.name in made)
-    return result

@@ -256,6 +256,7 @@ class Architecture(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     GROUPS_FIELD_NUMBER: _builtins.int
     PREPROCESSING_FIELD_NUMBER: _builtins.int
+    AUXILIARY_OUTPUTS_FIELD_NUMBER: _builtins.int
     output: _builtins.str
     """Id of the block whose output is the network's output (logits, [N, classes])."""
     @_builtins.property
@@ -274,6 +275,12 @@ class Architecture(_message.Message):
     def preprocessing(self) -> Global___Preprocessing:
         """What must be done to raw data before it reaches input "x"."""
 
+    @_builtins.property
+    def auxiliary_outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of blocks that give logits for training alone (auxiliary classifiers), each [N, classes] as the output. The published
+        network has none of them.
+        """
+
     def __init__(
         self,
         *,
@@ -282,10 +289,11 @@ class Architecture(_message.Message):
         output: _builtins.str = ...,
         groups: _abc.Iterable[Global___Group] | None = ...,
         preprocessing: Global___Preprocessing | None = ...,
+        auxiliary_outputs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["preprocessing", b"preprocessing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "groups", b"groups", "inputs", b"inputs", "output", b"output", "preprocessing", b"preprocessing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auxiliary_outputs", b"auxiliary_outputs", "blocks", b"blocks", "groups", b"groups", "inputs", b"inputs", "output", b"output", "preprocessing", b"preprocessing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -440,10 +448,15 @@ class Edge(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     SCALE_FIELD_NUMBER: _builtins.int
     RESIZE_FIELD_NUMBER: _builtins.int
+    DROP_PATH_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """Id of an input or of an earlier block."""
     resize: Global___Resize.ValueType
     """How the tensor is brought to the height and width of the block's first input before merging."""
+    drop_path: _builtins.bool
+    """Whether the branch that arrives here may be left out for some samples while training, by TrainConfig.drop_path_rate.
+    Value name "{block id}.path.{source}".
+    """
     @_builtins.property
     def scale(self) -> Global___EdgeScale:
         """When set, the tensor is multiplied by one trainable scalar, the parameter "{block id}.scale.{source}"."""
@@ -454,10 +467,11 @@ class Edge(_message.Message):
         source: _builtins.str = ...,
         scale: Global___EdgeScale | None = ...,
         resize: Global___Resize.ValueType = ...,
+        drop_path: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["scale", b"scale"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["resize", b"resize", "scale", b"scale", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop_path", b"drop_path", "resize", b"resize", "scale", b"scale", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -66,4 +66,5 @@ def meta_check(model: onnx.ModelProto) -> tuple[int, ...]:
         where = names.get(tracer.at, tracer.at)
         text = " ".join(str(error).split())[:300]
         raise rejected(Reason.SHAPE_MISMATCH, f"shapes do not fit: {text}", where=where) from error
-    return tuple(output.shape[1:]) if isinstance(output, torch.Tensor) else ()
+    logits = output[0] if isinstance(output, tuple) else output
+    return tuple(logits.shape[1:]) if isinstance(logits, torch.Tensor) else ()

@@ -1,0 +1,67 @@
+"""Networks without their auxiliary classifiers: the form that is served."""
+
+import base64
+
+import onnx
+from google.protobuf.message import Message
+
+from nasmesh.model.initializers import data_inputs
+from nasmesh.model.metadata import ARCHITECTURE_KEY, AUXILIARY_KEY
+from nasmesh.v1 import architecture_pb2 as pb
+
+
+def without_auxiliary(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the network without its auxiliary outputs and all that only they need; itself where it has none.
+
+    The architecture that rides along loses the same blocks.
+    """
+    if len(model.graph.output) == 1:
+        return model
+    result = onnx.ModelProto()
+    _copy_but(model, result, {"graph", "metadata_props"})
+    for prop in model.metadata_props:
+        if prop.key == ARCHITECTURE_KEY:
+            result.metadata_props.add(key=prop.key, value=_pruned(prop.value))
+        elif prop.key != AUXILIARY_KEY:
+            result.metadata_props.append(prop)
+    source, graph = model.graph, result.graph
+    _copy_but(source, graph, {"node", "output", "input", "initializer", "value_info"})
+    graph.output.append(source.output[0])
+    needed = {source.output[0].name, *data_inputs(model)}
+    kept = []
+    for node in reversed(source.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    graph.node.extend(reversed(kept))
+    graph.input.extend(value for value in source.input if value.name in needed)
+    graph.initializer.extend(tensor for tensor in source.initializer if tensor.name in needed)
+    graph.value_info.extend(value for value in source.value_info if value.name in needed)
+    return result
+
+
+def _pruned(text: str) -> str:
+    """Return the text of the architecture without blocks that only auxiliary outputs need."""
+    architecture = pb.Architecture.FromString(base64.b64decode(text, validate=True))
+    del architecture.auxiliary_outputs[:]
+    needed = {architecture.output}
+    kept = []
+    for block in reversed(architecture.blocks):
+        if block.id in needed:
+            needed.update(edge.source for edge in block.inputs)
+            kept.append(block)
+    del architecture.blocks[:]
+    architecture.blocks.extend(reversed(kept))
+    return base64.b64encode(architecture.SerializeToString(deterministic=True)).decode("ascii")
+
+
+def _copy_but(source: Message, target: Message, skipped: set[str]) -> None:
+    for descriptor, value in source.ListFields():
+        if descriptor.name in skipped:
+            continue
+        if descriptor.is_repeated:
+            getattr(target, descriptor.name).extend(value)
+        elif descriptor.message_type:
+            getattr(target, descriptor.name).CopyFrom(value)
+        else:
+            setattr(target, descriptor.name, value)
