@@ -11,8 +11,8 @@ from scheduler.searches import Searches
 
 async def follow(
     core: Core, searches: Searches, request: pb.WatchSearchRequest, *, caller: Identity = LOCAL
-) -> AsyncIterator[pb.WatchSearchResponse]:
-    """Yield a search's changes after a sequence number until it ends; raises what WatchSearch documents."""
+) -> AsyncIterator[bytes]:
+    """Yield a search's changes after a sequence number, encoded, until it ends; raises what WatchSearch documents."""
     subscription = await core.submit(partial(searches.watch, request, caller=caller))
     try:
         while (change := await subscription.next()) is not None:

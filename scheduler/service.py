@@ -83,9 +83,7 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
         """Add a network to a search; its bytes are an object first."""
         return await self._ask(self._lifecycle.enqueue, await transfer.with_object(self._store, request))
 
-    async def WatchSearch(
-        self, request: pb.WatchSearchRequest, context: Context
-    ) -> AsyncIterator[pb.WatchSearchResponse]:
+    async def WatchSearch(self, request: pb.WatchSearchRequest, context: Context) -> AsyncIterator[Any]:
         """Stream a search's changes."""
         async for change in follow(self._core, self._searches, request, caller=current_identity()):
             yield change

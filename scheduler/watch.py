@@ -1,7 +1,7 @@
 """Tells watchers of a search what changed: from a bounded history, then live. A slow one is dropped.
 
 A change is kept as bytes, so that it costs next to nothing while nobody watches; the message is made when it is read,
-and once for all live watchers.
+and made and encoded once for all live watchers.
 """
 
 import asyncio
@@ -50,13 +50,13 @@ class Subscription:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._items: deque[Change | pb.WatchSearchResponse] = deque()
+        self._items: deque[Change | bytes] = deque()
         self._error: NasmeshError | None = None
         self._over = False
         self._wake = asyncio.Event()
 
-    def put(self, item: Change | pb.WatchSearchResponse) -> None:
-        """Queue a change; a full queue ends the subscription with Busy (WATCHER_SLOW)."""
+    def put(self, item: Change | bytes) -> None:
+        """Queue a change, or one as it is sent; a full queue ends the subscription with Busy (WATCHER_SLOW)."""
         if self._over:
             return
         if len(self._items) >= QUEUE:
@@ -66,18 +66,18 @@ class Subscription:
         self._items.append(item)
         self._wake.set()
 
-    def put_progress(self, message: pb.WatchSearchResponse) -> None:
+    def put_progress(self, encoded: bytes) -> None:
         """Queue a progress mark unless the watcher lags."""
         if len(self._items) < QUEUE // 2:
-            self.put(message)
+            self.put(encoded)
 
     def end(self, error: NasmeshError | None = None) -> None:
         """End the subscription after what is queued, with an error or without."""
         self._over, self._error = True, error
         self._wake.set()
 
-    async def next(self) -> pb.WatchSearchResponse | None:
-        """Return the next change, or None at the end; raises the error that ended the subscription."""
+    async def next(self) -> bytes | None:
+        """Return the next change, encoded, or None at the end; raises the error that ended the subscription."""
         while not self._items:
             if self._error is not None:
                 raise self._error
@@ -86,7 +86,7 @@ class Subscription:
             self._wake.clear()
             await self._wake.wait()
         item = self._items.popleft()
-        return item.message() if isinstance(item, Change) else item
+        return item.message().SerializeToString() if isinstance(item, Change) else item
 
 
 class WatchHub:
@@ -105,9 +105,9 @@ class WatchHub:
         watchers = self._watchers.get(search)
         if watchers:
             for change in changes:
-                message = change.message()
+                encoded = change.message().SerializeToString()
                 for watcher in watchers:
-                    watcher.put(message)
+                    watcher.put(encoded)
             if ended:
                 for watcher in self._watchers.pop(search):
                     watcher.end()
@@ -129,8 +129,9 @@ class WatchHub:
 
     def publish_progress(self, search: str, message: pb.WatchSearchResponse) -> None:
         """Hand a progress mark to watchers."""
+        encoded = message.SerializeToString()
         for watcher in self._watchers.get(search, ()):
-            watcher.put_progress(message)
+            watcher.put_progress(encoded)
 
     def is_watched(self, search: str) -> bool:
         """Say whether anybody watches."""

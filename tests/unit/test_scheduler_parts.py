@@ -125,7 +125,7 @@ def test_watcher_when_it_does_not_read_then_dropped_and_nobody_waits(monkeypatch
         slow, quick = (hub.subscribe("s", 0, 0, ended=False) for _ in range(2))
         for sequence in range(1, 20):
             hub.publish("s", [change(sequence)], ended=False)
-            assert (await quick.next()) == change(sequence).message()
+            assert pb.WatchSearchResponse.FromString(await quick.next() or b"") == change(sequence).message()
         with pytest.raises(Busy) as caught:
             await slow.next()
         assert caught.value.reason == "WATCHER_SLOW"
@@ -144,8 +144,8 @@ def test_watcher_when_it_lags_then_progress_is_skipped_but_changes_are_not(monke
             hub.publish_progress("s", pb.WatchSearchResponse(sequence=sequence, progress={}))
         hub.publish("s", [change(6)], ended=True)
         got = []
-        while (message := await watcher.next()) is not None:
-            got.append(message)
+        while (encoded := await watcher.next()) is not None:
+            got.append(pb.WatchSearchResponse.FromString(encoded))
         assert [m.sequence for m in got if not m.HasField("progress")] == [1, 2, 3, 4, 5, 6]
         assert sum(m.HasField("progress") for m in got) < 5
 
