@@ -226,4 +226,8 @@ def catalog_dataset(info: DatasetInfo) -> dataset_pb2.Dataset:
         class_names=info.class_names,
         targets=info.targets,
         test_samples=info.test_samples,
+        mean=info.mean,
+        std=info.std,
+        target_mean=info.target_mean,
+        target_std=info.target_std,
     )

@@ -141,7 +141,8 @@ class Listings:
     def exported(self, request: pb.ExportNetworkRequest, *, caller: Identity = LOCAL) -> object_pb2.ObjectRef:
         """Return the object that an export names.
 
-        Raises NotFound (NETWORK_UNKNOWN, TRIAL_UNKNOWN), Stale (NOT_TRAINED), Invalid (FIELD_INVALID).
+        Raises NotFound (NETWORK_UNKNOWN, TRIAL_UNKNOWN), Stale (NOT_TRAINED, NOT_QUANTIZED, NOT_REPORTED), Invalid
+        (FIELD_INVALID).
         """
         if request.form not in pb.ExportForm.values():
             raise Invalid("FIELD_INVALID", f"form: {request.form} is no form", field="form")
@@ -153,11 +154,13 @@ class Listings:
         refs = {
             pb.EXPORT_FORM_NETWORK: trial.network.object,
             pb.EXPORT_FORM_CHECKPOINT: trial.checkpoint,
+            pb.EXPORT_FORM_QUANTIZED: trial.quantized,
+            pb.EXPORT_FORM_REPORT: trial.report,
         }
         ref = refs.get(request.form, trial.model)
         if not ref.key:
-            message = f"{request.name} is not trained yet; wait for it, or export its network (--form network)"
-            raise Stale("NOT_TRAINED", message, field="name")
+            reason, what = _MISSING.get(request.form, _MISSING[pb.EXPORT_FORM_MODEL])
+            raise Stale(reason, f"{request.name} {what}", field="name")
         return ref
 
     def _datasets(self, caller: Identity) -> dict[str, dataset_pb2.Dataset]:
@@ -169,6 +172,16 @@ class Listings:
                     known[dataset.name] = dataset
         known.update(visible(self._engine.state, caller))
         return known
+
+
+_MISSING = {
+    pb.EXPORT_FORM_MODEL: ("NOT_TRAINED", "is not trained yet; wait for it, or export its network (--form network)"),
+    pb.EXPORT_FORM_QUANTIZED: (
+        "NOT_QUANTIZED",
+        "has no 8-bit copy: its evaluation was not asked for one; set evaluate.quantization in the specification",
+    ),
+    pb.EXPORT_FORM_REPORT: ("NOT_REPORTED", "has no evaluation report; its evaluation has not ended, or wrote none"),
+}
 
 
 def _is_listed(trial: search_pb2.Trial, terms: Mapping[str, str]) -> bool:

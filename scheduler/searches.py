@@ -15,6 +15,7 @@ from scheduler.datasets import visible
 from scheduler.domain import OPEN_SEARCHES, SearchCancelled, SearchCreated, SearchRun, TaskKind
 from scheduler.engine import Engine
 from scheduler.once import once
+from scheduler.origin import complete_transfer
 from scheduler.ownership import check_visible, check_writable, is_visible, unknown_search
 from scheduler.validate import complete_spec
 from scheduler.watch import Subscription
@@ -98,6 +99,7 @@ class Searches:
     def _validated(self, request: pb.CreateSearchRequest, caller: Identity) -> pb.CreateSearchResponse:
         spec = complete_spec(request.spec, self._engine.agents.generators(), visible(self._engine.state, caller))
         self._check_data(spec.data)
+        complete_transfer(spec, self._engine.state, caller)
         name = f"searches/{self._free_id(request.search_id)}" if request.search_id else ""
         return pb.CreateSearchResponse(search=search_pb2.Search(name=name, spec=spec))
 
@@ -121,6 +123,7 @@ class Searches:
         quotas.check_queued_networks(self._engine.state, caller.name)
         spec = complete_spec(request.spec, self._engine.agents.generators(), visible(self._engine.state, caller))
         self._check_data(spec.data)
+        complete_transfer(spec, self._engine.state, caller)
         self._engine.record(SearchCreated(identifier, spec, owner=caller.name, traceparent=traceparent))
         _log.info("search_created", search=identifier, generator=spec.generator.generator, data=spec.data.dataset)
         return pb.CreateSearchResponse(search=convert.search_message(self._engine.state.searches[identifier]))

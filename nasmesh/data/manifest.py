@@ -183,11 +183,15 @@ def dataset_of(manifest: pb.DatasetManifest, name: str, ref: object_pb2.ObjectRe
         size_bytes=ref.size_bytes + sum(shard.object.size_bytes for shard in manifest.shards),
         grouped=manifest.grouped,
         test_samples=manifest.test_samples,
+        mean=manifest.mean,
+        std=manifest.std,
+        target_mean=manifest.target_mean,
+        target_std=manifest.target_std,
     )
 
 
 def info_of_dataset(dataset: dataset_pb2.Dataset) -> DatasetInfo:
-    """Return what a listed data set says of itself: all but the statistics and the class counts."""
+    """Return what a listed data set says of itself: all but the class counts."""
     sizes = {part.split: part.samples for part in dataset.splits}
     return DatasetInfo(
         name=dataset.name.rpartition("/")[2],
@@ -195,8 +199,10 @@ def info_of_dataset(dataset: dataset_pb2.Dataset) -> DatasetInfo:
         sample_dims=tuple(dataset.sample_dims),
         classes=dataset.classes,
         has_test_split=dataset.test_samples > 0,
-        mean=(),
-        std=(),
+        mean=tuple(dataset.mean),
+        std=tuple(dataset.std),
+        target_mean=tuple(dataset.target_mean),
+        target_std=tuple(dataset.target_std),
         samples=sum(sizes.values()) - dataset.test_samples,
         test_samples=dataset.test_samples,
         split_sizes=(sizes.get(_SPLITS[0], 0), sizes.get(_SPLITS[1], 0), sizes.get(_SPLITS[2], 0)),

@@ -121,6 +121,10 @@ class Dataset(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     GROUPED_FIELD_NUMBER: _builtins.int
     TEST_SAMPLES_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    STD_FIELD_NUMBER: _builtins.int
+    TARGET_MEAN_FIELD_NUMBER: _builtins.int
+    TARGET_STD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name: "datasets/{id}"."""
     description: _builtins.str
@@ -167,6 +171,22 @@ class Dataset(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was added."""
 
+    @_builtins.property
+    def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Mean of each channel (or column), of images on the 0..1 scale: what networks are given is normalised by them."""
+
+    @_builtins.property
+    def std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Standard deviation of each channel (or column), above 0."""
+
+    @_builtins.property
+    def target_mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Mean of each target, for regression."""
+
+    @_builtins.property
+    def target_std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Standard deviation of each target, above 0: a network's numbers times this plus target_mean are targets."""
+
     def __init__(
         self,
         *,
@@ -187,10 +207,14 @@ class Dataset(_message.Message):
         size_bytes: _builtins.int = ...,
         grouped: _builtins.bool = ...,
         test_samples: _builtins.int = ...,
+        mean: _abc.Iterable[_builtins.float] | None = ...,
+        std: _abc.Iterable[_builtins.float] | None = ...,
+        target_mean: _abc.Iterable[_builtins.float] | None = ...,
+        target_std: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "class_names", b"class_names", "classes", b"classes", "content_digest", b"content_digest", "create_time", b"create_time", "description", b"description", "grouped", b"grouped", "kind", b"kind", "manifest", b"manifest", "name", b"name", "owner", b"owner", "sample_dims", b"sample_dims", "size_bytes", b"size_bytes", "splits", b"splits", "targets", b"targets", "task", b"task", "test_samples", b"test_samples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "class_names", b"class_names", "classes", b"classes", "content_digest", b"content_digest", "create_time", b"create_time", "description", b"description", "grouped", b"grouped", "kind", b"kind", "manifest", b"manifest", "mean", b"mean", "name", b"name", "owner", b"owner", "sample_dims", b"sample_dims", "size_bytes", b"size_bytes", "splits", b"splits", "std", b"std", "target_mean", b"target_mean", "target_std", b"target_std", "targets", b"targets", "task", b"task", "test_samples", b"test_samples"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

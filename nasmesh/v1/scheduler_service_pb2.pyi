@@ -43,6 +43,10 @@ class _ExportFormEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportForm
     """Trained, as served."""
     EXPORT_FORM_CHECKPOINT: _ExportForm.ValueType  # 3
     """Trained, with optimiser state."""
+    EXPORT_FORM_QUANTIZED: _ExportForm.ValueType  # 4
+    """The 8-bit copy of what was trained, where its evaluation made one."""
+    EXPORT_FORM_REPORT: _ExportForm.ValueType  # 5
+    """The evaluation's report, JSON: confusion matrix, calibration, intervals."""
 
 class ExportForm(_ExportForm, metaclass=_ExportFormEnumTypeWrapper):
     """Forms of a network."""
@@ -55,6 +59,10 @@ EXPORT_FORM_MODEL: ExportForm.ValueType  # 2
 """Trained, as served."""
 EXPORT_FORM_CHECKPOINT: ExportForm.ValueType  # 3
 """Trained, with optimiser state."""
+EXPORT_FORM_QUANTIZED: ExportForm.ValueType  # 4
+"""The 8-bit copy of what was trained, where its evaluation made one."""
+EXPORT_FORM_REPORT: ExportForm.ValueType  # 5
+"""The evaluation's report, JSON: confusion matrix, calibration, intervals."""
 Global___ExportForm: _TypeAlias = ExportForm  # noqa: Y015
 
 @_typing.final

@@ -187,7 +187,8 @@ class SchedulerServiceServicer:
         """Creates a search and starts it. With validate_only, checks it and creates nothing.
 
         Errors: INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; ALREADY_EXISTS (SEARCH_EXISTS, REQUEST_ID_REUSED):
-        choose another id, or read what exists; UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator;
+        choose another id, or read what exists; NOT_FOUND (TRIAL_UNKNOWN): name a trial that exists in transfer.trial;
+        UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator;
         UNAVAILABLE (DATASET_ABSENT): no connected train server has the data, obtain it there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -335,10 +336,10 @@ class SchedulerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportNetwork(self, request, context):
-        """Streams the bytes of one ONNX object: the weightless network, or a trial's trained model or checkpoint.
+        """Streams the bytes of one object: the weightless network, or a trial's trained model, checkpoint, 8-bit copy or report.
 
-        Errors: NOT_FOUND (NETWORK_UNKNOWN, TRIAL_UNKNOWN); FAILED_PRECONDITION (NOT_TRAINED): wait for the trial;
-        UNAVAILABLE (STORE_DOWN).
+        Errors: NOT_FOUND (NETWORK_UNKNOWN, TRIAL_UNKNOWN); FAILED_PRECONDITION (NOT_TRAINED): wait for the trial; (NOT_QUANTIZED):
+        set evaluate.quantization in a search; (NOT_REPORTED): its evaluation wrote none; UNAVAILABLE (STORE_DOWN).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

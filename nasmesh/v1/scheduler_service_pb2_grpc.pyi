@@ -39,7 +39,8 @@ class SchedulerServiceStub:
     """Creates a search and starts it. With validate_only, checks it and creates nothing.
 
     Errors: INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; ALREADY_EXISTS (SEARCH_EXISTS, REQUEST_ID_REUSED):
-    choose another id, or read what exists; UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator;
+    choose another id, or read what exists; NOT_FOUND (TRIAL_UNKNOWN): name a trial that exists in transfer.trial;
+    UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator;
     UNAVAILABLE (DATASET_ABSENT): no connected train server has the data, obtain it there.
     """
     GetSearch: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetSearchRequest, _scheduler_service_pb2.GetSearchResponse]
@@ -127,10 +128,10 @@ class SchedulerServiceStub:
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID).
     """
     ExportNetwork: _grpc.UnaryStreamMultiCallable[_scheduler_service_pb2.ExportNetworkRequest, _scheduler_service_pb2.ExportNetworkResponse]
-    """Streams the bytes of one ONNX object: the weightless network, or a trial's trained model or checkpoint.
+    """Streams the bytes of one object: the weightless network, or a trial's trained model, checkpoint, 8-bit copy or report.
 
-    Errors: NOT_FOUND (NETWORK_UNKNOWN, TRIAL_UNKNOWN); FAILED_PRECONDITION (NOT_TRAINED): wait for the trial;
-    UNAVAILABLE (STORE_DOWN).
+    Errors: NOT_FOUND (NETWORK_UNKNOWN, TRIAL_UNKNOWN); FAILED_PRECONDITION (NOT_TRAINED): wait for the trial; (NOT_QUANTIZED):
+    set evaluate.quantization in a search; (NOT_REPORTED): its evaluation wrote none; UNAVAILABLE (STORE_DOWN).
     """
     ImportNetwork: _grpc.StreamUnaryMultiCallable[_scheduler_service_pb2.ImportNetworkRequest, _scheduler_service_pb2.ImportNetworkResponse]
     """Stores ONNX bytes as an object that a search may name. Admission happens where it is used.
@@ -211,7 +212,8 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """Creates a search and starts it. With validate_only, checks it and creates nothing.
 
     Errors: INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; ALREADY_EXISTS (SEARCH_EXISTS, REQUEST_ID_REUSED):
-    choose another id, or read what exists; UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator;
+    choose another id, or read what exists; NOT_FOUND (TRIAL_UNKNOWN): name a trial that exists in transfer.trial;
+    UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator;
     UNAVAILABLE (DATASET_ABSENT): no connected train server has the data, obtain it there.
     """
     GetSearch: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetSearchRequest, _scheduler_service_pb2.GetSearchResponse]  # type: ignore[assignment]
@@ -299,10 +301,10 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID).
     """
     ExportNetwork: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.ExportNetworkRequest, _scheduler_service_pb2.ExportNetworkResponse]  # type: ignore[assignment]
-    """Streams the bytes of one ONNX object: the weightless network, or a trial's trained model or checkpoint.
+    """Streams the bytes of one object: the weightless network, or a trial's trained model, checkpoint, 8-bit copy or report.
 
-    Errors: NOT_FOUND (NETWORK_UNKNOWN, TRIAL_UNKNOWN); FAILED_PRECONDITION (NOT_TRAINED): wait for the trial;
-    UNAVAILABLE (STORE_DOWN).
+    Errors: NOT_FOUND (NETWORK_UNKNOWN, TRIAL_UNKNOWN); FAILED_PRECONDITION (NOT_TRAINED): wait for the trial; (NOT_QUANTIZED):
+    set evaluate.quantization in a search; (NOT_REPORTED): its evaluation wrote none; UNAVAILABLE (STORE_DOWN).
     """
     ImportNetwork: _aio.StreamUnaryMultiCallable[_scheduler_service_pb2.ImportNetworkRequest, _scheduler_service_pb2.ImportNetworkResponse]  # type: ignore[assignment]
     """Stores ONNX bytes as an object that a search may name. Admission happens where it is used.
@@ -386,7 +388,8 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a search and starts it. With validate_only, checks it and creates nothing.
 
         Errors: INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; ALREADY_EXISTS (SEARCH_EXISTS, REQUEST_ID_REUSED):
-        choose another id, or read what exists; UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator;
+        choose another id, or read what exists; NOT_FOUND (TRIAL_UNKNOWN): name a trial that exists in transfer.trial;
+        UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator;
         UNAVAILABLE (DATASET_ABSENT): no connected train server has the data, obtain it there.
         """
 
@@ -564,10 +567,10 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_service_pb2.ExportNetworkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_scheduler_service_pb2.ExportNetworkResponse], _abc.AsyncIterator[_scheduler_service_pb2.ExportNetworkResponse]]:
-        """Streams the bytes of one ONNX object: the weightless network, or a trial's trained model or checkpoint.
+        """Streams the bytes of one object: the weightless network, or a trial's trained model, checkpoint, 8-bit copy or report.
 
-        Errors: NOT_FOUND (NETWORK_UNKNOWN, TRIAL_UNKNOWN); FAILED_PRECONDITION (NOT_TRAINED): wait for the trial;
-        UNAVAILABLE (STORE_DOWN).
+        Errors: NOT_FOUND (NETWORK_UNKNOWN, TRIAL_UNKNOWN); FAILED_PRECONDITION (NOT_TRAINED): wait for the trial; (NOT_QUANTIZED):
+        set evaluate.quantization in a search; (NOT_REPORTED): its evaluation wrote none; UNAVAILABLE (STORE_DOWN).
         """
 
     @_abc_1.abstractmethod

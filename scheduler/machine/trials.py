@@ -109,6 +109,7 @@ def propose_final(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTria
     _seed(trial, train, derive_seed(run.spec.seed, "final", source, repeat))
     if repeat and train.HasField("seed"):
         trial.train.seed = derive_seed(train.seed, "repeat", repeat)
+    _carry_over(run, trial)
     run.final_trials.append(trial.number)
     if proposed.HasField("refusal"):
         trial.failure.CopyFrom(proposed.refusal)
@@ -123,6 +124,8 @@ def trained(work: Work, run: SearchRun, trial: pb.Trial, result: train_pb.TrainR
     trial.model.CopyFrom(result.model if result.HasField("model") else result.checkpoint)
     trial.measurements.extend(result.measurements)
     trial.data_digest = result.data_digest
+    trial.peak_memory_bytes = result.peak_memory_bytes
+    trial.predicted_memory_bytes = result.predicted_memory_bytes
     if result.environment:
         trial.environment.update({f"train.{key}": value for key, value in result.environment.items()})
     spend(run, trial, result.device_time_s)
@@ -249,12 +252,19 @@ def _seed(trial: pb.Trial, train: training_pb2.TrainConfig, seed: int) -> None:
 def _inherit(run: SearchRun, trial: pb.Trial, parent: str) -> pb.Failure | None:
     """Set initial weights from a trained parent; returns why that cannot be. The name was checked before recording."""
     if not parent:
+        _carry_over(run, trial)
         return None
     source = run.trials[int(parent.rpartition("/")[2]) - 1]
     if source.HasField("checkpoint"):
         trial.initial_weights.CopyFrom(source.checkpoint)
         return None
     return pb.Failure(reason="INHERIT_UNTRAINED", message=f"{parent} has no trained weights to inherit")
+
+
+def _carry_over(run: SearchRun, trial: pb.Trial) -> None:
+    """Set the initial weights that the search took over from another, where it did."""
+    if run.spec.transfer.HasField("weights"):
+        trial.initial_weights.CopyFrom(run.spec.transfer.weights)
 
 
 def _violation(constraints: Iterable[pb.Constraint], trial: pb.Trial) -> pb.ConstraintViolation | None:
