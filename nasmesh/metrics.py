@@ -110,6 +110,24 @@ TRAINING_METRICS: dict[str, Metric] = dict(
         _metric("value", "", Goal.MAXIMIZE, "a trainable scalar, such as the scale of a skip"),
         _metric("sparsity", "ratio", Goal.MINIMIZE, "share of an element's values that are zero"),
         _metric("norm", "", Goal.MINIMIZE, "Euclidean norm of an element's values"),
+        *(
+            _metric(f"{tap}_{name}", unit, Goal.MINIMIZE, f"{what} of an element's {tap}s")
+            for tap in ("weight", "gradient")
+            for name, unit, what in (
+                ("mean", "", "mean"),
+                ("variance", "", "variance"),
+                ("mean_square", "", "mean of the squares"),
+                ("sparsity", "ratio", "share of zeros"),
+                ("norm", "", "Euclidean norm"),
+            )
+        ),
+        _metric("forward_ms", "ms", Goal.MINIMIZE, "time of an element's forward pass of one batch"),
+        _metric("activation_bytes", "bytes", Goal.MINIMIZE, "memory of what an element puts out for one batch"),
+        _metric("synflow", "", Goal.MAXIMIZE, "synaptic flow of the untrained network (Tanaka et al. 2020)"),
+        _metric("naswot", "", Goal.MAXIMIZE, "how differently its activations tell samples (Mellor et al. 2021)"),
+        _metric("jacobian_covariance", "", Goal.MAXIMIZE, "how independent its input Jacobians are (2020)"),
+        _metric("grad_norm", "", Goal.MAXIMIZE, "norm of the untrained network's gradients of one batch"),
+        _metric("snip", "", Goal.MAXIMIZE, "connection sensitivity of the untrained network (Lee et al. 2019)"),
     )
 )
 """What training reports; a generator may read these, an objective may not."""

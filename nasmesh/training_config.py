@@ -104,10 +104,15 @@ def check_instrumentation(plan: pb.InstrumentationPlan, field_prefix: str = "ins
         for index, probe in enumerate(plan.probes)
         for name, what in _probe_faults(probe)
     ]
-    for name, given in (("proxies", bool(plan.proxies)), ("profile", plan.profile)):
-        if given:
-            what = f"{field_prefix}.{name}: this server does not serve it yet; leave it unset"
-            found.append(FieldViolation(f"{field_prefix}.{name}", what))
+    for index, proxy in enumerate(plan.proxies):
+        what = ""
+        if proxy not in pb.ZeroCostProxy.values() or proxy == pb.ZERO_COST_PROXY_UNSPECIFIED:
+            what = f"{proxy} is unknown; use {names_of(pb.ZeroCostProxy.keys())}"
+        elif proxy in plan.proxies[:index]:
+            what = f"{pb.ZeroCostProxy.Name(proxy)} is there twice"
+        if what:
+            field = f"{field_prefix}.proxies[{index}]"
+            found.append(FieldViolation(field, f"{field}: {what}"))
     if found:
         raise Invalid("TRAIN_CONFIG_INVALID", found[0].description, violations=found)
 
