@@ -215,7 +215,7 @@ def from_bytes(content: bytes, *, name: str) -> Table:
             },
             digest=hashlib.sha256(content).hexdigest(),
         )
-    except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile, json_format.ParseError) as error:
+    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, json_format.ParseError) as error:
         raise _corrupt(name, str(error)[:200]) from error
 
 

@@ -1,0 +1,85 @@
+"""A search over a benchmark table: real scheduler, generator, agents and evaluate server, and nobody who trains."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from nasmesh.client import Client, parse_spec
+from nasmesh.tables import shelf
+from nasmesh.v1 import measurement_pb2, search_pb2
+from tests.e2e.mesh import OPEN, Mesh
+
+VALIDATION, TEST = ("accuracy", measurement_pb2.SPLIT_VALIDATION), ("accuracy", measurement_pb2.SPLIT_TEST)
+# More draws than any network can hide from: all 79 distinct ones of the 125 are proposed.
+SPEC = """
+data: { dataset: datasets/digits }
+generator: { generator: generators/random, settings: { draws: 10000 } }
+space: { cell: { nodes: 3, cells: [1, 1], width: 4 } }
+objectives: [{ metric: accuracy, goal: GOAL_MAXIMIZE }]
+budget: { maxTrials: 79 }
+parallelism: 8
+evaluate: { table: tables/digits-cell, tableSeed: -1, latency: false }
+final: { topK: 1 }
+seed: 5
+"""
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A mesh without a train server."""
+    mesh = Mesh(tmp_path_factory.mktemp("mesh"))
+    OPEN.append(mesh)
+    try:
+        mesh.start("scheduler")
+        for name in ("generate", "evaluate"):
+            mesh.spawn(name)
+        for name in ("generate", "evaluate"):
+            mesh.await_serving(name)
+        with mesh.client() as found:
+            yield found
+    finally:
+        mesh.close()
+
+
+def _run(client: Client, name: str, spec: str) -> search_pb2.Search:
+    client.create_search(parse_spec(spec), search_id=name)
+    for _ in client.watch(name):
+        pass
+    return client.get_search(name)
+
+
+def test_search_over_a_table_when_it_tries_every_network_then_it_finds_the_known_optimum(client: Client) -> None:
+    search = _run(client, "table", SPEC)
+    assert search.state == search_pb2.SEARCH_STATE_SUCCEEDED, search.reason
+    trials = list(client.list_trials("table"))
+    table = shelf.load("tables/digits-cell")
+    tried, final = trials[:-1], trials[-1]
+    assert len({trial.network.name for trial in tried}) == 79
+    best = next(trial for trial in tried if trial.name == search.best_trial)
+    row = table.row_of(best.choices)
+    optimum = table.best(VALIDATION, maximize=True)
+    assert _value(best, "accuracy") == table.value(VALIDATION, optimum, -1) == table.value(VALIDATION, row, -1)
+    for trial in tried:
+        assert not trial.HasField("checkpoint")
+        assert not trial.HasField("model")
+        assert trial.device_time_s == pytest.approx(table.cost_s(table.row_of(trial.choices), -1))
+        assert trial.data_digest == table.digest
+    assert search.device_time_s >= sum(trial.device_time_s for trial in tried) > 30
+    assert final.final
+    assert _value(final, "accuracy") == table.value(TEST, row, -1)
+
+
+def test_search_over_a_table_when_it_is_in_another_space_then_every_trial_says_so(client: Client) -> None:
+    spec = (
+        SPEC.replace("width: 4", "width: 5").replace("maxTrials: 79", "maxTrials: 2").replace("final: { topK: 1 }", "")
+    )
+    search = _run(client, "other", spec)
+    assert search.state == search_pb2.SEARCH_STATE_FAILED
+    reasons = {trial.failure.reason for trial in client.list_trials("other")}
+    assert reasons == {"NETWORK_NOT_IN_TABLE"}, search.reason
+
+
+def _value(trial: search_pb2.Trial, metric: str) -> float:
+    found = [m.value for m in trial.measurements if m.metric == metric]
+    assert len(found) == 1, trial
+    return found[0]
