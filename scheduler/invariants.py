@@ -139,6 +139,9 @@ def _link_faults(run: SearchRun, task: Task) -> Iterator[str]:
         yield f"trial {trial.number} is in phase {trial.phase}: {task.story()}"
     if task.kind is TaskKind.EVALUATE and task.state is TaskState.SUCCEEDED and not trial.outcome:
         yield f"I2: trial {trial.number} is scored without outcome: {task.story()}"
+    infeasible = trial.outcome == pb.TRIAL_OUTCOME_INFEASIBLE
+    if infeasible != trial.HasField("violation"):
+        yield f"trial {trial.number} has outcome {trial.outcome}, violation {trial.violation}: {task.story()}"
 
 
 def _search_faults(state: State, run: SearchRun) -> Iterator[str]:

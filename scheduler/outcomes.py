@@ -32,6 +32,9 @@ def check(run: SearchRun, task: Task, outcome: pb.AttemptOutcome) -> pb.AttemptO
     if kind == "train" and task.kind is TaskKind.TRAIN:
         _check_train(outcome.train)
         return outcome
+    if kind == "infeasible" and task.kind in (TaskKind.TRAIN, TaskKind.EVALUATE):
+        _check_infeasible(outcome.infeasible)
+        return outcome
     if kind == "evaluate" and task.kind is TaskKind.EVALUATE:
         _check_evaluate(run, run.trials[task.trial - 1].evaluate.split, outcome.evaluate)
         return outcome
@@ -82,8 +85,22 @@ def _check_train(result: train_service_pb2.TrainResult) -> None:
     _check_object(result.checkpoint, "train.checkpoint", ObjectKind.CHECKPOINT)
     if result.HasField("model"):
         _check_object(result.model, "train.model", ObjectKind.CHECKPOINT, ObjectKind.NETWORK)
+    if not (0 <= result.peak_memory_bytes <= _LARGEST and 0 <= result.predicted_memory_bytes <= _LARGEST):
+        raise _invalid("train.peak_memory_bytes", "bytes must not be negative, nor more than any machine has")
     _check_measurements("train", result.measurements)
     _check_rest("train", result.device_time_s, result.data_digest, result.environment)
+
+
+def _check_infeasible(violation: search_pb2.ConstraintViolation) -> None:
+    """Raise unless the violation names a metric, a finite value, and a bound that the value is outside of."""
+    bound, value = violation.constraint, violation.value
+    if not _METRIC.fullmatch(bound.metric):
+        raise _invalid("infeasible.constraint.metric", f"{bound.metric[:80]!r} is no metric")
+    given = [getattr(bound, name) for name in ("max", "min") if bound.HasField(name)]
+    if not all(map(math.isfinite, (value, *given))):
+        raise _invalid("infeasible", "value and bounds must be finite")
+    if not ((bound.HasField("max") and value > bound.max) or (bound.HasField("min") and value < bound.min)):
+        raise _invalid("infeasible.value", f"{bound.metric} is {value:g}, which is within its bounds")
 
 
 def _check_evaluate(

@@ -195,6 +195,11 @@ def _outcome_told(outcome: dispatch_pb.AttemptOutcome) -> tuple[str, dict[str, o
         return "failed", details
     if kind == "released":
         return "given back", details | {"checkpoint": outcome.released.checkpoint.key}
+    if kind == "infeasible":
+        bound = outcome.infeasible.constraint
+        more = {"metric": bound.metric, "value": outcome.infeasible.value}
+        more.update({name: getattr(bound, name) for name in ("max", "min") if bound.HasField(name)})
+        return "found infeasible", details | more
     if kind == "train":
         more = {"checkpoint": outcome.train.checkpoint.key, "device_time_s": outcome.train.device_time_s}
         return "trained", details | more

@@ -154,6 +154,8 @@ def _reported(work: Work, change: OutcomeReported) -> None:
         _fail(work, task, change.digest, outcome.failure)
     elif outcome.HasField("released"):
         _release(work, task, change.digest, outcome.released)
+    elif outcome.HasField("infeasible"):
+        _exclude(work, task, change.digest, outcome.infeasible)
     else:
         tasks.succeed(work, task, change.digest)
         run = work.state.searches[task.search]
@@ -173,6 +175,16 @@ def _record(work: Work, run: SearchRun, task: Task, outcome: dispatch_pb.Attempt
         searching.record_proposals(work, run, task.ask, outcome.generate)
     else:
         searching.record_final(work, run, outcome.generate)
+
+
+def _exclude(work: Work, task: Task, digest: bytes, violation: pb.ConstraintViolation) -> None:
+    """End the trial of a task that found its network outside a bound: the task has done its work, nothing failed."""
+    tasks.succeed(work, task, digest)
+    run = work.state.searches[task.search]
+    trial = run.trials[task.trial - 1]
+    trial.violation.CopyFrom(violation)
+    trials.end(work, run, trial, pb.TRIAL_OUTCOME_INFEASIBLE)
+    searching.advance(work, run)
 
 
 def _release(work: Work, task: Task, digest: bytes, released: dispatch_pb.AttemptReleased) -> None:

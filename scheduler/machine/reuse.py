@@ -78,6 +78,8 @@ def take_over(work: Work, run: SearchRun, trial: pb.Trial, digest: bytes) -> boo
         trial.quantized.CopyFrom(source.quantized)
     trial.environment.update(source.environment)
     trial.data_digest = source.data_digest
+    trial.peak_memory_bytes = source.peak_memory_bytes
+    trial.predicted_memory_bytes = source.predicted_memory_bytes
     trial.reused_from = source.name
     trial.device_time_saved_s = source.device_time_s
     run.device_time_saved_s += source.device_time_s

@@ -212,6 +212,8 @@ class World:
             return pb.AttemptOutcome(token=lease.token, released=pb.AttemptReleased())
         if chance < 0.14:
             return pb.AttemptOutcome(token=lease.token)
+        if chance < 0.16 and (lease.HasField("train") or lease.HasField("evaluate")):
+            return make.make_infeasible(lease)
         outcome = make.make_outcome(lease)
         if outcome.HasField("generate") and not lease.HasField("finalize"):
             self._vary(outcome.generate)

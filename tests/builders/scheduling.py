@@ -144,6 +144,13 @@ def make_failure(
     return pb.AttemptOutcome(token=lease.token, failure=failure)
 
 
+def make_infeasible(lease: pb.Lease) -> pb.AttemptOutcome:
+    """Return the outcome of an attempt that found its network too large for the device."""
+    bound = search_pb2.Constraint(metric="train_memory_bytes", max=2.0**30)
+    violation = search_pb2.ConstraintViolation(constraint=bound, value=3.0 * 2**30)
+    return pb.AttemptOutcome(token=lease.token, infeasible=violation)
+
+
 class Recorder:
     """A Session that keeps what it was sent."""
 

@@ -326,6 +326,8 @@ class Work:
             return make.make_failure(lease, "NETWORK_DIVERGED", retryable=False)
         if chance < 0.12:
             return pb.AttemptOutcome(token=lease.token)
+        if chance < 0.14 and (lease.HasField("train") or lease.HasField("evaluate")):
+            return make.make_infeasible(lease)
         return None
 
     def _done(self, lease: pb.Lease) -> pb.AttemptOutcome:
