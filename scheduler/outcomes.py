@@ -20,6 +20,7 @@ _METRIC = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _HEX = re.compile(r"([0-9a-f]{64})?")
 _MEASUREMENTS = 50_000
 _TEXT = 1000
+_NAMES = 1000
 _LARGEST = 2**62
 
 
@@ -87,8 +88,19 @@ def _check_train(result: train_service_pb2.TrainResult) -> None:
         _check_object(result.model, "train.model", ObjectKind.CHECKPOINT, ObjectKind.NETWORK)
     if not (0 <= result.peak_memory_bytes <= _LARGEST and 0 <= result.predicted_memory_bytes <= _LARGEST):
         raise _invalid("train.peak_memory_bytes", "bytes must not be negative, nor more than any machine has")
+    if result.HasField("inheritance"):
+        _check_inheritance(result.inheritance)
     _check_measurements("train", result.measurements)
     _check_rest("train", result.device_time_s, result.data_digest, result.environment)
+
+
+def _check_inheritance(report: search_pb2.InheritanceReport) -> None:
+    if report.taken < 0 or not 0 <= report.taken_share <= 1:
+        raise _invalid("train.inheritance", "taken must not be negative, taken_share a share from 0 to 1")
+    for name in ("initialized", "unused"):
+        names = getattr(report, name)
+        if len(names) > _NAMES or any(len(one) > _TEXT for one in names):
+            raise _invalid(f"train.inheritance.{name}", f"has more than {_NAMES} names, or one that is too long")
 
 
 def _check_infeasible(violation: search_pb2.ConstraintViolation) -> None:
@@ -166,7 +178,7 @@ def _check_proposed(run: SearchRun, trial: pb.ProposedTrial, field: str, *, fina
     if train.include_validation:
         raise _invalid(f"{field}.train.include_validation", "only the final phase may train on the validation split")
     train.CopyFrom(merged_train(run, train, field))
-    if not plan.probes and not spec.instrumentation.probes:
+    if not plan.ListFields() and not spec.instrumentation.ListFields():
         plan.SetInParent()
         return
     if spec.evaluate.table:
@@ -199,9 +211,10 @@ def complete_train(config: training_pb2.TrainConfig) -> training_pb2.TrainConfig
 def both(
     plan: training_pb2.InstrumentationPlan, more: training_pb2.InstrumentationPlan
 ) -> training_pb2.InstrumentationPlan:
-    """Return the probes of both plans, equal ones once."""
-    result = training_pb2.InstrumentationPlan(probes=plan.probes)
+    """Return what either plan asks for, equal probes and proxies once."""
+    result = training_pb2.InstrumentationPlan(probes=plan.probes, profile=plan.profile or more.profile)
     result.probes.extend([probe for probe in more.probes if probe not in plan.probes])
+    result.proxies.extend(sorted({*plan.proxies, *more.proxies}))
     return result
 
 

@@ -74,6 +74,7 @@ def train(start: pb.StartTrainingRequest, context: JobContext, store: ObjectStor
         data_digest=training.splits.digest,
         environment=_environment(training, published),
         steps=training.step,
+        inheritance=training.inherited,
     )
 
 

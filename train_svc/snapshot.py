@@ -13,6 +13,7 @@ import onnx
 from torch import Tensor
 
 from nasmesh.model.engine.checkpoint import Checkpoint, Json, save_checkpoint
+from train_svc.inheritance import from_scalars, to_scalars
 from train_svc.scaling import STATE_NAME
 from train_svc.training import SNAPSHOT_VERSION, Tally, Training
 
@@ -51,6 +52,7 @@ def take(training: Training, *, elapsed_s: float) -> Snapshot:
             "epoch": _numbers(training.epoch),
             "last_epoch": _numbers(training.last_epoch),
             "data_digest": training.splits.digest,
+            "inherited": to_scalars(training.inherited),
         },
     )
 
@@ -85,6 +87,7 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     training.elapsed_s = cast(float, checkpoint.scalars["elapsed_s"])
     training.epoch = _tally(checkpoint.scalars["epoch"])
     training.last_epoch = _tally(checkpoint.scalars["last_epoch"])
+    training.inherited = from_scalars(checkpoint.scalars.get("inherited"))
 
 
 def _numbers(tally: Tally) -> list[Json]:

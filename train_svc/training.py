@@ -13,19 +13,20 @@ from nasmesh.data.load import Splits, load
 from nasmesh.data.preprocessing import Preprocessing, from_metadata
 from nasmesh.errors import Invalid
 from nasmesh.model.admission import admit
-from nasmesh.model.engine.checkpoint import Checkpoint, inherit, load_checkpoint
+from nasmesh.model.engine.checkpoint import Checkpoint, load_checkpoint
 from nasmesh.model.engine.convert import to_module
 from nasmesh.model.engine.modules import Dropout
 from nasmesh.model.metadata import DROP_PATH_KEY, named_values
 from nasmesh.settings import home
 from nasmesh.store.base import ObjectStore
-from nasmesh.v1 import object_pb2, training_pb2
+from nasmesh.v1 import object_pb2, search_pb2, training_pb2
 from nasmesh.v1 import train_service_pb2 as pb
 from train_svc import compiling, compute
 from train_svc.agreement import check_config, check_fits
 from train_svc.averaging import Average
 from train_svc.feed import Feed, learned, training_rows
 from train_svc.hooks import Alone, Hooks, Team
+from train_svc.inheritance import take_weights
 from train_svc.instruments import Instruments, attach
 from train_svc.losses import Loss, loss_of
 from train_svc.optimizer import Optimizer, undecayed_names
@@ -69,7 +70,7 @@ class Training:
 
     `module` holds the state, `forward` computes with it, compiled or not. `epoch` tallies the epoch in work,
     `last_epoch` the last complete one. `validated` is what was last measured on the validation split, by metric, and
-    after which update.
+    after which update. `inherited` is what initial weights gave.
     """
 
     config: training_pb2.TrainConfig
@@ -87,6 +88,7 @@ class Training:
     instruments: Instruments
     forward: compiling.Forward
     loss: Loss
+    inherited: search_pb2.InheritanceReport | None = None
     choice: compute.Choice = field(default_factory=compute.Choice)
     hooks: Hooks = field(default_factory=Hooks)
     team: Team = field(default_factory=Alone)
@@ -121,8 +123,9 @@ def assemble(
     threads = compute.prepare(config.compute, macs_per_step=admitted.counts.macs * config.batch_size)
     device = compute.best_device()
     module = to_module(model, seed=derive_seed(config.seed, "weights"))
+    inherited = None
     if request.HasField("initial_weights") and resumed is None:
-        inherit(module, fetch_checkpoint(store, request.initial_weights))
+        inherited = take_weights(module, fetch_checkpoint(store, request.initial_weights))
     module.to(device)
     paths = _drop_paths(module, model, config, device)
     drops_out = _set_dropout(module, config) or paths is not None
@@ -154,6 +157,7 @@ def assemble(
         optimizer=Optimizer(module.named_parameters(), config.optimizer, undecayed=undecayed_names(model)),
         average=Average(module, config.ema_decay) if config.ema_decay else None,
         instruments=instruments,
+        inherited=inherited,
         forward=compiling.compiled(module) if choice.compiled else module,
         loss=loss,
         choice=choice,

@@ -13,7 +13,7 @@ from scheduler.effects import Work
 
 # Begins every digest; another rule of what decides a measurement gets another one, so that old entries never match.
 _RULE = b"measured 1"
-_NO_PROBES = bytes(8)
+_NO_PLAN = bytes(8)
 
 
 def digest_of(run: SearchRun, trial: pb.Trial) -> bytes:
@@ -23,8 +23,8 @@ def digest_of(run: SearchRun, trial: pb.Trial) -> bytes:
     inherited by name. Otherwise its bytes do.
     """
     plan = trial.instrumentation
-    has_probes, weights = bool(plan.probes), trial.initial_weights
-    network = trial.network.object.sha256 if has_probes or weights.key else trial.network.name
+    has_plan, weights = bool(plan.ListFields()), trial.initial_weights
+    network = trial.network.object.sha256 if has_plan or weights.key else trial.network.name
     data, evaluate = _shared_parts(run)
     content = (
         _RULE,
@@ -33,7 +33,7 @@ def digest_of(run: SearchRun, trial: pb.Trial) -> bytes:
         data,
         _part(trial.train),
         _part(trial.evaluate) if trial.final else evaluate,
-        _part(plan) if has_probes else _NO_PROBES,
+        _part(plan) if has_plan else _NO_PLAN,
     )
     return hashlib.sha256(b"".join(content)).digest()[:MEASURED_BYTES]
 
@@ -77,6 +77,8 @@ def take_over(work: Work, run: SearchRun, trial: pb.Trial, digest: bytes) -> boo
     if source.HasField("quantized"):
         trial.quantized.CopyFrom(source.quantized)
     trial.environment.update(source.environment)
+    if source.HasField("inheritance"):
+        trial.inheritance.CopyFrom(source.inheritance)
     trial.data_digest = source.data_digest
     trial.peak_memory_bytes = source.peak_memory_bytes
     trial.predicted_memory_bytes = source.predicted_memory_bytes

@@ -126,6 +126,8 @@ def trained(work: Work, run: SearchRun, trial: pb.Trial, result: train_pb.TrainR
     trial.data_digest = result.data_digest
     trial.peak_memory_bytes = result.peak_memory_bytes
     trial.predicted_memory_bytes = result.predicted_memory_bytes
+    if result.HasField("inheritance"):
+        trial.inheritance.CopyFrom(result.inheritance)
     if result.environment:
         trial.environment.update({f"train.{key}": value for key, value in result.environment.items()})
     spend(run, trial, result.device_time_s)
@@ -214,7 +216,7 @@ def _new(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTrial) -> pb.
         trial.parents.extend(proposed.parents)
     if proposed.HasField("choices"):
         trial.choices.CopyFrom(proposed.choices)
-    if proposed.instrumentation.probes:
+    if proposed.instrumentation.ListFields():
         trial.instrumentation.CopyFrom(proposed.instrumentation)
     trial.create_time.FromMicroseconds(work.time_us)
     if proposed.HasField("network"):

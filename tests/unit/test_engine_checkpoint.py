@@ -183,5 +183,8 @@ def test_inherit_when_names_and_shapes_agree_then_taken_and_the_rest_reported():
     assert skipped["renamed.depthwise.weight"] == "absent"
     assert {name.split(".")[0] for name in report.taken} == {"stem_conv"}
     assert set(report.taken) | set(skipped) == set(start)
+    assert set(report.taken) | set(report.unused) == set(trained.state_dict())
+    sizes = {name: value.numel() for name, value in start.items()}
+    assert report.taken_share == sum(sizes[name] for name in report.taken) / sum(sizes.values())
     for name, value in child.state_dict().items():
         assert torch.equal(value, trained.state_dict()[name] if name in report.taken else start[name])

@@ -239,7 +239,48 @@ def test_train_when_weights_are_inherited_then_starts_from_them_where_name_and_s
     start = jobs.request(jobs.stored(store, jobs.tiny(dropout=0.3)), steps=1, optimizer=NESTEROV)
     scratch = jobs.run(start, store).measurements[0].value
     start.initial_weights.CopyFrom(parent.model)
-    assert jobs.run(start, store).measurements[0].value < 0.6 * scratch
+    child = jobs.run(start, store)
+    assert child.measurements[0].value < 0.6 * scratch
+    assert (child.inheritance.taken_share, list(child.inheritance.initialized)) == (1.0, [])
+
+
+def test_train_when_a_part_is_inherited_then_the_result_says_which_also_after_a_resumption(store):
+    network = jobs.tiny()
+    network.blocks[1].operation.conv_unit.conv.channels = 8
+    parent = jobs.run(jobs.request(jobs.stored(store), steps=1), store)
+    start = jobs.request(jobs.stored(store, network), steps=4)
+    assert not jobs.run(start, store).HasField("inheritance")
+    start.initial_weights.CopyFrom(parent.checkpoint)
+    first = jobs.Context()
+    start.until_step = 2
+    half = jobs.run(start, store, first)
+    start.until_step = 0
+    start.resume_from.CopyFrom(half.checkpoint)
+    result = jobs.run(start, store)
+    taken = ["a.conv.weight", "a.norm.bias", "a.norm.running_mean", "a.norm.running_var", "a.norm.weight"]
+    report = result.inheritance
+    assert report == half.inheritance
+    # Block b has 8 channels instead of 12, so what it has and what reads it start anew; its skip's scale stays.
+    initialized = {"b.conv.weight", "fc.weight"} | {
+        f"b.norm.{role}" for role in ("weight", "bias", "running_mean", "running_var")
+    }
+    assert set(report.initialized) == set(report.unused) == initialized
+    assert report.taken == len([*taken, "b.scale.x", "fc.bias"])
+    assert 0 < report.taken_share < 1
+
+
+def test_train_when_initial_weights_are_of_another_network_then_refuses(store):
+    other = jobs.tiny()
+    for block in other.blocks:
+        block.id = f"other_{block.id}"
+        for edge in block.inputs:
+            edge.source = edge.source if edge.source == "x" else f"other_{edge.source}"
+    other.output = f"other_{other.output}"
+    start = jobs.request(jobs.stored(store), steps=1)
+    start.initial_weights.CopyFrom(jobs.run(jobs.request(jobs.stored(store, other), steps=1), store).checkpoint)
+    with pytest.raises(Invalid) as caught:
+        jobs.run(start, store)
+    assert (caught.value.reason, caught.value.field) == ("CHECKPOINT_MISMATCH", "initial_weights")
 
 
 def test_train_when_it_reports_then_marks_are_sparse_and_complete(store):

@@ -127,25 +127,36 @@ def load_checkpoint(content: bytes) -> Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class InheritReport:
-    """Which tensors came from a parent, and which did not with the reason: "absent" or "shape"."""
+    """What a network took from a parent's checkpoint.
+
+    taken: names of tensors, and taken_share: their numbers as a share of the network's. skipped: the network's other
+    tensors with the reason, "absent" or "shape". unused: the parent's tensors that found no place.
+    """
 
     taken: tuple[str, ...]
+    taken_share: float
     skipped: tuple[tuple[str, str], ...]
+    unused: tuple[str, ...]
 
 
 def inherit(module: nn.Module, checkpoint: Checkpoint) -> InheritReport:
     """Copy into `module` every tensor whose name and shape the checkpoint has; the others keep their start values."""
     taken: list[str] = []
     skipped: list[tuple[str, str]] = []
+    numbers = every = 0
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
             parent = checkpoint.state.get(name)
+            every += tensor.numel()
             if parent is None or parent.shape != tensor.shape:
                 skipped.append((name, "absent" if parent is None else "shape"))
                 continue
             tensor.copy_(parent)
             taken.append(name)
-    return InheritReport(tuple(taken), tuple(skipped))
+            numbers += tensor.numel()
+    placed = set(taken)
+    unused = tuple(name for name in checkpoint.state if name not in placed)
+    return InheritReport(tuple(taken), numbers / every if every else 0.0, tuple(skipped), unused)
 
 
 def _read_training_info(model: onnx.ModelProto) -> tuple[dict[str, dict[str, Tensor]], Tensor | None]:
