@@ -17,6 +17,7 @@ with quiet_interrupts():
     from clients.cli.commands import (
         access,
         admin,
+        dataset,
         lifecycle,
         mesh,
         network,
@@ -64,6 +65,7 @@ app.add_typer(trial.app, name="trial")
 app.add_typer(network.app, name="network")
 app.add_typer(admin.app, name="admin")
 app.add_typer(table.app, name="table")
+app.add_typer(dataset.app, name="dataset")
 things.register(app)
 access.register(app)
 replay.register(app)

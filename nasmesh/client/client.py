@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import grpc
 
 from nasmesh.client import transfer
+from nasmesh.client.datasets import DatasetCalls
 from nasmesh.client.lifecycle import LifecycleCalls
 from nasmesh.client.names import search_name, subject_name
 from nasmesh.client.patience import Patience, call_patiently
@@ -45,7 +46,7 @@ class Exported:
     content: bytes
 
 
-class Client(LifecycleCalls):
+class Client(DatasetCalls, LifecycleCalls):
     """Talks to one scheduler; a context manager. Searches are named "searches/{id}" or by their bare id.
 
     Raises Invalid (ADDRESS_INVALID) for a wrong address. A scheduler that is away is waited for up to `patience_s`
@@ -212,16 +213,11 @@ class Client(LifecycleCalls):
     # --- the mesh ---------------------------------------------------------------------------------------------------
 
     def datasets(self) -> Iterator[dataset_pb2.Dataset]:
-        """Yield the data sets that connected servers know."""
+        """Yield the data sets: built-in ones, and added ones of one's own."""
         return self._pages(
             lambda token: self._stub.ListDatasets(pb.ListDatasetsRequest(page_size=PAGE_SIZE, page_token=token)),
             lambda page: page.datasets,
         )
-
-    def get_dataset(self, name: str) -> dataset_pb2.Dataset:
-        """Return one data set by its resource name; raises NotFound (DATASET_UNKNOWN)."""
-        request = pb.GetDatasetRequest(name=name)
-        return self._call(lambda: self._stub.GetDataset(request)).dataset
 
     def generators(self) -> Iterator[generate_service_pb2.Generator]:
         """Yield the generators that connected servers offer."""

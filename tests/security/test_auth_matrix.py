@@ -43,7 +43,7 @@ VICTIMS = {
 GROUPS = (
     (r"/grpc\.health\.v1\.Health/.*", {"reader", "writer", "admin", "agent", "server", "nobody"}),
     (r"/grpc\.reflection\..*", {"reader", "writer", "admin", "agent"}),
-    (r"/nasmesh\.v1\.SchedulerService/(Delete.*|DrainAgent|UndrainAgent)", {"admin"}),
+    (r"/nasmesh\.v1\.SchedulerService/(DeleteSearch|DeleteUnreferencedObjects|DrainAgent|UndrainAgent)", {"admin"}),
     (r"/nasmesh\.v1\.SchedulerService/(Get|List|Watch).*", {"reader", "writer", "admin"}),
     (r"/nasmesh\.v1\.SchedulerService/.*", {"writer", "admin"}),
     (r"/nasmesh\.v1\.DispatchService/.*", {"agent"}),

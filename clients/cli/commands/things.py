@@ -1,4 +1,4 @@
-"""`nasmesh dataset`, `generator`, `agents` and `version`: what is there."""
+"""`nasmesh generator`, `agents` and `version`: what is there."""
 
 import platform
 from typing import Annotated
@@ -10,42 +10,14 @@ from clients.cli.options import SCHEDULER, AsJson, Insecure, Scheduler, connect
 from clients.cli.output import message_dict, print_json, print_line, print_messages, print_table
 from nasmesh.errors import NasmeshError, NotFound
 
-datasets = typer.Typer(no_args_is_help=True, help="Data sets that connected servers know.")
 generators = typer.Typer(no_args_is_help=True, help="Search algorithms that connected servers offer.")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.add_typer(datasets, name="dataset")
     app.add_typer(generators, name="generator")
     app.command("agents")(agents)
     app.command("version")(version)
-
-
-@datasets.command("list")
-def list_datasets(scheduler: Scheduler = SCHEDULER, as_json: AsJson = False, insecure: Insecure = False) -> None:
-    """List data sets."""
-    from nasmesh.v1 import measurement_pb2
-
-    with connect(scheduler, insecure=insecure) as client:
-        found = list(client.datasets())
-    if as_json:
-        print_messages(found)
-        return
-    rows = []
-    for item in found:
-        sizes = [
-            f"{measurement_pb2.Split.Name(part.split).removeprefix('SPLIT_').lower()} {part.samples}"
-            for part in item.splits
-        ]
-        dims = "x".join(str(dim) for dim in item.sample_dims)
-        there = "yes" if item.available else "no"
-        rows.append((item.name, dims, str(item.classes), ", ".join(sizes), there, item.description))
-    print_table(
-        ("name", "sample", ">classes", "samples", "present", "description"),
-        rows,
-        empty="no server with data is connected",
-    )
 
 
 @generators.command("list")

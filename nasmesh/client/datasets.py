@@ -1,0 +1,64 @@
+"""The client's calls about data sets; a base of Client."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from nasmesh.clock import new_id
+from nasmesh.ids import format_name, parse_name
+from nasmesh.limits import CHUNK_BYTES
+from nasmesh.v1 import dataset_pb2, object_pb2
+from nasmesh.v1 import scheduler_service_pb2 as pb
+from nasmesh.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
+
+Reply = TypeVar("Reply")
+
+
+class DatasetCalls:
+    """Read, upload, create and delete data sets."""
+
+    _stub: SchedulerServiceStub
+
+    def get_dataset(self, name: str) -> dataset_pb2.Dataset:
+        """Return one data set by "datasets/{id}" or its id; raises NotFound (DATASET_UNKNOWN)."""
+        request = pb.GetDatasetRequest(name=dataset_name(name))
+        return self._call(lambda: self._stub.GetDataset(request)).dataset
+
+    def upload_dataset_object(self, content: bytes) -> object_pb2.ObjectRef:
+        """Store a shard or a manifest of a data set, at most 64 MiB, and return its reference.
+
+        Raises Invalid (OBJECT_EMPTY, OBJECT_TOO_LARGE, OBJECT_DIGEST_MISMATCH), Unavailable (STORE_DOWN).
+        """
+        return self._call(lambda: self._stub.UploadDatasetObject(_chunks(content))).object
+
+    def create_dataset(
+        self, dataset_id: str, manifest: object_pb2.ObjectRef, *, request_id: str = ""
+    ) -> dataset_pb2.Dataset:
+        """Give a name to an uploaded manifest.
+
+        Raises Invalid (NAME_INVALID, MANIFEST_INVALID), NotFound (OBJECT_MISSING), Conflict (DATASET_EXISTS).
+        """
+        request = pb.CreateDatasetRequest(dataset_id=dataset_id, manifest=manifest, request_id=request_id or new_id())
+        return self._call(lambda: self._stub.CreateDataset(request)).dataset
+
+    def delete_dataset(self, name: str, *, request_id: str = "") -> None:
+        """Forget the name of an added data set; raises NotFound (DATASET_UNKNOWN), Stale (DATASET_BUILT_IN)."""
+        request = pb.DeleteDatasetRequest(name=dataset_name(name), request_id=request_id or new_id())
+        self._call(lambda: self._stub.DeleteDataset(request))
+
+    def _call(self, send: Callable[[], Reply]) -> Reply:
+        raise NotImplementedError
+
+
+def dataset_name(name: str) -> str:
+    """Return "datasets/{id}" for it or a bare id; raises Invalid (NAME_INVALID)."""
+    identifier = parse_name("datasets", name) if "/" in name else name
+    return format_name("datasets", identifier)
+
+
+def _chunks(content: bytes) -> Iterator[pb.UploadDatasetObjectRequest]:
+    digest = hashlib.sha256(content).hexdigest()
+    for start in range(0, len(content), CHUNK_BYTES):
+        yield pb.UploadDatasetObjectRequest(
+            chunk=content[start : start + CHUNK_BYTES], sha256=digest if start == 0 else ""
+        )
