@@ -1,8 +1,11 @@
 """EvaluateService over real gRPC, with evaluations in real child processes."""
 
+import json
+
 import pytest
 
 from evaluate_svc.service import EvaluateServicer
+from nasmesh import spaces
 from nasmesh.errors import Conflict, Invalid, NotFound
 from nasmesh.model.encode import to_bytes
 from nasmesh.model.engine.checkpoint import write_back
@@ -11,9 +14,10 @@ from nasmesh.model.lower import lower
 from nasmesh.rpc.channel import errors_from_rpc
 from nasmesh.rpc.server import Service
 from nasmesh.store.keys import ObjectKind
+from nasmesh.tables import shelf
+from nasmesh.v1 import architecture_pb2, evaluation_pb2, job_pb2, measurement_pb2
 from nasmesh.v1 import evaluate_service_pb2 as pb
 from nasmesh.v1 import evaluate_service_pb2_grpc as rpc
-from nasmesh.v1 import evaluation_pb2, job_pb2, measurement_pb2
 from tests.builders import training_jobs as jobs
 from tests.builders.serving import serving
 
@@ -112,3 +116,91 @@ def test_list_and_server_when_asked_then_answer(server):
     with pytest.raises(Invalid) as caught, errors_from_rpc():
         server.stub.ListEvaluations(pb.ListEvaluationsRequest(page_token="!"))
     assert caught.value.reason == "PAGE_TOKEN_INVALID"
+
+
+def test_evaluation_when_all_is_asked_for_then_a_real_child_measures_it(server):
+    """Where nothing may be unpickled: neither quantisation, nor PyTorch, nor the measuring of memory needs it."""
+    asked = {"metrics": ["macro_f1"], "throughput_batch_sizes": [16], "memory": True}
+    whole = _request(server, "everything", quantization=evaluation_pb2.QUANTIZATION_STATIC, **asked)
+    server.stub.StartEvaluation(whole)
+    last = _watch(server, "everything")[-1]
+    assert last.state == job_pb2.JOB_STATE_SUCCEEDED, last.failure
+    found = {m.metric: m.value for m in last.result.measurements}
+    wanted = {"macro_f1", "throughput_b16", "peak_memory_bytes", "int8_accuracy", "int8_size_bytes", "int8_latency_p50"}
+    assert wanted | {"accuracy_low", "accuracy_high", "ece"} <= found.keys()
+    assert json.loads(server.store.get(last.result.report))["samples"] == last.progress.samples
+    assert len(server.store.get(last.result.quantized)) == found["int8_size_bytes"]
+    server.stub.StartEvaluation(_request(server, "torch", engine=evaluation_pb2.EVALUATE_ENGINE_TORCH, latency=False))
+    by_torch = _watch(server, "torch")[-1]
+    assert by_torch.state == job_pb2.JOB_STATE_SUCCEEDED, by_torch.failure
+    accuracy = next(m.value for m in by_torch.result.measurements if m.metric == "accuracy")
+    assert accuracy == pytest.approx(found["accuracy"], abs=0.01)
+
+
+def _table_request(server, evaluation_id, **config):
+    """Ask our own table for one of its networks."""
+    table = shelf.load("tables/digits-cell")
+    network = spaces.build(
+        table.space,
+        table.values_of(88),
+        input_dims=(1, 8, 8),
+        classes=10,
+        preprocessing=architecture_pb2.Preprocessing(),
+    )
+    return pb.StartEvaluationRequest(
+        evaluation_id=evaluation_id,
+        model=jobs.stored(server.store, network),
+        config=evaluation_pb2.EvaluateConfig(table="tables/digits-cell", **config),
+        data=jobs.DIGITS,
+        choices=table.values_of(88),
+    )
+
+
+@pytest.mark.parametrize("split", [measurement_pb2.SPLIT_VALIDATION, measurement_pb2.SPLIT_TEST])
+def test_evaluation_when_a_table_is_asked_then_it_answers_with_what_training_cost(server, split):
+    table = shelf.load("tables/digits-cell")
+    name = f"table-{split}"
+    server.stub.StartEvaluation(_table_request(server, name, split=split, table_seed=3))
+    last = _watch(server, name)[-1]
+    assert last.state == job_pb2.JOB_STATE_SUCCEEDED, last.failure
+    found = {m.metric: m for m in last.result.measurements}
+    assert found["accuracy"].value == table.value(("accuracy", split), 88, 3)
+    assert found["accuracy"].split == split
+    assert found["parameters"].value == table.parameters[88]
+    assert last.result.device_time_s == table.cost_s(88, 3)
+    assert last.result.environment["table"] == "tables/digits-cell"
+    assert not last.result.HasField("report")
+
+
+def test_evaluation_when_a_table_cannot_answer_then_says_why(server):
+    other = _table_request(server, "t-data")
+    other.data.dataset = "datasets/fashion-mnist"
+    unnamed = _table_request(server, "t-unnamed")
+    unnamed.ClearField("choices")
+    wrong = _table_request(server, "t-network")
+    wrong.model.CopyFrom(jobs.stored(server.store))
+    absent = _table_request(server, "t-seed", table_seed=5)
+    requests = {
+        "TABLE_DATA_MISMATCH": other,
+        "NETWORK_NOT_IN_TABLE": wrong,
+        "TABLE_SEED_ABSENT": absent,
+    }
+    for reason, request in requests.items():
+        server.stub.StartEvaluation(request)
+        last = _watch(server, request.evaluation_id)[-1]
+        assert (last.state, last.failure.reason) == (job_pb2.JOB_STATE_FAILED, reason)
+        assert not last.failure.retryable
+    server.stub.StartEvaluation(unnamed)
+    assert _watch(server, "t-unnamed")[-1].failure.reason == "NETWORK_NOT_IN_TABLE"
+    request = _table_request(server, "t-unknown")
+    request.config.table = "tables/nothing"
+    with pytest.raises(NotFound) as caught, errors_from_rpc():
+        server.stub.StartEvaluation(request)
+    assert caught.value.reason == "TABLE_UNKNOWN"
+
+
+def test_start_when_a_metric_is_unknown_here_then_refused_at_once(server):
+    with pytest.raises(Invalid) as caught, errors_from_rpc():
+        server.stub.StartEvaluation(_request(server, "metric", metrics=["brier", "perplexity"]))
+    assert caught.value.reason == "METRIC_UNKNOWN"
+    assert [violation.field for violation in caught.value.violations] == ["config.metrics[1]"]

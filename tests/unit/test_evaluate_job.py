@@ -1,18 +1,23 @@
+import json
+
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from evaluate_svc import job
+from evaluate_svc import footprint, job
 from nasmesh import metrics
 from nasmesh.clock import SystemClock
 from nasmesh.data.load import load
+from nasmesh.data.preprocessing import from_metadata
 from nasmesh.errors import Invalid, NotFound, Rejected
 from nasmesh.jobs.context import Cancelled
+from nasmesh.model import runtime
 from nasmesh.model.encode import to_bytes
 from nasmesh.model.engine.checkpoint import load_checkpoint, write_back
 from nasmesh.model.engine.convert import to_module
 from nasmesh.model.lower import lower
+from nasmesh.model.quantization import quantize
 from nasmesh.store.keys import ObjectKind, object_ref
 from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import evaluate_service_pb2 as pb
@@ -153,3 +158,109 @@ def test_evaluate_when_finished_then_progress_is_complete(trained):
     last = context.marks[-1][0]
     assert last.samples == last.total_samples == 143
     job.warm()
+
+
+def test_evaluate_when_pytorch_is_asked_for_then_it_computes_the_same(trained):
+    store, result = trained
+    model = result.model
+    ours = _evaluate(store, model, latency=False)
+    torchs = _evaluate(store, model, latency=False, engine=evaluation_pb2.EVALUATE_ENGINE_TORCH)
+    by_engine = [{m.metric: m.value for m in found.measurements} for found in (ours, torchs)]
+    assert by_engine[0].keys() == by_engine[1].keys()
+    for name, value in by_engine[0].items():
+        assert by_engine[1][name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    assert (ours.environment["engine"], torchs.environment["engine"]) == ("onnxruntime", "torch")
+    assert torchs.environment["torch"] == torch.__version__
+
+
+def test_evaluate_when_speed_and_memory_are_asked_for_then_measured_and_reported_with_the_machine(trained):
+    store, result = trained
+    found = _evaluate(store, result.model, throughput_batch_sizes=[1, 200], memory=True, threads=1)
+    values = {m.metric: m.value for m in found.measurements}
+    told = json.loads(store.get(found.report))
+    assert values["throughput_b200"] > values["throughput_b1"] > 0
+    assert 100_000 < values["peak_memory_bytes"] < 500 << 20
+    assert told["memory"]["peak_bytes"] == values["peak_memory_bytes"]
+    assert [one["batch_size"] for one in told["throughput"]] == [1, 200]
+    assert len(told["latency"]["repeats"]) == 3
+    assert (
+        told["latency"]["p50"] == values["latency_p50"] == sorted(one["p50"] for one in told["latency"]["repeats"])[1]
+    )
+    assert len(told["latency"]["pinned_processors"]) == 1
+    assert found.environment["pinned"] == str(told["latency"]["pinned_processors"][0])
+    assert told["environment"] == dict(found.environment)
+    assert {"cpu", "processors", "load_1m", "threads"} <= found.environment.keys()
+
+
+def test_memory_when_the_network_is_larger_then_its_peak_is_larger_by_its_weights():
+    peaks = []
+    for features in (8, 4096):
+        network = jobs.tiny()
+        network.blocks[1].operation.conv_unit.conv.channels = features
+        model = lower(network)
+        content = to_bytes(write_back(model, to_module(model, seed=0).state_dict()))
+        config = evaluation_pb2.EvaluateConfig(engine=evaluation_pb2.EVALUATE_ENGINE_ONNXRUNTIME, threads=1)
+        peaks.append((footprint.peak_bytes(content, config), len(content)))
+    (small, small_bytes), (large, large_bytes) = peaks
+    assert large - small > (large_bytes - small_bytes) * 0.8
+
+
+def test_report_when_classes_are_told_apart_then_says_all_that_was_observed(trained):
+    store, result = trained
+    found = _evaluate(store, result.model, confidence=0.9, metrics=["macro_f1", "brier"])
+    values = {m.metric: m.value for m in found.measurements}
+    told = json.loads(store.get(found.report))
+    assert (told["task"], told["split"], told["samples"], told["confidence"]) == (
+        "classification",
+        "validation",
+        143,
+        0.9,
+    )
+    matrix = np.array(told["confusion"]["matrix"])
+    assert matrix.shape == (10, 10)
+    assert np.trace(matrix) / matrix.sum() == values["accuracy"] == told["accuracy"]["value"]
+    assert told["accuracy"]["low"] == values["accuracy_low"] < values["accuracy"] < values["accuracy_high"]
+    assert told["calibration"]["ece"] == values["ece"]
+    assert sum(one["samples"] for one in told["calibration"]["bins"]) == 143
+    assert [one["recall"] for one in told["classes"]] == [values[metrics.class_accuracy(i)] for i in range(10)]
+    assert told["macro"]["f1"] == pytest.approx(values["macro_f1"]) == told["metrics"]["macro_f1"]
+    assert told["data_digest"] == found.data_digest
+
+
+@pytest.mark.parametrize("method", [evaluation_pb2.QUANTIZATION_DYNAMIC, evaluation_pb2.QUANTIZATION_STATIC])
+def test_int8_copy_when_asked_for_then_scored_beside_and_stored(trained, method):
+    store, result = trained
+    found = _evaluate(store, result.model, quantization=method)
+    values = {m.metric: m.value for m in found.measurements}
+    content = store.get(found.quantized)
+    copy = onnx.ModelProto.FromString(content)
+    assert values["int8_size_bytes"] == len(content)
+    assert abs(values["int8_accuracy"] - values["accuracy"]) < 0.05
+    assert values["int8_latency_p50"] > 0
+    # What computes it is onnxruntime alone: this is the accuracy of the bytes that are stored.
+    session = runtime.open_session(content)
+    splits = load(DIGITS)
+    entries = {entry.key: entry.value for entry in copy.metadata_props}
+    rule = from_metadata(entries, channels=1)
+    logits = session.run(None, {session.get_inputs()[0].name: rule.apply(splits.samples.rows(splits.validation))})[0]
+    assert (logits.argmax(1) == splits.labels[splits.validation]).mean() == values["int8_accuracy"]
+    kinds = {node.op_type for node in copy.graph.node}
+    assert kinds & {"ConvInteger", "MatMulInteger", "QuantizeLinear"}
+    assert json.loads(store.get(found.report))["int8"]["size_bytes"] == len(content)
+
+
+def test_int8_copy_of_a_larger_network_is_about_a_quarter():
+    network = jobs.tiny()
+    network.blocks[1].operation.conv_unit.conv.channels = 2000
+    model = lower(network)
+    content = to_bytes(write_back(model, to_module(model, seed=0).state_dict()))
+    for method in (evaluation_pb2.QUANTIZATION_DYNAMIC, evaluation_pb2.QUANTIZATION_STATIC):
+        batches = [np.random.default_rng(1).normal(size=(8, 1, 8, 8)).astype(np.float32)]
+        assert len(quantize(content, method, batches)) < 0.35 * len(content)
+
+
+def test_evaluate_when_a_metric_is_not_for_the_task_then_refuses(trained):
+    store, result = trained
+    with pytest.raises(Invalid) as caught:
+        _evaluate(store, result.model, metrics=["max_error"])
+    assert caught.value.reason == "METRIC_NOT_FOR_TASK"
