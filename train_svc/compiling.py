@@ -44,7 +44,8 @@ class Gain:
     @staticmethod
     def from_text(text: str) -> "Gain":
         """Return what was kept; raises ValueError."""
-        return Gain(*(float(number) for number in text.split()))
+        step_s, compiled_s, compile_s = (float(number) for number in text.split())
+        return Gain(step_s, compiled_s, compile_s)
 
 
 @dataclass(frozen=True, slots=True)

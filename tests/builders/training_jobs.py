@@ -84,6 +84,47 @@ def tiny(
     return result
 
 
+def headed() -> architecture_pb2.Architecture:
+    """The tiny network with an auxiliary classifier on its first block, and a branch that training may drop."""
+    result = tiny()
+    result.blocks[1].inputs[0].drop_path = True
+    pooled = architecture_pb2.GlobalPool(kind=architecture_pb2.POOL_KIND_AVERAGE)
+    result.blocks.append(block("gap2", "a", global_pool=pooled))
+    result.blocks.append(block("fc2", "gap2", linear=architecture_pb2.Linear(features=10, bias=True)))
+    result.auxiliary_outputs.append("fc2")
+    return result
+
+
+def plain() -> architecture_pb2.Architecture:
+    """A network whose samples do not see each other: no batch norm, no dropout."""
+    unit = architecture_pb2.ConvUnit(
+        conv=conv(6, stride=2), activation=activation(), order=architecture_pb2.CONV_ORDER_CONV_NORM_ACT
+    )
+    result = architecture(
+        (1, 8, 8),
+        "fc",
+        block("a", "x", conv_unit=unit),
+        block("gap", "a", global_pool=architecture_pb2.GlobalPool(kind=architecture_pb2.POOL_KIND_AVERAGE)),
+        block("fc", "gap", linear=architecture_pb2.Linear(features=10, bias=True)),
+    )
+    result.preprocessing.mean.append(0.3)
+    result.preprocessing.std.append(0.4)
+    return result
+
+
+def flat() -> architecture_pb2.Architecture:
+    """Pixels to logits: what the compiler needs least time for."""
+    result = architecture(
+        (1, 8, 8),
+        "fc",
+        block("pixels", "x", flatten=architecture_pb2.Flatten()),
+        block("fc", "pixels", linear=architecture_pb2.Linear(features=10, bias=True)),
+    )
+    result.preprocessing.mean.append(0.3)
+    result.preprocessing.std.append(0.4)
+    return result
+
+
 def stored(store: MemoryStore, network: architecture_pb2.Architecture | None = None) -> object_pb2.ObjectRef:
     """Put a network's object and return its reference."""
     return store.put(ObjectKind.NETWORK, to_bytes(lower(network or tiny())))

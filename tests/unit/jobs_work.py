@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 
-from nasmesh.errors import Rejected
+from nasmesh.errors import Rejected, Unavailable
 from nasmesh.jobs.context import JobContext
 from nasmesh.v1 import object_pb2
 from nasmesh.v1 import train_service_pb2 as pb
@@ -27,6 +27,10 @@ def run(request: bytes, context: JobContext) -> bytes:
     _COUNT += 1
     order = pb.StartTrainingRequest.FromString(request)
     return ACTIONS[order.training_id.split("-")[0]](order, context)
+
+
+def _lost(order: pb.StartTrainingRequest, context: JobContext) -> bytes:
+    raise Unavailable("DEVICE_LOST", "the device was lost")
 
 
 def _echo(order: pb.StartTrainingRequest, context: JobContext) -> bytes:
@@ -139,6 +143,7 @@ ACTIONS = {
     "unpickle": _unpickle,
     "torch": _torch,
     "echo": _echo,
+    "lost": _lost,
     "wait": _wait,
     "mark": _mark,
     "deaf": _deaf,

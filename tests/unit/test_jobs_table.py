@@ -287,6 +287,19 @@ def test_a_child_that_died_between_jobs_is_replaced(make: Make) -> None:
     assert int(result(wait(table, "echo-2")).device_time_s) != pid
 
 
+def test_a_child_that_lost_its_device_is_replaced(make: Make) -> None:
+    table = make()
+    start(table, "echo-1")
+    first = result(wait(table, "echo-1")).device_time_s
+    start(table, "lost-1")
+    lost = wait(table, "lost-1")
+    assert reason(lost) == "DEVICE_LOST"
+    assert lost.failure is not None
+    assert lost.failure.retryable
+    start(table, "echo-2")
+    assert result(wait(table, "echo-2")).device_time_s != first, "the next job has another process"
+
+
 def test_close_ends_every_child_and_releases_watchers(make: Make) -> None:
     table = make(slots=2)
     start(table, "wait-1")

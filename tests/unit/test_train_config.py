@@ -16,8 +16,26 @@ def test_complete_when_empty_then_has_the_defaults_of_the_contract():
     assert filled.schedule.kind == pb.SCHEDULE_KIND_CONSTANT
     assert (filled.schedule.decay, filled.schedule.decay_epochs, filled.schedule.period_factor) == (0.999, 2, 2)
     assert (filled.compute.precision, filled.compute.layout) == (pb.PRECISION_FLOAT32, pb.LAYOUT_AUTO)
+    assert (filled.accumulate_batches, filled.auxiliary_weight, filled.drop_path_rate) == (1, 0.4, 0)
+    assert (filled.sam_rho, filled.compute.compile) == (0, pb.COMPILE_MODE_NEVER)
     assert not filled.HasField("dropout_rate")
     assert training_config.complete(filled) == filled
+
+
+def test_complete_when_one_kind_reads_a_field_then_fills_it_for_that_kind_alone():
+    kinds = {
+        pb.SCHEDULE_KIND_STEP: ("step_factor", 0.1),
+        pb.SCHEDULE_KIND_ONE_CYCLE: ("rise_share", 0.3),
+    }
+    for kind, (name, value) in kinds.items():
+        for other in kinds:
+            config = pb.TrainConfig(steps=9, schedule=pb.ScheduleConfig(kind=other, milestones=[1] * (other == 4)))
+            filled = training_config.complete(config).schedule
+            assert filled.HasField(name) == (other == kind)
+            assert other != kind or getattr(filled, name) == value
+            training_config.check(training_config.complete(config))
+    how = pb.AugmentationConfig(rand_augment_operations=2)
+    assert training_config.complete(pb.TrainConfig(augmentation=how)).augmentation.rand_augment_magnitude == 9
 
 
 def test_complete_when_a_zero_is_set_then_keeps_it():
@@ -67,6 +85,52 @@ GOOD = {"steps": 10}
         (pb.TrainConfig(**GOOD, schedule=pb.ScheduleConfig(period_factor=0.5)), "schedule.period_factor"),
         (pb.TrainConfig(**GOOD, augmentation=pb.AugmentationConfig(contrast=1)), "augmentation.contrast"),
         (pb.TrainConfig(**GOOD, augmentation=pb.AugmentationConfig(crop_padding=-1)), "augmentation.crop_padding"),
+        (pb.TrainConfig(**GOOD, augmentation=pb.AugmentationConfig(saturation=1)), "augmentation.saturation"),
+        (pb.TrainConfig(**GOOD, augmentation=pb.AugmentationConfig(mixup=-1)), "augmentation.mixup"),
+        (pb.TrainConfig(**GOOD, augmentation=pb.AugmentationConfig(cutmix=math.nan)), "augmentation.cutmix"),
+        (pb.TrainConfig(**GOOD, augmentation=pb.AugmentationConfig(shift=1)), "augmentation.shift"),
+        (pb.TrainConfig(**GOOD, augmentation=pb.AugmentationConfig(noise=-0.1)), "augmentation.noise"),
+        (
+            pb.TrainConfig(**GOOD, augmentation=pb.AugmentationConfig(rand_augment_operations=17)),
+            "augmentation.rand_augment_operations",
+        ),
+        (
+            pb.TrainConfig(
+                **GOOD, augmentation=pb.AugmentationConfig(rand_augment_operations=1, rand_augment_magnitude=31)
+            ),
+            "augmentation.rand_augment_magnitude",
+        ),
+        (
+            pb.TrainConfig(**GOOD, augmentation=pb.AugmentationConfig(rand_augment_magnitude=3)),
+            "augmentation.rand_augment_magnitude",
+        ),
+        (pb.TrainConfig(**GOOD, schedule=pb.ScheduleConfig(kind=pb.SCHEDULE_KIND_STEP)), "schedule.milestones"),
+        (
+            pb.TrainConfig(**GOOD, schedule=pb.ScheduleConfig(kind=pb.SCHEDULE_KIND_STEP, milestones=[2, 2])),
+            "schedule.milestones",
+        ),
+        (pb.TrainConfig(**GOOD, schedule=pb.ScheduleConfig(milestones=[2])), "schedule.milestones"),
+        (pb.TrainConfig(**GOOD, schedule=pb.ScheduleConfig(step_factor=0.5)), "schedule.step_factor"),
+        (pb.TrainConfig(**GOOD, schedule=pb.ScheduleConfig(rise_share=0.5)), "schedule.rise_share"),
+        (pb.TrainConfig(**GOOD, schedule=pb.ScheduleConfig(by_epoch=True)), "schedule.by_epoch"),
+        (
+            pb.TrainConfig(**GOOD, schedule=pb.ScheduleConfig(kind=pb.SCHEDULE_KIND_ONE_CYCLE, rise_share=1)),
+            "schedule.rise_share",
+        ),
+        (
+            pb.TrainConfig(**GOOD, schedule=pb.ScheduleConfig(kind=pb.SCHEDULE_KIND_ONE_CYCLE, warmup_steps=2)),
+            "schedule.warmup_steps",
+        ),
+        (pb.TrainConfig(**GOOD, loss="Cross Entropy"), "loss"),
+        (pb.TrainConfig(**GOOD, loss="huber", label_smoothing=0.1), "label_smoothing"),
+        (pb.TrainConfig(**GOOD, accumulate_batches=0), "accumulate_batches"),
+        (pb.TrainConfig(**GOOD, accumulate_batches=3), "accumulate_batches"),
+        (pb.TrainConfig(**GOOD, auxiliary_weight=-1), "auxiliary_weight"),
+        (pb.TrainConfig(**GOOD, drop_path_rate=1), "drop_path_rate"),
+        (pb.TrainConfig(**GOOD, sam_rho=-0.1), "sam_rho"),
+        (pb.TrainConfig(**GOOD, sam_rho=0.1, compute=pb.ComputePolicy(precision=4)), "sam_rho"),
+        (pb.TrainConfig(**GOOD, validate_every_steps=-1), "validate_every_steps"),
+        (pb.TrainConfig(**GOOD, compute=pb.ComputePolicy(compile=9)), "compute.compile"),
         (pb.TrainConfig(**GOOD, compute=pb.ComputePolicy(precision=9)), "compute.precision"),
         (pb.TrainConfig(**GOOD, compute=pb.ComputePolicy(threads=-1)), "compute.threads"),
     ],
