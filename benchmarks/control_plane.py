@@ -173,9 +173,7 @@ def main() -> None:
         peers, peer_rows = ({}, []) if flags.no_peers else peer_rates(root, peer_s)
         trials = ours.trials()
     rows: list[Sequence[object]] = [(part.label, rates[name]) for name, part in parts.items()]
-    form = "compiled" if compiled.is_built() else "not compiled"
-    title = f"no-op tasks a second, {AGENTS} agents, scheduler {form}, median of {rounds} [quartiles]"
-    print_table(title, ("what", "per second"), rows)
+    print_table(f"no-op tasks a second, {AGENTS} agents, median of {rounds} [quartiles]", ("what", "per second"), rows)
     if peer_rows:
         print_table(f"no-op trials a second, {AGENTS} clients, {peer_s:g} s each", ("peer", "per second"), peer_rows)
     mine = rates["control_plane"].median

@@ -19,6 +19,7 @@ import psutil
 
 from benchmarks.inside import Inside, Spent
 from benchmarks.report import print_figures, print_table, spread
+from scheduler import compiled
 from scheduler.collecting import settle
 
 YOUNG_TRIALS = 1_000
@@ -129,6 +130,7 @@ def report(old_trials: int, weight: int, costs: dict[str, Costs], ratios: list[f
     figures["growth_ratio"] = ratio.median
     figures["rss_mb_at_10000_trials"] = weight / 1e6
     header = ("", "engine us/task", "journal us/task", "tasks/s one after the other", "step p99 ms")
+    print(f"an engine that is {'compiled' if compiled.in_use() else 'not compiled (python -m scheduler.compiled ...)'}")
     print_table(f"cost of a task, median of {len(ratios)} windows of {WINDOW_TASKS} tasks [quartiles]", header, rows)
     print(f"  {old_trials:,} trials cost {ratio} times as much as {YOUNG_TRIALS:,}")
     print(f"  resident at {WEIGHED_TRIALS:,} trials, agents and benchmark included: {weight / 1e6:.0f} MB")

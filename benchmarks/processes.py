@@ -13,6 +13,8 @@ from typing import IO, Any, Self
 
 import psutil
 
+from scheduler import compiled
+
 START_S = 60.0
 POLL_S = 0.002
 
@@ -27,6 +29,8 @@ class Program:
         self._listen = listen
         self.address = ""
         self.start()
+        if module == "scheduler":
+            print(f"a scheduler that is {'compiled' if compiled.is_built() else 'not compiled'} (make compile)")
 
     def start(self) -> None:
         """Start it, where it served before if it did."""
