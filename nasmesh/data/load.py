@@ -184,7 +184,7 @@ def _check_division(division: Division, labels: Labels, info: DatasetInfo) -> No
         if untrained:
             raise Invalid(
                 "DATASET_CLASS_UNTRAINED",
-                f"data: {_named(untrained, info)} occur in the {name} split but not in the train split;"
+                f"data: the {name} split asks for {_named(untrained, info)}, which the train split lacks;"
                 " use more of the data, another split_seed, or divide it STRATIFIED",
                 field="data",
                 metadata={"classes": ",".join(map(str, untrained[:20]))},
@@ -193,6 +193,8 @@ def _check_division(division: Division, labels: Labels, info: DatasetInfo) -> No
 
 def _named(labels: Sequence[int], info: DatasetInfo) -> str:
     shown = [info.class_names[label] if info.class_names else str(label) for label in labels[:5]]
+    if len(labels) == 1:
+        return f"class {shown[0]}"
     more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
     return f"{len(labels)} classes ({', '.join(shown)}{more})"
 

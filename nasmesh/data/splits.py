@@ -56,7 +56,9 @@ def strata_of(labels: Labels, targets: Targets) -> Indices:
     """Return what samples are stratified by: their labels, or which tenth of the first target they are in."""
     if len(labels) or not len(targets):
         return labels
-    borders = np.quantile(targets[:, 0], np.linspace(0, 1, _TENTHS + 1)[1:-1])
+    # Fewer than ten samples in each would leave none to take from.
+    parts = max(1, min(_TENTHS, len(targets) // _TENTHS))
+    borders = np.quantile(targets[:, 0], np.linspace(0, 1, parts + 1)[1:-1])
     return np.searchsorted(borders, targets[:, 0], side="right").astype(np.int64)
 
 
