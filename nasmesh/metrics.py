@@ -133,6 +133,13 @@ TRAINING_METRICS: dict[str, Metric] = dict(
 """What training reports; a generator may read these, an objective may not."""
 
 
+def is_learned(metric: str) -> bool:
+    """Say whether training longer changes a metric's value: not so for times, sizes and counts."""
+    if _THROUGHPUT.fullmatch(metric):
+        return False
+    return metric not in METRICS or METRICS[metric].unit not in ("ms", "bytes", "count")
+
+
 def is_known(metric: str) -> bool:
     """Say whether evaluation or admission can produce this metric, so that an objective or constraint may name it."""
     return metric in METRICS or any(form.fullmatch(metric) for form in (_CLASS_ACCURACY, _THROUGHPUT))

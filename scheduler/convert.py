@@ -54,6 +54,8 @@ def _fill_counts(counts: search_pb2.TrialCounts, run: SearchRun) -> None:
     counts.failed = found(search_pb2.TRIAL_OUTCOME_FAILED, 0)
     counts.stopped = found(search_pb2.TRIAL_OUTCOME_STOPPED, 0)
     counts.lost = found(search_pb2.TRIAL_OUTCOME_LOST, 0)
+    if run.ladder is not None:
+        counts.held = len(run.ladder.held)
 
 
 def search_change(run: SearchRun, sequence: int, time_us: int, spec: bytes) -> Change:
@@ -110,6 +112,8 @@ def _fill_train(work: dispatch_service_pb2.TrainWork, run: SearchRun, task: Task
         work.initial_weights.CopyFrom(trial.initial_weights)
     if task.checkpoint is not None:
         work.resume_from.CopyFrom(task.checkpoint)
+    if run.ladder is not None:
+        work.until_step = run.ladder.until_step(trial)
 
 
 def _fill_generate(work: dispatch_service_pb2.GenerateWork, run: SearchRun, task: Task) -> None:

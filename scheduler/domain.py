@@ -12,6 +12,7 @@ from nasmesh.v1 import dataset_pb2, generate_service_pb2, object_pb2
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.cold import Networks, Tasks, Trials
+from scheduler.ladder import Ladder
 from scheduler.wishes import (
     AgentDrained,
     DatasetAdded,
@@ -136,6 +137,7 @@ class SearchRun:
 
     `overdrawn_*` was there beyond the budget when a person lowered it. `measured` holds, by chunks of MEASURED_CHUNK,
     the digests of trials to take over from, `digests` those of trials at work; `reused` names searches taken over from.
+    `ladder` has the rungs of a search phase with a rule of early stopping.
     """
 
     id: str
@@ -174,7 +176,13 @@ class SearchRun:
     measured: dict[int, bytearray] = field(default_factory=dict)
     reused: dict[str, None] = field(default_factory=dict)
     digests: dict[int, bytes] = field(default_factory=dict)
+    ladder: Ladder | None = None
     digest_parts: tuple[pb.SearchSpec, bytes, bytes] | None = field(default=None, compare=False)
+
+    @property
+    def in_work(self) -> int:
+        """Trials that have not ended and are not held at a rung."""
+        return self.active if self.ladder is None else self.active - len(self.ladder.held)
 
     @property
     def name(self) -> str:

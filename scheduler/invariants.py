@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from nasmesh import limits
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import OPEN_SEARCHES, OPEN_TASKS, SearchRun, SearchState, State, Task, TaskKind, TaskState
+from scheduler.ladder import ladder_of
 from scheduler.machine import reuse
 from scheduler.machine.tasks import name_of
 
@@ -38,6 +39,7 @@ def faults(state: State) -> Iterator[str]:
         yield from _task_faults(state, task)
     for run in state.searches.values():
         yield from _search_faults(state, run)
+        yield from rung_faults(run)
     yield from reuse_faults(state)
     yield from waiting_faults(state)
 
@@ -50,6 +52,7 @@ def check_task(state: State, task: Task) -> None:
 def check_search(state: State, run: SearchRun) -> None:
     """Check one search's counts against its trials and tasks."""
     _raise_first(_search_faults(state, run))
+    _raise_first(rung_faults(run))
 
 
 def check_waiting(state: State) -> None:
@@ -137,7 +140,8 @@ def _link_faults(run: SearchRun, task: Task) -> Iterator[str]:
     phase = _OPEN_PHASES.get((task.kind, task.state))
     if phase is not None and trial.phase != phase:
         yield f"trial {trial.number} is in phase {trial.phase}: {task.story()}"
-    if task.kind is TaskKind.EVALUATE and task.state is TaskState.SUCCEEDED and not trial.outcome:
+    passed = task.id != name_of(run.id, trial.number, task.kind, len(trial.rungs))
+    if task.kind is TaskKind.EVALUATE and task.state is TaskState.SUCCEEDED and not (trial.outcome or passed):
         yield f"I2: trial {trial.number} is scored without outcome: {task.story()}"
     infeasible = trial.outcome == pb.TRIAL_OUTCOME_INFEASIBLE
     if infeasible != trial.HasField("violation"):
@@ -187,6 +191,27 @@ def _search_faults(state: State, run: SearchRun) -> Iterator[str]:
             yield f"I13: {trial.name} descends from {list(trial.parents)}"
 
 
+def rung_faults(run: SearchRun) -> Iterator[str]:
+    """Yield where the rungs are not as the trials say, or where a held trial has work, or none ever had its say."""
+    wanted = ladder_of(run.spec, run.trials) if run.state is SearchState.RUNNING else None
+    if run.ladder != wanted:
+        yield f"{run.id} has rungs {run.ladder}, its trials say {wanted}"
+    at_work = {task.rpartition("-t")[2].partition("-")[0] for task in run.open_tasks}
+    for trial in run.trials:
+        decisions = [rung.decision for rung in trial.rungs]
+        told = all(decision == pb.RUNG_DECISION_PROMOTED for decision in decisions[:-1])
+        is_held = trial.phase == pb.TRIAL_PHASE_HELD
+        if [rung.index for rung in trial.rungs] != list(range(len(decisions))) or not told:
+            yield f"{trial.name} has passed rungs {list(trial.rungs)}"
+        if is_held and (str(trial.number) in at_work or trial.number in run.digests):
+            yield f"{trial.name} is held, and at work or waited for"
+        if is_held != (not trial.outcome and decisions[-1:] == [pb.RUNG_DECISION_UNSPECIFIED]):
+            yield f"{trial.name} is in phase {trial.phase} at rungs {list(trial.rungs)}"
+        succeeded = trial.outcome == pb.TRIAL_OUTCOME_SUCCEEDED
+        if succeeded and any(decision != pb.RUNG_DECISION_PROMOTED for decision in decisions):
+            yield f"{trial.name} succeeded from rungs {list(trial.rungs)}"
+
+
 def reuse_faults(state: State) -> Iterator[str]:
     """Yield where the index of what was measured, or what a trial took over, is not what its source measured."""
     kept = {digest: place for run in state.searches.values() for digest, place in reuse.index(run).items()}
@@ -195,7 +220,7 @@ def reuse_faults(state: State) -> Iterator[str]:
     for digest, (search, number) in state.measured.items():
         run = state.searches[search]
         trial = run.trials[number - 1]
-        if trial.reused_from or not trial.checkpoint.key or reuse.digest_of(run, trial) != digest:
+        if not trial.outcome or trial.reused_from or not trial.checkpoint.key or reuse.digest_of(run, trial) != digest:
             yield f"{trial.name} stands in the index for what it did not measure"
     for run in state.searches.values():
         saved = 0.0
@@ -214,7 +239,8 @@ def waiting_faults(state: State) -> Iterator[str]:
         yield f"the searches measure {leaders}, the index says {state.measuring}"
     for digest, (search, number) in state.measuring.items():
         run = state.searches[search]
-        names = (name_of(search, number, kind) for kind in (TaskKind.TRAIN, TaskKind.EVALUATE))
+        rungs = len(run.trials[number - 1].rungs)
+        names = (name_of(search, number, kind, rungs) for kind in (TaskKind.TRAIN, TaskKind.EVALUATE))
         if not any(name in run.open_tasks for name in names):
             yield f"{run.trial_name(number)} is waited for and has no work"
         if digest not in state.waiting:

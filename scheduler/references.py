@@ -99,7 +99,7 @@ def _messages(state: State, run: SearchRun, begin: int) -> Iterator[Message]:
     """Yield a slice of a search's trials, with what their tasks name besides."""
     for trial in (run.trials[index] for index in range(begin, min(begin + _SLICE, len(run.trials)))):
         yield trial
-        training = state.tasks.get(name_of(run.id, trial.number, TaskKind.TRAIN))
+        training = state.tasks.get(name_of(run.id, trial.number, TaskKind.TRAIN, len(trial.rungs)))
         if training is not None and training.checkpoint is not None:
             yield training.checkpoint
         admission = state.tasks.get(name_of(run.id, trial.number, TaskKind.GENERATE)) if trial.enqueued else None

@@ -69,7 +69,8 @@ class Snapshots:
 
     def end_trial(self, state: State, run: SearchRun, number: int, trial: search_pb2.Trial, body: bytes) -> None:
         """Take note of a trial that has ended: a row for the journal now, bytes for the memory later."""
-        tasks = [state.tasks[name] for name in ended.task_ids(run.id, number) if state.tasks.holds(name)]
+        names_of = ended.task_ids(run.id, number, len(trial.rungs))
+        tasks = [state.tasks[name] for name in names_of if state.tasks.holds(name)]
         tasks_body = ended.encode_tasks(tasks)
         key = ended.row_key(run.id, number)
         if key not in self._written:

@@ -53,7 +53,7 @@ def complete_spec(
         *_number_faults(spec),
         *_train_faults(full),
         *_evaluate_faults(full),
-        *stopping_faults(full),
+        *stopping_faults(full, _train_samples(full.data, added)),
         *_checked("instrumentation", lambda: training_config.check_instrumentation(spec.instrumentation)),
         *(_final_faults(full) if spec.HasField("final") else ()),
         *table_faults(spec),
@@ -136,6 +136,16 @@ def _classes_of(data: dataset_pb2.DatasetSpec, added: Mapping[str, dataset_pb2.D
         return len(data.view.classes) or added[name].classes
     known = catalog.DATASETS.get(name.rpartition("/")[2])
     return len(data.view.classes) or known.classes if known else None
+
+
+def _train_samples(data: dataset_pb2.DatasetSpec, added: Mapping[str, dataset_pb2.Dataset]) -> int:
+    """Return about how many samples the train split of a complete specification has; 0: the specification is wrong."""
+    found = added.get(_dataset_name(data))
+    try:
+        info = info_of_dataset(found) if found is not None else catalog.describe(data.dataset)
+        return catalog.split_sizes(data, info)[0]
+    except NasmeshError:
+        return 0
 
 
 def _generator_faults(full: pb.SearchSpec, generator: generate_service_pb2.Generator | None) -> Iterator[Fault]:

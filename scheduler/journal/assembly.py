@@ -5,9 +5,10 @@ from collections.abc import Callable
 from nasmesh.v1 import dataset_pb2, search_pb2
 from nasmesh.v1 import journal_pb2 as pb
 from scheduler.cold import Trials
-from scheduler.domain import OPEN_TASKS, RESULTS_CHUNK, SearchRun, State, Task, TaskState
+from scheduler.domain import OPEN_TASKS, RESULTS_CHUNK, SearchRun, SearchState, State, Task, TaskState
 from scheduler.journal import ended
 from scheduler.journal.records import search_of, task_of
+from scheduler.ladder import ladder_of
 from scheduler.machine import reuse
 
 
@@ -55,6 +56,8 @@ class Rows:
         for run in state.searches.values():
             state.measured.update(reuse.index(run))
             reuse.restore(state, run)
+            if run.state is SearchState.RUNNING:
+                run.ladder = ladder_of(run.spec, run.trials)
         for index, name, body in sorted(self._networks):
             state.network_names.extend([""] * (index - len(state.network_names)))
             state.network_names.append(name)

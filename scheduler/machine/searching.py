@@ -5,7 +5,8 @@ from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import OPEN_SEARCHES, OPEN_TASKS, Ask, SearchRun, SearchState, TaskKind
 from scheduler.effects import Work
-from scheduler.machine import reuse, tasks, trials
+from scheduler.ladder import Ladder, ladder_of
+from scheduler.machine import reuse, rungs, tasks, trials
 
 # A generator that answers with nothing, with nothing in flight, is asked this often before the search moves on.
 EMPTY_CALLS = 3
@@ -16,6 +17,7 @@ RESULTS_PER_CALL = 200
 def start(work: Work, run: SearchRun) -> None:
     """Begin a new search: its generator is asked for the first time."""
     work.state.searches[run.id] = run
+    run.ladder = ladder_of(run.spec)
     trials.mark(work, run)
     advance(work, run)
 
@@ -49,7 +51,10 @@ def record_final(work: Work, run: SearchRun, result: dispatch_pb.GenerateResult)
 def advance(work: Work, run: SearchRun) -> None:
     """Do whatever follows from the facts so far: stop, ask the generator, finalise, finish."""
     if run.state is SearchState.RUNNING:
-        _advance_search(work, run)
+        if run.ladder is None:
+            _advance_search(work, run)
+        else:
+            _advance_rungs(work, run, run.ladder)
     elif run.state is SearchState.FINALIZING and not run.generate_task and run.active == 0:
         _finish_final(work, run)
 
@@ -71,6 +76,22 @@ def fail(work: Work, run: SearchRun, failure: pb.Failure) -> None:
     """End a search by an error that no retry can mend."""
     _stop_open(work, run, pb.Failure(reason="SEARCH_FAILED", message="the search failed"))
     _finish(work, run, SearchState.FAILED, f"{failure.reason}: {failure.message}")
+
+
+def _advance_rungs(work: Work, run: SearchRun, ladder: Ladder) -> None:
+    """Decide about those that are held, then go on; where everything would wait for them, some go on or all end."""
+    rungs.settle(work, run, ladder, _room_to_go_on(work, run))
+    _advance_search(work, run)
+    while ladder.held and run.in_work == 0 and not run.generate_task:
+        rungs.break_up(work, run, ladder, _room_to_go_on(work, run))
+        _advance_search(work, run)
+
+
+def _room_to_go_on(work: Work, run: SearchRun) -> int:
+    """Return how many held trials there is room for beside what is in work and what the generator is asked for."""
+    task = work.state.tasks.get(run.generate_task) if run.generate_task else None
+    asked = task.ask.count if task is not None and task.ask is not None else 0
+    return max(1, run.spec.parallelism) - run.in_work - asked
 
 
 def _advance_search(work: Work, run: SearchRun) -> None:
@@ -122,7 +143,7 @@ def committed(run: SearchRun) -> int:
 
 def room(run: SearchRun) -> int:
     """Return how many proposals the search can take now; not more than that many are asked for."""
-    free = max(1, run.spec.parallelism) - run.active
+    free = max(1, run.spec.parallelism) - run.in_work
     if run.spec.budget.max_trials > 0:
         free = min(free, run.spec.budget.max_trials - committed(run))
     return min(free, limits.QUEUED_NETWORKS)
@@ -152,7 +173,7 @@ def _wants_call(run: SearchRun) -> bool:
     fresh = len(run.results) - run.cursor
     if run.empty_calls and fresh == 0:
         return False
-    return 0 < run.after_results <= fresh or run.active < run.in_flight_below
+    return 0 < run.after_results <= fresh or run.in_work < run.in_flight_below
 
 
 def _ask(work: Work, run: SearchRun) -> None:
@@ -167,6 +188,7 @@ def _end_search_phase(work: Work, run: SearchRun) -> None:
         _finish(work, run, SearchState.FAILED, f"{run.stop_reason}; {_no_success(run)}")
     elif run.spec.HasField("final"):
         run.state = SearchState.FINALIZING
+        run.ladder = None
         run.reason = run.stop_reason
         tasks.create(work, run, TaskKind.GENERATE, ask=Ask(call=0))
         trials.mark(work, run)
@@ -196,6 +218,7 @@ def _finish_final(work: Work, run: SearchRun) -> None:
 
 def _finish(work: Work, run: SearchRun, state: SearchState, reason: str) -> None:
     run.state = state
+    run.ladder = None
     run.reason = reason
     run.end_time_us = work.time_us
     run.paused = False
@@ -206,6 +229,10 @@ def _stop_open(work: Work, run: SearchRun, failure: pb.Failure) -> None:
     """Cancel every open task, and end every trial that has not ended as STOPPED."""
     for number in [number for waiting in work.state.waiting.values() for search, number in waiting if search == run.id]:
         reuse.stop_waiting(work.state, run, number)
+        _stop(work, run, number, failure)
+    for number in sorted(run.ladder.held) if run.ladder is not None else ():
+        last = run.trials[number - 1].rungs[-1]
+        last.decision, last.reason = pb.RUNG_DECISION_STOPPED, failure.message
         _stop(work, run, number, failure)
     for task_id in list(run.open_tasks):
         task = work.state.tasks[task_id]

@@ -67,7 +67,8 @@ def create(
     """Create a queued task; its id says what it is and is never used twice."""
     state = work.state
     state.tasks_created += 1
-    name = _name_question(state, run, ask) if ask is not None else name_of(run.id, trial, kind)
+    rung = len(run.trials[trial - 1].rungs) if trial and run.ladder is not None else 0
+    name = _name_question(state, run, ask) if ask is not None else name_of(run.id, trial, kind, rung)
     task = Task(name, kind, run.id, trial, state.tasks_created, ask=ask, proposal=proposal)
     if state.tasks.holds(name):  # what is frozen has ended with its trial, and questions are named past it
         raise IllegalTransitionError(f"cannot create twice: {state.tasks[task.id].story()}")
@@ -80,9 +81,9 @@ def create(
     return task
 
 
-def name_of(search: str, trial: int, kind: TaskKind) -> str:
-    """Return the id of a trial's task; one of kind GENERATE admits its network."""
-    return f"{search}-t{trial}-{_WORK[kind]}"
+def name_of(search: str, trial: int, kind: TaskKind, rung: int = 0) -> str:
+    """Return the id of a trial's task; one of kind GENERATE admits its network. `rung`: those it has passed."""
+    return f"{search}-t{trial}-{_WORK[kind]}-r{rung}" if rung else f"{search}-t{trial}-{_WORK[kind]}"
 
 
 def _name_question(state: State, run: SearchRun, ask: Ask) -> str:

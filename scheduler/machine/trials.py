@@ -3,6 +3,7 @@
 import bisect
 from collections.abc import Iterable
 
+from nasmesh import metrics
 from nasmesh.clock import derive_seed
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import evaluate_service_pb2 as evaluate_pb
@@ -11,7 +12,8 @@ from nasmesh.v1 import search_pb2 as pb
 from nasmesh.v1 import train_service_pb2 as train_pb
 from nasmesh.v1 import training_pb2
 from scheduler.domain import RESULTS_CHUNK, SearchRun, State, TaskKind
-from scheduler.effects import Work
+from scheduler.effects import IllegalTransitionError, Work
+from scheduler.ladder import Ladder
 from scheduler.machine import reuse, tasks
 
 
@@ -122,7 +124,10 @@ def trained(work: Work, run: SearchRun, trial: pb.Trial, result: train_pb.TrainR
     """Record a training's result and queue the evaluation."""
     trial.checkpoint.CopyFrom(result.checkpoint)
     trial.model.CopyFrom(result.model if result.HasField("model") else result.checkpoint)
+    if run.ladder is not None:
+        del trial.measurements[:]  # of the rung before; what its statistics saw went on with the checkpoint
     trial.measurements.extend(result.measurements)
+    trial.steps = result.steps
     trial.data_digest = result.data_digest
     trial.peak_memory_bytes = result.peak_memory_bytes
     trial.predicted_memory_bytes = result.predicted_memory_bytes
@@ -137,7 +142,7 @@ def trained(work: Work, run: SearchRun, trial: pb.Trial, result: train_pb.TrainR
 
 
 def scored(work: Work, run: SearchRun, trial: pb.Trial, result: evaluate_pb.EvaluateResult) -> None:
-    """Record an evaluation's result; the trial ends."""
+    """Record an evaluation's result; the trial ends, or is held at a rung."""
     trial.measurements.extend(result.measurements)
     trial.data_digest = trial.data_digest or result.data_digest
     if result.environment:
@@ -147,9 +152,39 @@ def scored(work: Work, run: SearchRun, trial: pb.Trial, result: evaluate_pb.Eval
     if result.HasField("quantized"):
         trial.quantized.CopyFrom(result.quantized)
     spend(run, trial, result.device_time_s)
+    if run.ladder is not None and _is_at_rung(run.ladder, trial):
+        _reach_rung(work, run, run.ladder, trial)
+        return
     if not trial.evaluate.table:
         reuse.remember(work, run, trial)
     _conclude(work, run, trial)
+
+
+def _is_at_rung(ladder: Ladder, trial: pb.Trial) -> bool:
+    """Say whether a trial was scored before the end of its training, which may have come earlier than foretold."""
+    until = ladder.until_step(trial)
+    return until > 0 and not 0 < trial.steps < until
+
+
+def _reach_rung(work: Work, run: SearchRun, ladder: Ladder, trial: pb.Trial) -> None:
+    """Hold a trial at a rung, or end it where it violates what no training changes."""
+    violation = _violation([bound for bound in run.spec.constraints if not metrics.is_learned(bound.metric)], trial)
+    if violation is not None:
+        trial.violation.CopyFrom(violation)
+        end(work, run, trial, pb.TRIAL_OUTCOME_INFEASIBLE)
+        return
+    rung = pb.Rung(index=len(trial.rungs), step=trial.steps or ladder.until_step(trial), reason="waits for others")
+    rung.bracket = ladder.plan.round_of(trial.number)
+    for objective in run.spec.objectives:
+        value = reuse.measured(trial, objective.metric)
+        if value is None:
+            raise IllegalTransitionError(f"{trial.name} was scored without {objective.metric}")
+        rung.values.append(value)
+    trial.rungs.append(rung)
+    trial.phase = pb.TRIAL_PHASE_HELD
+    ladder.arrive(trial)
+    mark(work, run, trial.number)
+    mark(work, run)
 
 
 def _conclude(work: Work, run: SearchRun, trial: pb.Trial) -> None:
@@ -170,6 +205,8 @@ def end(work: Work, run: SearchRun, trial: pb.Trial, outcome: pb.TrialOutcome.Va
     trial.phase = pb.TRIAL_PHASE_UNSPECIFIED
     trial.end_time.FromMicroseconds(work.time_us)
     run.active -= 1
+    if run.ladder is not None:
+        run.ladder.end(trial)
     reuse.leave(work, run, trial.number)
     run.outcomes[outcome] = run.outcomes.get(outcome, 0) + 1
     if not trial.final:
@@ -224,6 +261,8 @@ def _new(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTrial) -> pb.
         _record_network(work.state, trial.network)
     run.trials.append(trial)
     run.active += 1
+    if run.ladder is not None:
+        run.ladder.climb(number, 0)
     mark(work, run, number)
     mark(work, run)
     return trial

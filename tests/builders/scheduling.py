@@ -106,9 +106,16 @@ def network_text(request: generate_service_pb2.ProposeRequest, index: int) -> st
     return f"{family} {request.call} {index}"
 
 
+def train_text(lease: pb.Lease) -> str:
+    """Return what the bytes of a checkpoint are: other ones at every rung."""
+    until = lease.train.until_step
+    return f"{lease.trial} {lease.train.config.seed}" + (f" until {until}" if until else "")
+
+
 def train_result(lease: pb.Lease) -> train_service_pb2.TrainResult:
-    text = f"{lease.trial} {lease.train.config.seed}"
+    text = train_text(lease)
     return train_service_pb2.TrainResult(
+        steps=lease.train.until_step or lease.train.config.steps,
         checkpoint=make_ref(text, "checkpoints"),
         model=make_ref(f"{text} model", "checkpoints"),
         measurements=[make_measurement("train_loss", 0.5, measurement_pb2.SPLIT_TRAIN)],

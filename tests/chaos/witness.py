@@ -178,7 +178,9 @@ class Client:
 def _listed(search: str, trial: search_pb2.Trial) -> Listed:
     scores = sum(found.metric == "accuracy" for found in trial.measurements)
     by = {kind: trial.environment.get(f"{kind}.attempt", "") for kind in ("train", "evaluate")}
-    return Listed(search, trial.number, trial.outcome, scores, by["train"], by["evaluate"], trial.reused_from)
+    return Listed(
+        search, trial.number, trial.outcome, scores, by["train"], by["evaluate"], trial.reused_from, len(trial.rungs)
+    )
 
 
 def _digest(message: Any) -> str:

@@ -335,9 +335,13 @@ class Work:
         kind = lease.WhichOneof("work")
         if kind == "train":
             self._read(lease.train.network)
+            if lease.train.HasField("resume_from"):
+                self._read(lease.train.resume_from)
+            elif "-train-r" in lease.token.task:
+                raise InvariantError(f"rungs: {lease.token.task} begins anew instead of from its checkpoint")
             # Read back by the checks: which attempt's training was recorded.
             outcome.train.environment["attempt"] = str(lease.token.attempt)
-            text = f"{lease.trial} {lease.train.config.seed}"
+            text = make.train_text(lease)
             self._put(ObjectKind.CHECKPOINT, text)
             self._put(ObjectKind.CHECKPOINT, f"{text} model")
         elif kind == "evaluate":

@@ -22,6 +22,7 @@ from scheduler.domain import (
     CheckpointReported,
     Event,
     OutcomeReported,
+    SearchState,
     State,
     Task,
     TaskKind,
@@ -42,10 +43,11 @@ AGENT_SAID_SO = frozenset({"AGENT_FORGOT"})
 
 @dataclass(slots=True)
 class Checks:
-    """A witness of one life."""
+    """A witness of one life. `as_created`: nobody changes searches in it."""
 
     store: "FaultStore"
     lease_s: float
+    as_created: bool = False
     shadow: State = field(default_factory=State)
     fed: int = 0
     ended: dict[str, TaskState] = field(default_factory=dict)
@@ -129,6 +131,9 @@ class Checks:
             run = self.shadow.searches.get(search)
             if run is not None:
                 invariants.check_search(self.shadow, run)
+                most = run.spec.parallelism if self.as_created and run.state is SearchState.RUNNING else run.in_work
+                if run.in_work > most:
+                    raise InvariantError(f"{run.id} has {run.in_work} trials in work, parallelism is {most}")
         invariants.check_waiting(self.shadow)
         for places in self.shadow.waiting.values():
             self.waited.update(places)
@@ -277,6 +282,9 @@ class Checks:
     def _check_fence(self, task: Task) -> None:
         """Check that what was recorded is what the current attempt measured, not another one (I3)."""
         trial = self.shadow.searches[task.search].trials[task.trial - 1]
+        _, _, rung = task.id.rpartition("-r")
+        if int(rung if rung.isdigit() else 0) < len(trial.rungs):
+            return  # the trial is beyond this part of its training
         noted = trial.environment.get(f"{task.kind.name.lower()}.attempt", "")
         if noted and noted != str(task.current().number):
             raise InvariantError(f"I3: attempt {noted} was recorded: {task.story()}")

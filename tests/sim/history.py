@@ -4,11 +4,13 @@ A history is a list of observations in the order in which they were made, across
 nothing of the journal: what it finds wrong is wrong for those who use the system.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from nasmesh.v1 import search_pb2 as pb
 
+_PART = re.compile(r"(.+)-t([0-9]+)-(train|evaluate)(?:-r([0-9]+))?")
 _ENDED = frozenset({pb.SEARCH_STATE_SUCCEEDED, pb.SEARCH_STATE_FAILED, pb.SEARCH_STATE_CANCELLED})
 
 
@@ -65,7 +67,7 @@ class Watched:
 class Listed:
     """At the end a trial was listed: its outcome, how often it was scored, and the attempts that are recorded.
 
-    `reused` names the trial that it took its measurements over from, or is empty.
+    `reused` names the trial that it took its measurements over from, or is empty; `rungs` counts those that it reached.
     """
 
     search: str
@@ -75,6 +77,7 @@ class Listed:
     trained_by: str
     scored_by: str
     reused: str = ""
+    rungs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +182,8 @@ def _ends(history: History) -> Iterator[str]:
     if len(trials) != sum(isinstance(seen, Listed) for seen in history):
         yield "I2: a trial is listed twice"
     for found in trials.values():
-        if found.scores != (found.outcome == pb.TRIAL_OUTCOME_SUCCEEDED):
+        scored = found.outcome == pb.TRIAL_OUTCOME_SUCCEEDED
+        if found.scores > 1 if found.rungs and not scored else found.scores != scored:
             yield f"I2: {found}"
     for seen in history:
         if isinstance(seen, Watched):
@@ -227,11 +231,13 @@ def _kept(seen: Watched, trials: dict[tuple[str, int], Listed], searches: dict[s
 
 def _recorded(seen: Acknowledged, trials: dict[tuple[str, int], Listed]) -> Iterator[str]:
     """Check that an acknowledged training or score is the one that its trial shows."""
-    head, _, kind = seen.task.rpartition("-")
-    search, _, number = head.rpartition("-t")
-    if kind not in ("train", "evaluate") or not number.isdigit():
+    part = _PART.fullmatch(seen.task)
+    if part is None:
         return
+    search, number, kind, rung = part.groups()
     found = trials.get((f"searches/{search}", int(number)))
+    if found is not None and int(rung or 0) < found.rungs:
+        return  # its trial shows a later part of the training, or has ended on the way to it
     by = found and (found.trained_by if kind == "train" else found.scored_by)
     if by != str(seen.attempt):
         yield f"I1: {seen} is not what its trial shows: {found}"

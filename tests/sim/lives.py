@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nasmesh.v1 import search_pb2
+from scheduler.domain import SearchRun
 from tests.sim import logged
 from tests.sim.options import draw
 from tests.sim.world import World
@@ -39,6 +41,7 @@ class Tally:
         _sum(self.counts, {"store faults": world.store.faults, "waited for equals": len(world.checks.waited)})
         _sum(self.dispositions, world.checks.dispositions)
         for run in world.checks.shadow.searches.values():
+            _sum(self.counts, _rungs(run))
             _sum(self.ends, {run.state.name: 1})
 
     def merge(self, other: "Tally") -> None:
@@ -54,6 +57,14 @@ class Tally:
         counts = " ".join(f"{key.replace(' ', '-')}={count}" for key, count in sorted(self.counts.items()))
         told = f"T1: {self.seeds} seeds, {self.kills} kills, {self.seconds:.1f} s"
         return f"{told}; {counts}; outcomes {self.dispositions}; ends {self.ends}"
+
+
+def _rungs(run: SearchRun) -> dict[str, int]:
+    """Return how many trials a rule let go on at a rung, and how many it stopped."""
+    rungs = [rung for trial in run.trials for rung in trial.rungs]
+    stopped = sum(trial.failure.reason == "EARLY_STOPPED" for trial in run.trials)
+    promoted = sum(rung.decision == search_pb2.RUNG_DECISION_PROMOTED for rung in rungs)
+    return {"promoted": promoted, "stopped early": stopped}
 
 
 def _sum(into: dict[str, int], more: dict[str, int]) -> None:

@@ -7,6 +7,7 @@ from nasmesh.v1 import search_pb2
 from tests.builders import scheduling as make
 
 TURNS = 130
+RULES = ("median", "successive_halving", "asynchronous_halving", "hyperband")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,28 @@ def searches(seed: int) -> dict[str, search_pb2.SearchSpec]:
         spec.budget.max_device_time_s = 6.0
     elif chance < 0.2:
         spec.budget.target = 0.7
+    _stop_early(seed, found)
     return found
+
+
+def _stop_early(seed: int, specs: dict[str, search_pb2.SearchSpec]) -> None:
+    """Give some searches a rule of early stopping, as validation completes it; other draws stay as they were."""
+    rng = seeded_random(derive_seed(seed, "early stopping"))
+    for spec in specs.values():
+        if rng.random() < 0.6:
+            continue
+        rule = spec.early_stopping
+        kind = rng.choice(RULES)
+        getattr(rule, kind).SetInParent()
+        if kind == "median":
+            rule.median.rungs, rule.median.min_trials = rng.randint(0, 3), rng.randint(1, 3)
+        else:
+            getattr(rule, kind).reduction = rng.choice([2, 2, 3])
+        if kind == "successive_halving":
+            rule.successive_halving.trials = rng.choice([3, 4, 6])
+        rule.by_pareto_rank = rng.random() < 0.3
+        # Others than the two best go to their end rarely; more trials make more of them meet at rungs.
+        spec.budget.max_trials += rng.randint(0, 4)
 
 
 def _spec(max_trials: int, parallelism: int, *, final: bool) -> search_pb2.SearchSpec:

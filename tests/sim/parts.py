@@ -42,4 +42,6 @@ EVERY = (
     "full spools",
     "store faults",
     "lifecycle",
+    "promoted",
+    "stopped early",
 )

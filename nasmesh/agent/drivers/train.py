@@ -27,6 +27,7 @@ class TrainCalls:
             instrumentation=work.instrumentation if work.HasField("instrumentation") else None,
             initial_weights=work.initial_weights if work.HasField("initial_weights") else None,
             resume_from=work.resume_from if work.HasField("resume_from") else None,
+            until_step=work.until_step,
         )
         return _status(self._target.unary("StartTraining", request, pb.StartTrainingResponse).training)
 
