@@ -12,7 +12,7 @@ from scheduler.domain import OutcomeReported, SearchRun, State
 from scheduler.journal import codec
 from scheduler.journal.reading import JournalReader
 from scheduler.machine.reuse import measured
-from scheduler.rehearsal.model import Model, split_sizes, train_samples
+from scheduler.rehearsal.model import Model, share_of, split_sizes, train_samples
 from scheduler.replaying import replay_event
 
 _FEWEST = 3
@@ -94,7 +94,10 @@ def _note(seen: _Seen, state: State, run: SearchRun, change: OutcomeReported, mo
         return
     trial, data = run.trials[task.trial - 1], run.spec.data
     if change.outcome.HasField("train"):
-        work = trial.network.macs * train_samples(trial.train, data)
+        # The trial is as it was after its training: the rungs that it had passed before are those that it has.
+        before = share_of(run.spec, trial, trial.rungs[-1].step) if trial.rungs else 0.0
+        part = share_of(run.spec, trial, trial.steps) - before
+        work = trial.network.macs * train_samples(trial.train, data) * part
         seen.trained.append((work, change.outcome.train.device_time_s))
     elif change.outcome.HasField("evaluate"):
         samples = split_sizes(data)[2 if trial.final else 1]

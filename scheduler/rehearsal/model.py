@@ -8,6 +8,7 @@ from nasmesh.data import catalog
 from nasmesh.errors import Invalid
 from nasmesh.v1 import dataset_pb2, measurement_pb2, training_pb2
 from nasmesh.v1 import search_pb2 as pb
+from scheduler.early_stopping import total_steps
 
 _DEFAULT_EPOCHS = 1.0
 _DEFAULT_BATCH = 64
@@ -33,9 +34,11 @@ class Model:
     half_epochs: float = 0.4
     score_noise: float = 0.01
 
-    def train_duration_s(self, trial: pb.Trial, data: dataset_pb2.DatasetSpec, seed: int) -> float:
-        """Return how long a trial's training takes on one slot."""
-        work = trial.network.macs * train_samples(trial.train, data)
+    def train_duration_s(
+        self, trial: pb.Trial, data: dataset_pb2.DatasetSpec, seed: int, *, share: float = 1.0
+    ) -> float:
+        """Return how long a trial's training, or a share of its updates, takes on one slot."""
+        work = trial.network.macs * train_samples(trial.train, data) * share
         return (self.train_s + self.seconds_per_mac * work) * self._factor(seed, "train", trial.number)
 
     def evaluate_duration_s(self, trial: pb.Trial, data: dataset_pb2.DatasetSpec, seed: int) -> float:
@@ -48,11 +51,14 @@ class Model:
         """Return how long a call of the generator takes with building and admitting what it proposes."""
         return self.call_s + self.proposal_s * proposals
 
-    def score(self, trial: pb.Trial, data: dataset_pb2.DatasetSpec, seed: int) -> float:
-        """Return an accuracy: better with more parameters and longer training, less and less so, plus noise."""
+    def score(self, trial: pb.Trial, data: dataset_pb2.DatasetSpec, seed: int, *, share: float = 1.0) -> float:
+        """Return an accuracy: better with more parameters and longer training, less and less so, plus noise.
+
+        `share`: of its updates, that are done.
+        """
         chance = 1.0 / (len(data.view.classes) or catalog.describe(data.dataset).classes)
         parameters = trial.network.parameters / (trial.network.parameters + self.half_parameters)
-        epochs = train_samples(trial.train, data) / max(1, split_sizes(data)[0])
+        epochs = train_samples(trial.train, data) * share / max(1, split_sizes(data)[0])
         trained = epochs / (epochs + self.half_epochs)
         rng = seeded_random(derive_seed(seed, "rehearse score", trial.number))
         value = chance + (self.top - chance) * parameters * trained + rng.gauss(0.0, self.score_noise)
@@ -78,6 +84,13 @@ class Model:
     def _factor(self, seed: int, kind: str, number: int) -> float:
         rng = seeded_random(derive_seed(seed, "rehearse", kind, number))
         return math.exp(rng.gauss(0.0, self.noise)) if self.noise else 1.0
+
+
+def share_of(spec: pb.SearchSpec, trial: pb.Trial, steps: int) -> float:
+    """Return which part of a trial's training so many updates are; all of it where no rule ends trainings early."""
+    if trial.final or not spec.HasField("early_stopping"):
+        return 1.0
+    return min(1.0, steps / total_steps(trial.train, spec.early_stopping.train_samples))
 
 
 def train_samples(config: training_pb2.TrainConfig, data: dataset_pb2.DatasetSpec) -> float:

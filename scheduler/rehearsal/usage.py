@@ -65,4 +65,4 @@ def _why(run: SearchRun) -> Idle:
     budget = run.spec.budget.max_trials
     if 0 < budget <= len(run.results) + run.active:
         return Idle.END
-    return Idle.PARALLELISM if run.active >= max(1, run.spec.parallelism) else Idle.BARRIER
+    return Idle.PARALLELISM if run.in_work >= max(1, run.spec.parallelism) else Idle.BARRIER

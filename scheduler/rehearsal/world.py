@@ -20,9 +20,10 @@ from nasmesh.v1 import scheduler_service_pb2 as api
 from scheduler.agents import AgentEntry
 from scheduler.desk import Desk
 from scheduler.domain import OPEN_SEARCHES, SearchRun
+from scheduler.early_stopping import total_steps
 from scheduler.engine import Engine
 from scheduler.journal.memory import MemoryJournal
-from scheduler.rehearsal.model import Model, readings
+from scheduler.rehearsal.model import Model, readings, share_of
 from scheduler.rehearsal.usage import Usage
 from scheduler.searches import Searches
 
@@ -143,7 +144,8 @@ class World:
             seconds = self._model.generate_duration_s(len(outcome.generate.trials))
         else:
             trial = self.run.trials[int(lease.trial.rpartition("/")[2]) - 1]
-            outcome, seconds = self._train(trial) if lease.HasField("train") else self._score(trial)
+            is_training = lease.HasField("train")
+            outcome, seconds = self._train(trial, lease.train.until_step) if is_training else self._score(trial)
         outcome.token.CopyFrom(lease.token)
         self._note(agent, seconds, outcome)
 
@@ -156,10 +158,13 @@ class World:
 
     # --- modelled work -------------------------------------------------------------------------------------------
 
-    def _train(self, trial: search_pb2.Trial) -> tuple[pb.AttemptOutcome, float]:
+    def _train(self, trial: search_pb2.Trial, until_step: int) -> tuple[pb.AttemptOutcome, float]:
         spec = self.run.spec
-        seconds = self._model.train_duration_s(trial, spec.data, spec.seed)
+        until = until_step or total_steps(trial.train, spec.early_stopping.train_samples)
+        share = share_of(spec, trial, until) - (share_of(spec, trial, trial.steps) if trial.rungs else 0.0)
+        seconds = self._model.train_duration_s(trial, spec.data, spec.seed, share=share)
         outcome = pb.AttemptOutcome()
+        outcome.train.steps = until if spec.HasField("early_stopping") else 0
         outcome.train.device_time_s = seconds
         # Nobody reads these objects: weights exist in no rehearsal.
         outcome.train.checkpoint.CopyFrom(object_ref(ObjectKind.CHECKPOINT, trial.name.encode()))
@@ -170,7 +175,7 @@ class World:
     def _score(self, trial: search_pb2.Trial) -> tuple[pb.AttemptOutcome, float]:
         spec = self.run.spec
         seconds = self._model.evaluate_duration_s(trial, spec.data, spec.seed)
-        accuracy = self._model.score(trial, spec.data, spec.seed)
+        accuracy = self._model.score(trial, spec.data, spec.seed, share=share_of(spec, trial, trial.steps))
         outcome = pb.AttemptOutcome()
         outcome.evaluate.device_time_s = seconds
         wanted = dict.fromkeys(

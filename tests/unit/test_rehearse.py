@@ -191,3 +191,19 @@ def test_piped_generator_when_it_cannot_start_then_its_own_words() -> None:
         pass
     with pytest.raises(Unavailable, match=r"^no server answers at 127.0.0.1:1:"), PipedGenerator(target="127.0.0.1:1"):
         pass
+
+
+def test_rehearsal_when_a_rule_stops_trials_early_then_their_parts_are_modelled(generator: Timed) -> None:
+    wide = ("budget.maxTrials=9", "parallelism=9", "train.epochs=9")
+    rule = 'earlyStopping={"successiveHalving": {"trials": 9}}'
+    # Every part costs 10 s to begin: nine to the first rung, three to the second, one to the end.
+    found = rehearse(spec(CHAIN, *wide, rule), 9, generator, BY_HAND)
+    assert (found.trials, found.succeeded, found.state) == (9, 1, "SUCCEEDED")
+    assert found.device_time_s == 13 * (10 + 1)
+    # Without that, a ninth of nine trainings, two ninths of three and two thirds of one, of which the best are large.
+    linear = dataclasses.replace(BY_HAND, train_s=0, seconds_per_mac=1e-7, evaluate_s=0)
+    halved = rehearse(spec(CHAIN, *wide, rule), 9, generator, linear)
+    whole = rehearse(spec(CHAIN, *wide), 9, generator, linear)
+    assert halved.networks == whole.networks
+    assert 1 / 9 < halved.device_time_s / whole.device_time_s < 0.7
+    assert timeless(halved) == timeless(rehearse(spec(CHAIN, *wide, rule), 9, generator, linear))
