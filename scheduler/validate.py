@@ -121,7 +121,7 @@ def _data(spec: pb.SearchSpec, added: Mapping[str, dataset_pb2.Dataset]) -> data
     if found is not None:
         named.manifest.CopyFrom(found.manifest)
         info = info_of_dataset(found)
-    info = catalog.check(named, field="data", info=info)
+    info = catalog.check(named, field="data", info=info, others=added)
     return catalog.complete(named, info)
 
 

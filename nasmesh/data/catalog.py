@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from nasmesh.data import manifest
@@ -13,6 +13,7 @@ from nasmesh.v1 import dataset_pb2 as pb
 
 DEFAULT_VALIDATION_FRACTION = 0.1
 DEFAULT_TEST_FRACTION = 0.2
+_SHOWN = 20
 
 
 DATASETS: dict[str, DatasetInfo] = {
@@ -101,14 +102,18 @@ DATASETS: dict[str, DatasetInfo] = {
 }
 
 
-def describe(name: str, *, field: str = "data.dataset") -> DatasetInfo:
-    """Return what is known of "datasets/{id}" or a bare id; raises NotFound (DATASET_UNKNOWN) with the known names."""
+def describe(name: str, *, field: str = "data.dataset", others: Iterable[str] = ()) -> DatasetInfo:
+    """Return what is known of "datasets/{id}" or a bare id of a built-in data set.
+
+    Raises NotFound (DATASET_UNKNOWN) with the known names, among them `others`, resource names of added ones.
+    """
     identifier = parse_name("datasets", name, field=field) if "/" in name else name
     if identifier in DATASETS:
         return DATASETS[identifier]
-    close = difflib.get_close_matches(identifier, DATASETS, n=1)
-    hint = f"; did you mean datasets/{close[0]}? Known" if close else "; known"
-    known = ", ".join(f"datasets/{key}" for key in sorted(DATASETS))
+    names = sorted({*(f"datasets/{key}" for key in DATASETS), *others})
+    close = difflib.get_close_matches(f"datasets/{identifier[:80]}", names, n=1)
+    hint = f"; did you mean {close[0]}? Known" if close else "; known"
+    known = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     raise NotFound("DATASET_UNKNOWN", f"{field}: there is no data set {identifier[:80]!r}{hint}: {known}", field=field)
 
 
@@ -130,7 +135,9 @@ def complete(spec: pb.DatasetSpec, info: DatasetInfo | None = None) -> pb.Datase
     return result
 
 
-def check(spec: pb.DatasetSpec, *, field: str = "data", info: DatasetInfo | None = None) -> DatasetInfo | None:
+def check(
+    spec: pb.DatasetSpec, *, field: str = "data", info: DatasetInfo | None = None, others: Iterable[str] = ()
+) -> DatasetInfo | None:
     """Return the data set of a valid specification; None for an added one whose `info` is not given.
 
     What can be told without knowing the data set is checked in any case. Raises Invalid (DATASET_UNKNOWN,
@@ -141,7 +148,7 @@ def check(spec: pb.DatasetSpec, *, field: str = "data", info: DatasetInfo | None
         parse_name("datasets", spec.dataset, field=f"{field}.dataset")
     elif info is None:
         try:
-            info = describe(spec.dataset, field=f"{field}.dataset")
+            info = describe(spec.dataset, field=f"{field}.dataset", others=others)
         except NotFound as error:
             raise Invalid(error.reason, error.message, field=error.field) from error
     faults = [*_fraction_faults(spec), *_view_faults(spec)]
