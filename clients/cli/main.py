@@ -17,6 +17,7 @@ with quiet_interrupts():
     from clients.cli.commands import (
         access,
         admin,
+        best,
         dataset,
         lifecycle,
         mesh,
@@ -59,6 +60,7 @@ def check_environment() -> None:
 mesh.register(app)
 serve.register(app)
 lifecycle.register(app)
+best.register(search.app)
 top.register(app)
 app.add_typer(search.app, name="search")
 app.add_typer(trial.app, name="trial")

@@ -31,6 +31,16 @@ Reply = TypeVar("Reply")
 Item = TypeVar("Item")
 
 
+def _nothing_scored(search: search_pb2.Search) -> str:
+    """Return why a search has no best network, and what to do about it."""
+    counts = search.trials
+    if search.state in ENDED:
+        return f"{search.name} ended without a scored network: {search.reason or 'no trial succeeded'}"
+    done = counts.failed + counts.infeasible + counts.stopped + counts.lost
+    told = f"{counts.active} under way, {done} ended without a score"
+    return f"{search.name} has no scored network yet ({told}); ask again after its first result"
+
+
 class _Page(Protocol):
     next_page_token: str
 
@@ -179,7 +189,7 @@ class Client(DatasetCalls, LifecycleCalls):
                 trial = self.get_trial(name)
                 if trial.outcome == search_pb2.TRIAL_OUTCOME_SUCCEEDED:
                     return trial
-        raise Stale("NOT_TRAINED", f"{found.name} has no scored network yet; wait for its first result", field="search")
+        raise Stale("NOT_TRAINED", _nothing_scored(found), field="search")
 
     def get_network(self, network: str) -> search_pb2.Network:
         """Return one network by "networks/{digest}" or its digest; raises NotFound (NETWORK_UNKNOWN)."""

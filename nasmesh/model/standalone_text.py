@@ -76,9 +76,12 @@ def load(path=WEIGHTS, device="cpu"):
 
 
 def prepare(samples):
-    """Return network input, a float32 tensor, for samples as they are stored."""
+    """Return network input, a float32 tensor, for samples as they are stored: bytes for pictures, else numbers."""
+    samples = numpy.asarray(samples)
+    if FACTS.get("sample_type") == "uint8" and samples.dtype != numpy.uint8:
+        raise TypeError("pictures are bytes (uint8, 0 to 255), not %s" % samples.dtype)
+    x = torch.as_tensor(samples).to(torch.float32) / (255.0 if samples.dtype == numpy.uint8 else 1.0)
     rule = FACTS["preprocessing"]
-    x = torch.as_tensor(numpy.asarray(samples)).to(torch.float32) / FACTS.get("full_scale", 255.0)
     axes = tuple(range(1, x.dim()))
     if rule.get("per_image"):
         mean, deviation = x.mean(axes, keepdim=True), x.std(axes, keepdim=True, correction=0)

@@ -75,6 +75,7 @@ def make_trial(search: str, number: int, *, final: bool = False, scored: bool = 
     trial.measurements.add(metric="mean_square", value=0.4, element="s1_c1_b3x3")
     model = trained_model()
     trial.model.CopyFrom(object_ref(ObjectKind.NETWORK, model))
+    trial.checkpoint.CopyFrom(trial.model)
     return trial
 
 

@@ -138,7 +138,7 @@ def test_the_file_run_as_a_program_names_classes_and_nothing_else_is_needed(tmp_
     samples = np.random.default_rng(2).integers(0, 256, (3, 1, 8, 8), dtype=np.uint8)
     made = small_cnn()
     made.preprocessing.CopyFrom(arch.Preprocessing(mean=[0.3], std=[0.4]))
-    facts = {"title": 'quotes """ and \\ braces {x}', "class_names": names, "full_scale": 255.0}
+    facts = {"title": 'quotes """ and \\ braces {x}', "class_names": names, "sample_type": "uint8"}
     put(tmp_path / "one", trained(made), samples, facts)
     expected = np.load(tmp_path / "one" / "expected.npy").argmax(axis=1)
     np.save(tmp_path / "grey.npy", samples[:, 0])

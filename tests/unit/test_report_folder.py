@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
+from clients.cli.report import artefacts
 from clients.cli.report import folder as report_folder
+from clients.cli.report.artefacts import EVALUATION, INT8, Wanted
 from clients.cli.report.card import snippet
-from clients.cli.report.collect import collect
+from clients.cli.report.collect import collect, report_json
 from clients.cli.report.folder import FILES, check_folder, write_report
 from clients.cli.report.markdown import report_md
 from clients.cli.report.verify import ModelFacts, Verification, verify
@@ -23,12 +26,15 @@ from nasmesh.v1 import search_pb2
 from tests.builders.fake_scheduler import EXAMPLES, FakeScheduler, make_trial, running_fake
 
 PLOT = b"\x89PNG\r\n\x1a\n and so on"
+WRITTEN_OUT = artefacts.written_out
 
 
 @pytest.fixture(autouse=True)
-def quick_plot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes a second; the last test draws."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes a second, and torch three; the last test draws, and one has the network written out."""
     monkeypatch.setattr(report_folder, "growth_png", lambda _collected: PLOT)
+    files = {"model.py": b"# written by another test", "model.npz": b"PK"}
+    monkeypatch.setattr(artefacts, "written_out", lambda _content, _facts, _name: files)
 
 
 @pytest.fixture
@@ -51,13 +57,13 @@ def test_a_report_has_every_file_and_the_figures_of_the_search(
     ended: tuple[FakeScheduler, Client], tmp_path: Path
 ) -> None:
     written = write_report(ended[1], "one", tmp_path / "out", force=False)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == set(FILES)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(FILES) - {INT8, EVALUATION}
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
     figures = json.loads((tmp_path / "out" / "report.json").read_text())
     assert figures["search"] == "searches/one"
     assert figures["seed"] == 1
     assert figures["data"]["digest"] == "d" * 64
-    assert figures["test"] == {"accuracy": 0.978, "scored": 1}
+    assert figures["test"] == {"accuracy": 0.978, "metric": "accuracy", "value": 0.978, "scored": 1}
     assert [row["validationAccuracy"] for row in figures["networks"]][:2] == [0.912, 0.935]
     assert figures["networks"][1]["stages"][0] == {"name": "stage 1", "cells": 2, "branches": 10}
     assert figures["lineage"] == [f"searches/one/trials/{number}" for number in range(1, 8)]
@@ -79,7 +85,7 @@ def test_the_five_lines_of_the_card_and_the_report_run(ended: tuple[FakeSchedule
         assert label.strip().strip("[]").isdigit()
 
 
-def test_model_py_agrees_with_the_five_lines(ended: tuple[FakeScheduler, Client], tmp_path: Path) -> None:
+def test_predict_py_agrees_with_the_five_lines(ended: tuple[FakeScheduler, Client], tmp_path: Path) -> None:
     write_report(ended[1], "one", tmp_path / "out", force=False)
     images = np.random.default_rng(5).integers(0, 256, (6, 1, 8, 8), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
@@ -88,17 +94,96 @@ def test_model_py_agrees_with_the_five_lines(ended: tuple[FakeScheduler, Client]
     lines[2] = "import sys; images = numpy.load(sys.argv[1])"
     expected = run("\n".join(lines), tmp_path / "out", str(tmp_path / "images.npy")).strip(" []\n").split()
     done = subprocess.run(
-        [sys.executable, "out/model.py", "images.npy"], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "out/predict.py", "images.npy"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert [line.split("class ")[1].split(" ")[0] for line in done.stdout.splitlines()] == expected
 
 
-def test_per_image_standardisation_is_done_by_model_py() -> None:
+def test_per_image_standardisation_is_done_by_predict_py() -> None:
     facts = ModelFacts("x", "logits", (3, 32, 32), (), (), True)
-    assert "model.classify(images)" in snippet(facts)
+    assert "predict.classify(images)" in snippet(facts)
     three = snippet(ModelFacts("x", "logits", (3, 4, 4), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), False))
     assert "reshape(1, -1, 1, 1)" in three
     assert len(three.strip().splitlines()) == 5
+
+
+def test_the_network_is_written_out_as_python_that_says_the_same_as_predict_py(
+    ended: tuple[FakeScheduler, Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artefacts, "written_out", WRITTEN_OUT)
+    write_report(ended[1], "one", tmp_path / "out", force=False)
+    images = np.random.default_rng(6).integers(0, 256, (4, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    said = []
+    for name in ("model.py", "predict.py"):
+        done = subprocess.run(
+            [sys.executable, "-I", f"out/{name}", "images.npy"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        said.append([line.split("class ")[1].split(" ")[0] for line in done.stdout.splitlines()])
+    assert len(said[0]) == 4
+    assert said[0] == said[1]
+
+
+def test_the_best_so_far_is_written_while_the_search_runs(tmp_path: Path) -> None:
+    with running_fake() as (fake, address), Client(address) as client:
+        client.create_search(read_spec(EXAMPLES / "digits.yaml"), search_id="one")
+        fake.trials["searches/one"][1] = make_trial("searches/one", 1)
+        fake.trials["searches/one"][2] = make_trial("searches/one", 2, scored=False)
+        fake.searches["searches/one"].best_trial = "searches/one/trials/1"
+        write_report(client, "one", tmp_path / "out", force=False)
+    figures = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (figures["state"], figures["best"]["trial"]) == ("running", "searches/one/trials/1")
+    assert figures["finals"] == []
+
+
+def test_another_opset_is_written_and_computes_the_same(ended: tuple[FakeScheduler, Client], tmp_path: Path) -> None:
+    write_report(ended[1], "one", tmp_path / "out", force=False, wanted=Wanted(opset=17))
+    model = onnx.load(tmp_path / "out" / "best.onnx")
+    assert (model.opset_import[0].version, model.ir_version) == (17, 8)
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+    assert any(entry.key == "nasmesh.preprocessing" for entry in model.metadata_props)
+    checks = json.loads((tmp_path / "out" / "report.json").read_text())["verification"]
+    assert any("opset 17" in check and "computes the same" in check for check in checks)
+
+
+@pytest.mark.parametrize("opset", [1, 15, 24, 99])
+def test_an_opset_out_of_reach_is_refused_by_name(
+    ended: tuple[FakeScheduler, Client], tmp_path: Path, opset: int
+) -> None:
+    with pytest.raises(Invalid) as caught:
+        write_report(ended[1], "one", tmp_path / "out", force=False, wanted=Wanted(opset=opset))
+    assert (caught.value.reason, caught.value.field) == ("OPSET_INVALID", "opset")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_8_bit_copy_that_was_never_made_is_told_with_the_setting(
+    ended: tuple[FakeScheduler, Client], tmp_path: Path
+) -> None:
+    with pytest.raises(Stale, match=r"evaluate\.quantization") as caught:
+        write_report(ended[1], "one", tmp_path / "out", force=False, wanted=Wanted(int8=True))
+    assert caught.value.reason == "NOT_QUANTIZED"
+
+
+def test_the_card_tells_the_interval_the_seed_the_constraints_and_where_the_network_comes_from(
+    ended: tuple[FakeScheduler, Client], tmp_path: Path
+) -> None:
+    fake, client = ended
+    best = fake.trials["searches/one"][7]
+    best.measurements.add(metric="accuracy_low", value=0.961, split=best.measurements[0].split)
+    best.measurements.add(metric="accuracy_high", value=0.988, split=best.measurements[0].split)
+    best.train.seed = 41
+    fake.searches["searches/one"].spec.constraints.add(metric="parameters", max=200_000)
+    write_report(client, "one", tmp_path / "out", force=False)
+    text = (tmp_path / "out" / "card.md").read_text()
+    assert "| accuracy | test | 97.80% | 96.10% to 98.80% |" in text
+    assert "seed 41" in text
+    assert f"content SHA-256 {'d' * 64}" in text
+    assert f"| parameters |  | 200,000 | {best.network.parameters:,} |" in text
+    assert "7. searches/one/trials/7 (final)" in text
 
 
 def test_writing_again_replaces_only_a_report(ended: tuple[FakeScheduler, Client], tmp_path: Path) -> None:
@@ -175,7 +260,7 @@ def test_without_a_final_phase_the_report_claims_no_test_score(
     del fake.trials["searches/one"][7]
     write_report(client, "one", tmp_path / "out", force=False)
     figures = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert figures["test"] == {"accuracy": None, "scored": 0}
+    assert figures["test"] == {"accuracy": None, "metric": "accuracy", "value": None, "scored": 0}
     assert "test split was not used" in (tmp_path / "out" / "report.md").read_text()
     assert "was not used" in (tmp_path / "out" / "card.md").read_text()
 
@@ -183,10 +268,18 @@ def test_without_a_final_phase_the_report_claims_no_test_score(
 def test_several_final_trainings_are_reported_with_mean_and_spread(ended: tuple[FakeScheduler, Client]) -> None:
     fake, client = ended
     second = make_trial("searches/one", 8, final=True)
+    second.parents[:] = fake.trials["searches/one"][7].parents
     second.measurements[0].value = 0.970
     fake.trials["searches/one"][8] = second
-    text = report_md(collect(client, "one"), Verification((), None), plot=False)
-    assert "2 final trainings were scored once each: mean 97.40%" in text
+    collected = collect(client, "one")
+    text = report_md(collected, Verification((), None), plot=False)
+    assert "2 final trainings were scored once each" in text
+    assert "searches/one/trials/6: 97.40% ± 0.57% (mean ± s.d. of 2 seeds)" in text
+    (final,) = report_json(collected, verification=(), files=())["finals"]
+    assert final["values"] == [0.978, 0.97]
+    assert final["mean"] == pytest.approx(0.974)
+    assert final["standardDeviation"] == pytest.approx(0.008 / 2**0.5)
+    assert final["trials"] == ["searches/one/trials/7", "searches/one/trials/8"]
 
 
 def test_a_search_without_a_result_has_no_report(tmp_path: Path) -> None:

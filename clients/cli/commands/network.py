@@ -1,5 +1,6 @@
 """`nasmesh network`: show, export and import ONNX networks."""
 
+import hashlib
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,7 @@ from clients.cli.output import message_dict, print_json, print_line, print_messa
 from nasmesh.errors import Conflict, Invalid, Rejected
 
 if TYPE_CHECKING:
+    from nasmesh.client.client import Client, Exported
     from nasmesh.model.admission import Admitted
 
 app = typer.Typer(no_args_is_help=True, help="Networks: ONNX objects named by their content.")
@@ -27,6 +29,9 @@ class Form(StrEnum):
     NETWORK = "network"
     MODEL = "model"
     CHECKPOINT = "checkpoint"
+    INT8 = "int8"
+    PYTHON = "python"
+    REPORT = "report"
 
 
 @app.command("list")
@@ -64,34 +69,74 @@ def show_network(
 def export_network(  # noqa: PLR0913 - the flags of a command
     name: Subject,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write.")],
-    form: Annotated[Form, typer.Option(help="Weightless network, trained model, or checkpoint.")] = Form.DEFAULT,
+    form: Annotated[
+        Form,
+        typer.Option(
+            help="Weightless network; trained model; checkpoint; its 8-bit copy; stand-alone PyTorch (FILE, and beside "
+            "it .npz); its evaluation's report."
+        ),
+    ] = Form.DEFAULT,
+    opset: Annotated[
+        int, typer.Option(metavar="N", help="Version of ONNX's operator set of a model, 16 to 23; 0: as trained.")
+    ] = 0,
     force: Force = False,
     scheduler: Scheduler = SCHEDULER,
     as_json: AsJson = False,
     insecure: Insecure = False,
 ) -> None:
-    """Write the ONNX bytes of a network or of a trial, after checking them against their digest."""
-    from nasmesh.v1 import scheduler_service_pb2 as pb
-
-    if output.exists() and not force:
-        raise Conflict("FILE_EXISTS", f"--output: {output} exists; name another file or add --force", field="output")
+    """Write the bytes of a network or of a trial, after checking them against their digest."""
+    if opset and form not in (Form.DEFAULT, Form.MODEL):
+        raise Invalid("USAGE", f"--opset: only a trained model is converted, not --form {form}", field="opset")
+    files = [output, output.with_suffix(".npz")] if form is Form.PYTHON else [output]
+    for path in files:
+        if path.exists() and not force:
+            raise Conflict("FILE_EXISTS", f"--output: {path} exists; name another file or add --force", field="output")
     if not output.absolute().parent.is_dir():
         raise Invalid("FOLDER_MISSING", f"--output: there is no folder {output.absolute().parent}", field="output")
+    if form is Form.PYTHON and output.suffix == ".npz":
+        raise Invalid("USAGE", "--output: name the Python file; its weights get that name with .npz", field="output")
+    with connect(scheduler, insecure=insecure) as client:
+        exported, contents = _exported(client, name, form, opset, output.name)
+    for file, content in contents.items():
+        temporary = output.with_name(f".{file}.{os.getpid()}")
+        temporary.write_bytes(content)
+        os.replace(temporary, output.with_name(file))
+    if as_json:
+        paths = [str(output.with_name(file)) for file in contents]
+        print_json({"path": str(output), "paths": paths, "object": message_dict(exported.object)})
+        return
+    for file, content in contents.items():
+        shown = exported.object.sha256 if content is exported.content else hashlib.sha256(content).hexdigest()
+        print_line(f"{output.with_name(file)}: {len(content):,} bytes, SHA-256 {shown}")
+
+
+def _exported(client: "Client", name: str, form: Form, opset: int, file: str) -> "tuple[Exported, dict[str, bytes]]":
+    """Return the object that was fetched, and what is written of it by file name."""
+    from nasmesh.v1 import scheduler_service_pb2 as pb
+
     forms = {
         Form.DEFAULT: pb.EXPORT_FORM_UNSPECIFIED,
         Form.NETWORK: pb.EXPORT_FORM_NETWORK,
         Form.MODEL: pb.EXPORT_FORM_MODEL,
         Form.CHECKPOINT: pb.EXPORT_FORM_CHECKPOINT,
+        Form.INT8: pb.EXPORT_FORM_QUANTIZED,
+        Form.PYTHON: pb.EXPORT_FORM_MODEL,
+        Form.REPORT: pb.EXPORT_FORM_REPORT,
     }
-    with connect(scheduler, insecure=insecure) as client:
-        exported = client.export(name, forms[form])
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    temporary.write_bytes(exported.content)
-    os.replace(temporary, output)
-    if as_json:
-        print_json({"path": str(output), "object": message_dict(exported.object)})
-    else:
-        print_line(f"{output}: {len(exported.content):,} bytes, SHA-256 {exported.object.sha256}")
+    exported = client.export(name, forms[form])
+    if form is Form.PYTHON:
+        from clients.cli.report.artefacts import written_out
+        from clients.cli.report.collect import facts_of_trial
+
+        return exported, written_out(exported.content, facts_of_trial(client, client.get_trial(name)), file)
+    if opset:
+        from clients.cli.report.artefacts import in_opset
+        from clients.cli.report.verify import agree
+
+        converted = in_opset(exported.content, opset)
+        agree(exported.content, converted, f"{file} in opset {opset}")
+        return exported, {file: converted}
+    return exported, {file: exported.content}
 
 
 @app.command("import")

@@ -1,4 +1,4 @@
-"""`nasmesh search`: create, list, show, watch, cancel, best."""
+"""`nasmesh search`: create, list, show, watch, cancel."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,6 @@ from clients.cli.options import (
 )
 from clients.cli.output import message_dict, print_json, print_line, print_messages, print_table
 from nasmesh import exits
-from nasmesh.errors import Invalid
 
 if TYPE_CHECKING:
     from nasmesh.client import Client
@@ -170,30 +169,3 @@ def cancel(
         print_json(message_dict(found))
     else:
         print_line(f"{found.name} is {state_word(found)}; {found.trials.succeeded} trials were scored")
-
-
-@app.command("best")
-def best(
-    search: SearchName,
-    out: Out = None,
-    force: Force = False,
-    as_json: AsJson = False,
-    scheduler: Scheduler = SCHEDULER,
-    insecure: Insecure = False,
-) -> None:
-    """Write the best network with its report: best.onnx, model.py, card.md, report.md, report.json, growth.png."""
-    if out is None:
-        raise Invalid("OUT_MISSING", "--out: say which folder gets best.onnx and the report", field="out")
-    from clients.cli.display.summary import summary_json, summary_lines
-    from clients.cli.display.view import view_of
-    from clients.cli.report.folder import write_report
-
-    with connect(scheduler, insecure=insecure) as client:
-        written = write_report(client, search, out, force=force)
-        found = client.get_search(search)
-        view = view_of(found, client.list_trials(search))
-    if as_json:
-        print_json(summary_json(found, view, written))
-        return
-    for line in summary_lines(found, view, written):
-        print_line(line)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from clients.cli.display.render import header
 from clients.cli.display.view import format_count, format_duration, format_metric, outcome_word, plural, score, view_of
 from clients.cli.output import print_line, print_table
+from clients.cli.report.finals import finals, headline
 from nasmesh.clock import SystemClock
 from nasmesh.v1 import measurement_pb2, search_pb2
 from nasmesh.v1.search_pb2 import Search, Trial
@@ -21,19 +22,24 @@ def print_search(search: Search, trials: Sequence[Trial]) -> None:
         saved = format_duration(search.device_time_saved_s)
         print_line(f"{saved} of device time saved: {plural(reused, 'trial')} measured before, and not trained again")
     print_line("")
+    metric = headline(search)
     headers = ("trial", "iteration", "outcome", ">parameters", ">MACs", ">validation", ">test", ">device time", "note")
-    print_table(headers, [_row(trial) for trial in trials], empty="no trial has been recorded yet")
+    print_table(headers, [_row(trial, metric) for trial in trials], empty="no trial has been recorded yet")
+    if found := finals(trials, metric):
+        print_line("")
+        for final in found:
+            print_line(f"final networks of trial {final.source.rpartition('/')[2]}: test {metric} {final}")
 
 
-def _row(trial: Trial) -> tuple[str, ...]:
+def _row(trial: Trial, metric: str) -> tuple[str, ...]:
     return (
         str(trial.number),
         "final" if trial.final else "added" if trial.enqueued else str(trial.iteration),
         outcome_word(trial),
         format_count(trial.network.parameters),
         format_count(trial.network.macs),
-        format_metric("accuracy", score(trial, "accuracy", measurement_pb2.SPLIT_VALIDATION)),
-        format_metric("accuracy", score(trial, "accuracy", measurement_pb2.SPLIT_TEST)),
+        format_metric(metric, score(trial, metric, measurement_pb2.SPLIT_VALIDATION)),
+        format_metric(metric, score(trial, metric, measurement_pb2.SPLIT_TEST)),
         format_duration(trial.device_time_s),
         trial.failure.message or _violated(trial) or _reused(trial) or trial.note,
     )

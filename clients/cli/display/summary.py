@@ -1,13 +1,27 @@
 """What is said when a search has ended: the score and where everything is."""
 
 from clients.cli.display.view import SearchView, format_count, format_duration, format_metric, score, short, state_word
+from clients.cli.report.artefacts import CHECKPOINT, EVALUATION, INT8, LOADER, MODEL, PYTHON, WEIGHTS
 from clients.cli.report.collect import measurements
-from clients.cli.report.folder import CARD, FIGURES, LOADER, MODEL, PLOT, REPORT, Written
+from clients.cli.report.finals import final_json, finals, headline
+from clients.cli.report.folder import CARD, FIGURES, PLOT, REPORT, Written
 from nasmesh.clock import SystemClock
 from nasmesh.v1 import measurement_pb2, search_pb2
 from nasmesh.v1.search_pb2 import Search, Trial
 
-_PATH_KEYS = {MODEL: "model", LOADER: "loader", CARD: "card", REPORT: "report", FIGURES: "figures", PLOT: "plot"}
+_PATH_KEYS = {
+    MODEL: "model",
+    CHECKPOINT: "checkpoint",
+    INT8: "int8",
+    PYTHON: "python",
+    WEIGHTS: "weights",
+    LOADER: "loader",
+    EVALUATION: "evaluation",
+    CARD: "card",
+    REPORT: "report",
+    FIGURES: "figures",
+    PLOT: "plot",
+}
 
 
 def best_trial(search: Search, view: SearchView) -> Trial | None:
@@ -31,12 +45,19 @@ def summary_lines(search: Search, view: SearchView, written: Written | None) -> 
     if best is None:
         return lines
     size = f"{format_count(best.network.parameters)} parameters, {format_count(best.network.macs)} MACs"
-    test = score(best, "accuracy", measurement_pb2.SPLIT_TEST)
+    metric = written.collected.metric if written else headline(search)
+    test = score(best, metric, measurement_pb2.SPLIT_TEST)
     if test is not None:
-        lines.append(f"  test accuracy  {format_metric('accuracy', test)}, scored once, by the final network ({size})")
+        title = f"test {metric}"
+        lines.append(f"  {title:<13}  {format_metric(metric, test)}, scored once, by the final network ({size})")
+        lines += [
+            f"  over seeds     {final}"
+            for final in finals(view.trials.values(), metric)
+            if best in final.trials and len(final.trials) > 1
+        ]
     else:
-        validation = format_metric("accuracy", score(best, "accuracy", measurement_pb2.SPLIT_VALIDATION))
-        lines.append(f"  best network   validation accuracy {validation} ({size}); the test split was not used")
+        validation = format_metric(metric, score(best, metric, measurement_pb2.SPLIT_VALIDATION))
+        lines.append(f"  best network   validation {metric} {validation} ({size}); the test split was not used")
     if written is None:
         lines.append(f"  get it with    nasmesh search best {short(search.name)} --out DIR")
         return lines
@@ -46,6 +67,8 @@ def summary_lines(search: Search, view: SearchView, written: Written | None) -> 
         else "digest"
     )
     lines.append(f"  network        {written.path(MODEL)}  (checked: {checked})")
+    if PYTHON in written.files:
+        lines.append(f"  PyTorch        {written.path(PYTHON)}  (stand-alone, weights beside it)")
     lines.append(f"  report         {written.path(REPORT)}")
     if PLOT in written.files:
         lines.append(f"  growth plot    {written.path(PLOT)}")
@@ -68,6 +91,7 @@ def summary_json(search: Search, view: SearchView, written: Written | None) -> d
         "macs": best.network.macs if best else None,
         "testAccuracy": score(best, "accuracy", measurement_pb2.SPLIT_TEST) if best else None,
         "measurements": measurements(best) if best else [],
+        "finals": [final_json(final) for final in finals(view.trials.values(), headline(search))],
         "wallTimeS": round(view.elapsed_s(SystemClock()), 3),
         "deviceTimeS": round(search.device_time_s, 3),
         "paths": {_PATH_KEYS[name]: written.path(name) for name in written.files} if written else {},

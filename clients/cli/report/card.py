@@ -1,145 +1,205 @@
-"""Writes card.md and model.py: how anyone loads best.onnx with onnxruntime alone, fed as it was trained."""
+"""Writes card.md: what the model is, how it is loaded, how good it is, how it came to be, what is not known of it."""
 
-from clients.cli.display.view import format_metric, short
-from clients.cli.report.collect import Collected, measurements
-from clients.cli.report.verify import ModelFacts, Verification
+from collections.abc import Iterable, Mapping
 
-_MODEL_PY = '''"""Classifies images with best.onnx. Needs numpy and onnxruntime only.
+from clients.cli.display.view import format_duration, format_metric, outcome_word, short
+from clients.cli.report.artefacts import CHECKPOINT, INT8, LOADER, PYTHON, Artefacts
+from clients.cli.report.collect import Collected, constraints_json, measurements, split_text
+from clients.cli.report.verify import ModelFacts
+from nasmesh.v1 import training_pb2
+from nasmesh.v1.search_pb2 import Trial
 
-    python model.py IMAGES.npy    # uint8 array [N, channels, height, width], or [N, height, width] with one channel
-"""
-
-import json
-import pathlib
-import sys
-
-import numpy
-import onnxruntime
+_HIDDEN = ("class_", "train_", "accuracy_low", "accuracy_high")
 
 
-def load(path=pathlib.Path(__file__).with_name("best.onnx")):
-    """Return an onnxruntime session for the model."""
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-
-def prepare(session, images):
-    """Return float32 network input for uint8 images [N, channels, height, width], as the model's metadata says."""
-    rule = json.loads(session.get_modelmeta().custom_metadata_map.get("nasmesh.preprocessing", "{}"))
-    x = numpy.asarray(images).astype("float32") / 255
-    if rule.get("per_image"):
-        floor = 1 / numpy.sqrt(numpy.prod(x.shape[1:]))
-        axes = (1, 2, 3)
-        x = (x - x.mean(axes, keepdims=True)) / numpy.maximum(x.std(axes, keepdims=True), floor)
-    for key, apply in (("mean", numpy.subtract), ("std", numpy.divide)):
-        if rule.get(key):
-            x = apply(x, numpy.float32(rule[key]).reshape(1, -1, 1, 1))
-    return x.astype("float32")
-
-
-def classify(images, session=None):
-    """Return (class, probability of each class) for uint8 images [N, channels, height, width]."""
-    session = session or load()
-    if numpy.ndim(images) == 3:
-        images = numpy.asarray(images)[:, None]
-    logits = session.run(None, {session.get_inputs()[0].name: prepare(session, images)})[0]
-    odds = numpy.exp(logits - logits.max(axis=1, keepdims=True))
-    return logits.argmax(axis=1), odds / odds.sum(axis=1, keepdims=True)
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    classes, odds = classify(numpy.load(sys.argv[1], allow_pickle=False))
-    for index, (label, row) in enumerate(zip(classes, odds)):
-        print(f"image {index}: class {label} ({row[label]:.1%})")
-'''
-
-
-def model_py() -> str:
-    """Return the stand-alone loader; it reads the preprocessing from the model it loads."""
-    return _MODEL_PY
-
-
-def snippet(facts: ModelFacts | None) -> str:
-    """Return five lines of Python that load best.onnx and classify an array of images."""
+def snippet(facts: ModelFacts | None, *, pictures: bool = True) -> str:
+    """Return five lines of Python that load best.onnx and ask it about an array of samples."""
     if facts is None or facts.per_image:
         dims = ", ".join(str(dim) for dim in facts.dims) if facts else "1, 28, 28"
         return (
             "import numpy\n"
-            "import model  # model.py beside best.onnx\n"
+            "import predict  # predict.py beside best.onnx\n"
             f'images = numpy.zeros((1, {dims}), "uint8")  # yours: bytes [N, channels, height, width]\n'
-            "classes, probabilities = model.classify(images)\n"
+            "classes, probabilities = predict.classify(images)\n"
             "print(classes)\n"
         )
-    scaled = 'images.astype("float32") / 255'
+    scaled = 'images.astype("float32") / 255' if pictures else "samples"
+    rank = len(facts.dims)
     if facts.mean:
-        scaled = f"({scaled} - {_constants(facts.mean)})"
+        scaled = f"({scaled} - {_constants(facts.mean, rank)})"
     if facts.std:
-        scaled = f"{scaled} / {_constants(facts.std)}"
+        scaled = f"{scaled} / {_constants(facts.std, rank)}"
+    dims = ", ".join(str(dim) for dim in (1, *facts.dims))
+    given = (
+        f'images = numpy.zeros(({dims}), "uint8")  # yours: bytes [N, channels, height, width]'
+        if pictures
+        else f'samples = numpy.zeros(({dims}), "float32")  # yours'
+    )
+    asked = f'session.run(["{facts.output}"], {{"{facts.input}": x}})[0]'
     return (
         "import numpy, onnxruntime\n"
         'session = onnxruntime.InferenceSession("best.onnx", providers=["CPUExecutionProvider"])\n'
-        f'images = numpy.zeros((1, {", ".join(str(dim) for dim in facts.dims)}), "uint8")'
-        "  # yours: bytes [N, channels, height, width]\n"
+        f"{given}\n"
         f"x = {scaled}\n"
-        f'print(session.run(["{facts.output}"], {{"{facts.input}": x}})[0].argmax(axis=1))\n'
+        f"print({asked}{'.argmax(axis=1)' if pictures else ''})\n"
     )
 
 
-def _constants(values: tuple[float, ...]) -> str:
+def _constants(values: tuple[float, ...], rank: int) -> str:
     if len(values) == 1:
         return f"numpy.float32({values[0]!r})"
-    return f"numpy.float32([{', '.join(repr(value) for value in values)}]).reshape(1, -1, 1, 1)"
+    each = ", ".join(["1", "-1", *["1"] * (rank - 1)])
+    return f"numpy.float32([{', '.join(repr(value) for value in values)}]).reshape({each})"
 
 
-def card(collected: Collected, verification: Verification) -> str:
-    """Return card.md: what the model is, how it is loaded, how good it is, what is not known of it."""
-    best, search = collected.best, collected.search
-    rows = [
-        f"| {item['metric']} | {item['split']} | {format_metric(str(item['metric']), float(str(item['value'])))} |"
-        for item in measurements(best)
-        if not str(item["metric"]).startswith(("class_", "train_"))
+def card(collected: Collected, artefacts: Artefacts) -> str:
+    """Return card.md."""
+    parts = [
+        _what(collected),
+        _load(collected, artefacts),
+        _scores(collected, artefacts.evaluation),
+        _data(collected),
+        _training(collected.best),
+        _constraints(collected),
+        _lineage(collected),
+        ["## Checked", "", *(f"* {check}" for check in artefacts.verification.checks)],
+        _limits(collected),
     ]
-    return "\n".join(
-        (
-            f"# Model card: best network of {search.name}",
-            "",
-            f"An image classifier for {short(search.spec.data.dataset)}, found by "
-            f"{short(search.spec.generator.generator)} and trained by NASMesh {collected.versions['nasmesh']}: "
-            f"{best.network.parameters:,} parameters, {best.network.macs:,} multiply-accumulates an image.",
-            "",
-            "## Load it",
-            "",
-            "```python",
-            snippet(verification.facts).rstrip(),
-            "```",
-            "",
-            "`model.py` does the same with class probabilities: `python model.py IMAGES.npy`.",
-            "",
-            "## Scores",
-            "",
-            "| metric | split | value |",
-            "| --- | --- | --- |",
-            *rows,
-            "",
-            _score_note(collected),
-            "",
-            "## Checked",
-            "",
-            *(f"* {check}" for check in verification.checks),
-            "",
-            "## Limits",
-            "",
-            f"Trained on {search.spec.data.dataset} only (content SHA-256 {best.data_digest or 'not recorded'}); "
-            "images from elsewhere, in other sizes or other lighting, were not tried.",
-            "",
-        )
-    )
+    return "\n".join("\n".join(part) + "\n" for part in parts if part)
+
+
+def _what(collected: Collected) -> list[str]:
+    best, search = collected.best, collected.search
+    return [
+        f"# Model card: best network of {search.name}",
+        "",
+        f"Trained on {short(search.spec.data.dataset)}, found by {short(search.spec.generator.generator)} and trained "
+        f"by NASMesh {collected.versions['nasmesh']}: {best.network.parameters:,} parameters, {best.network.macs:,} "
+        f"multiply-accumulates a sample. Network {best.network.name}, trial {best.name}.",
+    ]
+
+
+def _load(collected: Collected, artefacts: Artefacts) -> list[str]:
+    """Return how each file is loaded."""
+    lines = ["## Load it", "", "```python"]
+    lines += [snippet(artefacts.verification.facts, pictures=collected.has_pictures).rstrip(), "```", ""]
+    lines.append(f"* `python {LOADER} SAMPLES.npy` does the same; numpy and onnxruntime only. The batch size is free.")
+    if PYTHON in artefacts.files:
+        lines.append(f"* `python {PYTHON} SAMPLES.npy`, or `import model; model.load()`: PyTorch, and nothing of ours.")
+    if CHECKPOINT in artefacts.files:
+        lines.append(f"* `{CHECKPOINT}` holds weights and optimiser state: `nasmesh search transfer` starts from it.")
+    if INT8 in artefacts.files:
+        lines.append(f"* `{INT8}` is the 8-bit copy, loaded and fed like best.onnx; its scores are below.")
+    data = collected.dataset
+    if data is not None and data.target_std:
+        shown = f"{_numbers(data.target_std)} and add {_numbers(data.target_mean)}"
+        lines.append(f"* The ONNX files give deviations of the targets: multiply by {shown}. {PYTHON} does it.")
+    return lines + [f"* Missing: {text}" for text in artefacts.missing]
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _scores(collected: Collected, evaluation: Mapping[str, object]) -> list[str]:
+    best = collected.best
+    rows = []
+    for item in measurements(best):
+        metric, split = str(item["metric"]), str(item["split"])
+        if metric.startswith(_HIDDEN):
+            continue
+        low, high = interval(best, metric, evaluation)
+        shown = f"{format_metric(metric, low)} to {format_metric(metric, high)}" if low is not None else ""
+        rows.append(f"| {metric} | {split} | {format_metric(metric, float(str(item['value'])))} | {shown} |")
+    confidence = best.evaluate.confidence if best.evaluate.HasField("confidence") else 0.95
+    headers = [f"| metric | split | value | {confidence:.0%} interval |", "| --- | --- | --- | --- |"]
+    final = collected.best_final
+    found = [f"Final trainings of this network, scored once each on the test split: **{final}**.", ""] if final else []
+    return ["## Scores", "", *found, *headers, *rows, "", _score_note(collected)]
+
+
+def interval(trial: Trial, metric: str, evaluation: Mapping[str, object]) -> tuple[float | None, float | None]:
+    """Return the ends of a score's confidence interval, (None, None) where none was measured."""
+    ends = {item.metric: item.value for item in trial.measurements if not item.element}
+    if f"{metric}_low" in ends and f"{metric}_high" in ends:
+        return ends[f"{metric}_low"], ends[f"{metric}_high"]
+    found = evaluation.get(metric)
+    if isinstance(found, dict) and {"low", "high"} <= found.keys():
+        return float(found["low"]), float(found["high"])
+    return None, None
 
 
 def _score_note(collected: Collected) -> str:
-    if collected.test_accuracy is None:
+    if collected.test_score is None:
         return (
             "The test split was not used: this network was scored on the validation split that the search decides by."
         )
     return "The test split was used once, by the final evaluation; the search saw train and validation only."
+
+
+def _data(collected: Collected) -> list[str]:
+    spec, best = collected.search.spec.data, collected.best
+    names = f"; classes: {', '.join(collected.class_names[:100])}" if collected.class_names else ""
+    return [
+        "## Data",
+        "",
+        f"{spec.dataset}, content SHA-256 {best.data_digest or 'not recorded'}, {split_text(collected)}{names}.",
+    ]
+
+
+def _training(trial: Trial) -> list[str]:
+    """Return how the network was trained."""
+    train = trial.train
+    budget = f"{train.epochs:g} epochs" if train.WhichOneof("budget") == "epochs" else f"{train.steps:,} steps"
+    schedule = training_pb2.ScheduleKind.Name(train.schedule.kind).removeprefix("SCHEDULE_KIND_").lower()
+    optimizer = training_pb2.OptimizerKind.Name(train.optimizer.kind).removeprefix("OPTIMIZER_KIND_").lower()
+    parts = [
+        f"seed {train.seed}",
+        f"{budget} at batch size {train.batch_size}",
+        f"{optimizer}, learning rate {train.optimizer.learning_rate:g}, weight decay {train.optimizer.weight_decay:g}",
+        f"schedule {schedule} with {train.schedule.warmup_steps} steps of warm-up",
+    ]
+    augmentation = [f"{field.name} {value}" for field, value in train.augmentation.ListFields()]
+    parts += [f"augmentation: {', '.join(augmentation)}"] if augmentation else ["no augmentation"]
+    parts += [f"weights averaged with decay {train.ema_decay:g}"] if train.ema_decay else []
+    parts += ["the validation split was trained on as well"] if train.include_validation else []
+    cost = f"{format_duration(trial.device_time_s)} of device time"
+    return ["## Training", "", "; ".join(parts) + f". It took {cost}; every setting is in report.json."]
+
+
+def _constraints(collected: Collected) -> list[str]:
+    rows = [
+        f"| {item['metric']} | {_bound(item.get('min'))} | {_bound(item.get('max'))} | {_bound(item['value'])} |"
+        for item in constraints_json(collected)
+    ]
+    if not rows:
+        return []
+    return ["## Constraints", "", "| metric | at least | at most | this network |", "| --- | --- | --- | --- |", *rows]
+
+
+def _bound(value: object) -> str:
+    return f"{value:,.10g}" if isinstance(value, int | float) else ""
+
+
+def _lineage(collected: Collected) -> list[str]:
+    search = collected.search
+    steps = [
+        f"{index}. {trial.name}{' (final)' if trial.final else ''}: {outcome_word(trial)}"
+        f"{', ' + trial.note if trial.note else ''}"
+        for index, trial in enumerate(collected.lineage, start=1)
+    ]
+    counts = search.trials
+    cost = (
+        f"The search cost {format_duration(search.device_time_s)} of device time: {counts.succeeded} trials scored, "
+        f"{counts.infeasible} infeasible, {counts.failed} failed, {counts.stopped} stopped early."
+    )
+    return ["## Lineage", "", *steps, "", cost]
+
+
+def _limits(collected: Collected) -> list[str]:
+    return [
+        "## Limits",
+        "",
+        f"Trained on {collected.search.spec.data.dataset} only; samples from elsewhere, in other sizes or taken in "
+        "other circumstances, were not tried.",
+    ]

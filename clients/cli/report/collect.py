@@ -9,13 +9,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 import nasmesh
 from clients.cli.display.view import outcome_word, score, stages, state_word
 from clients.cli.output import message_dict
+from clients.cli.report.finals import Final, final_json, finals, headline
 from nasmesh.client import Client
 from nasmesh.errors import NasmeshError
 from nasmesh.v1 import dataset_pb2, measurement_pb2, search_pb2
 from nasmesh.v1.search_pb2 import Search, Trial
 
 FORMAT = "nasmesh.report/1"
-_SPLITS = {
+SPLITS = {
     measurement_pb2.SPLIT_UNSPECIFIED: "",
     measurement_pb2.SPLIT_TRAIN: "train",
     measurement_pb2.SPLIT_VALIDATION: "validation",
@@ -32,6 +33,38 @@ class Collected:
     best: Trial
     dataset: dataset_pb2.Dataset | None
     versions: Mapping[str, str]
+    # Trials of other searches that this one's network was taken over from, newest first.
+    origins: Sequence[Trial] = ()
+
+    @property
+    def metric(self) -> str:
+        """The metric that says how good a network is."""
+        return headline(self.search, self.dataset)
+
+    @property
+    def test_score(self) -> float | None:
+        """That metric on the test split; None before the final evaluation."""
+        return score(self.best, self.metric, measurement_pb2.SPLIT_TEST)
+
+    @property
+    def finals(self) -> list[Final]:
+        """The final networks with their scores over seeds."""
+        return finals(self.trials, self.metric)
+
+    @property
+    def best_final(self) -> Final | None:
+        """What the final phase found of the best network; None before it has."""
+        return next((final for final in self.finals if self.best in final.trials), None)
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether samples are pictures, bytes; nothing is known of data that is gone."""
+        return self.dataset is None or self.dataset.kind in _PICTURES
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the order of the network's outputs; empty where they have none."""
+        return _class_names(self.search, self.dataset)
 
     @property
     def wall_time_s(self) -> float:
@@ -54,7 +87,38 @@ class Collected:
         while here is not None and here not in chain:
             chain.append(here)
             here = by_name.get(here.parents[0]) if here.parents else None
-        return chain[::-1]
+        return [*reversed(self.origins), *chain[::-1]]
+
+
+_PICTURES = (dataset_pb2.SAMPLE_KIND_UNSPECIFIED, dataset_pb2.SAMPLE_KIND_IMAGE)
+
+
+def _class_names(search: Search, dataset: dataset_pb2.Dataset | None) -> list[str]:
+    names = list(dataset.class_names) if dataset else []
+    chosen = search.spec.data.view.classes
+    return [names[label] for label in chosen] if names and chosen else names
+
+
+def facts_of_trial(client: Client, trial: Trial) -> dict[str, object]:
+    """Return what a stand-alone file of a trial's network says of its data; raises NotFound (SEARCH_UNKNOWN)."""
+    search = client.get_search(trial.name.partition("/trials/")[0])
+    return facts_of(trial, search, _dataset(client, search))
+
+
+def facts_of(trial: Trial, search: Search, dataset: dataset_pb2.Dataset | None) -> dict[str, object]:
+    """Return what a stand-alone file of a network says of its data: see nasmesh.model.standalone."""
+    facts: dict[str, object] = {
+        "title": f"{trial.network.name} of {trial.name}, trained on {search.spec.data.dataset}."
+    }
+    if dataset is None:
+        return facts
+    if dataset.kind in _PICTURES:
+        facts["sample_type"] = "uint8"
+    if names := _class_names(search, dataset):
+        facts["class_names"] = names
+    if dataset.target_std:
+        facts |= {"target_mean": list(dataset.target_mean), "target_std": list(dataset.target_std)}
+    return facts
 
 
 def collect(client: Client, name: str) -> Collected:
@@ -67,7 +131,20 @@ def collect(client: Client, name: str) -> Collected:
     for generator in client.generators():
         if generator.name == search.spec.generator.generator:
             versions[generator.name] = generator.version
-    return Collected(search, trials, best, _dataset(client, search), versions)
+    return Collected(search, trials, best, _dataset(client, search), versions, _origins(client, search))
+
+
+def _origins(client: Client, search: Search) -> list[Trial]:
+    """Return the trials of other searches that the network was taken over from, as far as they still exist."""
+    found: list[Trial] = []
+    here = search.spec.transfer.trial
+    while here and here not in [trial.name for trial in found]:
+        try:
+            found.append(client.get_trial(here))
+            here = client.get_search(here.partition("/trials/")[0]).spec.transfer.trial
+        except NasmeshError:  # deleted since; what is recorded here still names it
+            break
+    return found
 
 
 def _dataset(client: Client, search: Search) -> dataset_pb2.Dataset | None:
@@ -94,6 +171,9 @@ def report_json(collected: Collected, *, verification: Sequence[str], files: Seq
             "digest": best.data_digest,
             "splitSeed": search.spec.data.split_seed,
             "splits": _splits(collected.dataset),
+            "validationFraction": search.spec.data.validation_fraction,
+            "testFraction": search.spec.data.test_fraction if search.spec.data.HasField("test_fraction") else None,
+            "classNames": collected.class_names,
         },
         "best": {
             "trial": best.name,
@@ -102,8 +182,20 @@ def report_json(collected: Collected, *, verification: Sequence[str], files: Seq
             "parameters": best.network.parameters,
             "macs": best.network.macs,
             "measurements": measurements(best),
+            "seed": best.train.seed,
+            "train": message_dict(best.train),
+            "checkpoint": message_dict(best.checkpoint),
+            "deviceTimeS": round(best.device_time_s, 3),
         },
-        "test": {"accuracy": collected.test_accuracy, "scored": sum(1 for t in collected.trials if _is_tested(t))},
+        "test": {
+            "accuracy": collected.test_accuracy,
+            "metric": collected.metric,
+            "value": collected.test_score,
+            "scored": sum(len(final.trials) for final in collected.finals),
+        },
+        "finals": [final_json(final) for final in collected.finals],
+        "constraints": constraints_json(collected),
+        "transfer": message_dict(search.spec.transfer) if search.spec.HasField("transfer") else None,
         "lineage": [trial.name for trial in collected.lineage],
         "networks": [network_json(trial) for trial in collected.trials],
         "cost": {
@@ -147,18 +239,35 @@ def network_json(trial: Trial) -> dict[str, object]:
 def measurements(trial: Trial) -> list[dict[str, object]]:
     """Return a trial's whole-network measurements; those of single elements stay with the scheduler."""
     return [
-        {"metric": item.metric, "split": _SPLITS[item.split], "value": item.value, "unit": item.unit}
+        {"metric": item.metric, "split": SPLITS[item.split], "value": item.value, "unit": item.unit}
         for item in trial.measurements
         if not item.element
     ]
 
 
-def _is_tested(trial: Trial) -> bool:
-    return score(trial, "accuracy", measurement_pb2.SPLIT_TEST) is not None
+def constraints_json(collected: Collected) -> list[dict[str, object]]:
+    """Return each constraint with the value that the best network has."""
+    found: list[dict[str, object]] = []
+    for item in collected.search.spec.constraints:
+        bounds = {name: getattr(item, name) for name in ("min", "max") if item.HasField(name)}
+        found.append({"metric": item.metric, **bounds, "value": score(collected.best, item.metric)})
+    return found
+
+
+def split_text(collected: Collected) -> str:
+    """Return how the data was divided, as words."""
+    data = collected.search.spec.data
+    rule = dataset_pb2.DivisionRule.Name(data.division).removeprefix("DIVISION_RULE_").lower().replace("_", " ")
+    text = f"divided {rule} with seed {data.split_seed}, {data.validation_fraction:.0%} to validate"
+    text += f", {data.test_fraction:.0%} to test" if data.HasField("test_fraction") else ", its own test split"
+    view = data.view
+    text += f", {view.fraction:.0%} of it used" if view.HasField("fraction") else ""
+    text += f", at most {view.max_samples:,} samples" if view.max_samples else ""
+    return text + (f", only labels {', '.join(map(str, view.classes))}" if view.classes else "")
 
 
 def _splits(dataset: dataset_pb2.Dataset | None) -> dict[str, int]:
-    return {_SPLITS[part.split]: part.samples for part in dataset.splits} if dataset else {}
+    return {SPLITS[part.split]: part.samples for part in dataset.splits} if dataset else {}
 
 
 def _time(search: search_pb2.Search, field: str) -> str:

@@ -7,25 +7,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.cli.report.card import card, model_py
+from clients.cli.report.artefacts import (
+    AS_TRAINED,
+    CHECKPOINT,
+    EVALUATION,
+    INT8,
+    LOADER,
+    MODEL,
+    PYTHON,
+    WEIGHTS,
+    Wanted,
+    gather,
+)
+from clients.cli.report.card import card
 from clients.cli.report.collect import FORMAT, Collected, collect, report_json
 from clients.cli.report.markdown import report_md
 from clients.cli.report.plots import growth_png
-from clients.cli.report.verify import verify
 from nasmesh.client import Client
 from nasmesh.errors import Conflict, Invalid, NasmeshError
-from nasmesh.v1 import scheduler_service_pb2 as pb
 
-MODEL, LOADER, CARD, REPORT, FIGURES, PLOT = (
-    "best.onnx",
-    "model.py",
-    "card.md",
-    "report.md",
-    "report.json",
-    "growth.png",
-)
+CARD, REPORT, FIGURES, PLOT = "card.md", "report.md", "report.json", "growth.png"
 # report.json last: where it is, the rest is complete.
-FILES = (MODEL, LOADER, CARD, REPORT, PLOT, FIGURES)
+FILES = (MODEL, CHECKPOINT, INT8, PYTHON, WEIGHTS, LOADER, EVALUATION, CARD, REPORT, PLOT, FIGURES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +72,21 @@ def _is_ours(folder: Path) -> bool:
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
-def write_report(client: Client, name: str, folder: Path, *, force: bool) -> Written:
-    """Fetch, check and write the best network of a search with its report.
+def write_report(client: Client, name: str, folder: Path, *, force: bool, wanted: Wanted = AS_TRAINED) -> Written:
+    """Fetch, check and write the best network of a search, as it stands, with its report.
 
     Raises NotFound (SEARCH_UNKNOWN), Stale (NOT_TRAINED), Conflict (OUT_FOREIGN), NasmeshError (MODEL_UNVERIFIED,
-    OUT_UNWRITABLE).
+    OUT_UNWRITABLE), and what `gather` raises.
     """
     collected = collect(client, name)
     target = Path(str(folder).replace("{search}", collected.search.name.rpartition("/")[2]))
     check_folder(target, force=force)
-    exported = client.export(collected.best.name, pb.EXPORT_FORM_MODEL)
-    verification = verify(exported.content, exported.object, collected.best)
+    made = gather(client, collected, wanted)
+    verification = made.verification
     plot = growth_png(collected)
     content: dict[str, bytes] = {
-        MODEL: exported.content,
-        LOADER: model_py().encode(),
-        CARD: card(collected, verification).encode(),
+        **made.files,
+        CARD: card(collected, made).encode(),
         REPORT: report_md(collected, verification, plot=plot is not None).encode(),
     }
     if plot is not None:

@@ -1,7 +1,6 @@
 """Writes report.md: the result, how to load it, every network, cost, lineage, settings."""
 
 import json
-import statistics
 from collections.abc import Iterable, Sequence
 
 from clients.cli.display.view import (
@@ -27,7 +26,7 @@ def report_md(collected: Collected, verification: Verification, *, plot: bool) -
     parts = [
         _result(collected),
         ["![growth of the network](growth.png)"] if plot else [],
-        ["## Load it", "", "```python", snippet(verification.facts).rstrip(), "```"],
+        ["## Load it", "", "```python", snippet(verification.facts, pictures=collected.has_pictures).rstrip(), "```"],
         _networks(collected),
         _lineage(collected),
         _cost(collected),
@@ -44,7 +43,7 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def _result(collected: Collected) -> list[str]:
     search, best = collected.search, collected.best
-    tested = _tested(collected)
+    tested, metric = _tested(collected), collected.metric
     rows = [
         ("search", search.name),
         ("state", f"{state_word(search)}{': ' + search.reason if search.reason else ''}"),
@@ -56,7 +55,7 @@ def _result(collected: Collected) -> list[str]:
         ("best network", f"{best.network.name} (trial {best.number})"),
         ("parameters", f"{best.network.parameters:,}"),
         ("multiply-accumulates", f"{best.network.macs:,}"),
-        ("validation accuracy", format_metric("accuracy", score(best, "accuracy", measurement_pb2.SPLIT_VALIDATION))),
+        (f"validation {metric}", format_metric(metric, score(best, metric, measurement_pb2.SPLIT_VALIDATION))),
         ("latency at batch 1", format_metric("latency_p50", score(best, "latency_p50"))),
         ("seed", str(search.spec.seed)),
     ]
@@ -65,24 +64,24 @@ def _result(collected: Collected) -> list[str]:
 
 def _tested(collected: Collected) -> str:
     """Return what may be claimed of the test score."""
-    test = collected.test_accuracy
+    test, metric = collected.test_score, collected.metric
     if test is None:
         return "The test split was not used; the final phase has not been run."
-    scores = [
-        value
-        for trial in collected.trials
-        if (value := score(trial, "accuracy", measurement_pb2.SPLIT_TEST)) is not None
-    ]
     claim = (
-        f"**Test accuracy {test:.2%}**, scored once by the final evaluation; the search saw train and validation only."
+        f"**Test {metric} {format_metric(metric, test)}**, scored once by the final evaluation; the search saw train "
+        "and validation only."
     )
-    if len(scores) < 2:
+    trainings = sum(len(final.trials) for final in collected.finals)
+    if trainings < 2:
         return claim
-    mean, spread = statistics.fmean(scores), statistics.stdev(scores)
-    return (
-        f"{claim} {len(scores)} final trainings were scored once each: "
-        f"mean {mean:.2%}, standard deviation {spread:.2%}; "
-        "judge the method by the mean, as this network is the first of them."
+    rows = [f"* {final.source}: {final}" for final in collected.finals]
+    return "\n".join(
+        [
+            f"{claim} {trainings} final trainings were scored once each; judge the method by their mean, as this "
+            "network is the first of them.",
+            "",
+            *rows,
+        ]
     )
 
 
@@ -98,10 +97,10 @@ def _networks(collected: Collected) -> list[str]:
         "test",
         "device",
     )
-    return ["## Networks", "", *_table(headers, (_network_row(trial) for trial in collected.trials))]
+    return ["## Networks", "", *_table(headers, (_network_row(trial, collected.metric) for trial in collected.trials))]
 
 
-def _network_row(trial: Trial) -> tuple[str, ...]:
+def _network_row(trial: Trial, metric: str) -> tuple[str, ...]:
     sizes = " · ".join(f"{size.cells}, {size.branches}" for size in stages(trial.network))
     return (
         str(trial.number),
@@ -110,19 +109,24 @@ def _network_row(trial: Trial) -> tuple[str, ...]:
         sizes,
         format_count(trial.network.parameters),
         format_count(trial.network.macs),
-        format_metric("accuracy", score(trial, "accuracy", measurement_pb2.SPLIT_VALIDATION)),
-        format_metric("accuracy", score(trial, "accuracy", measurement_pb2.SPLIT_TEST)),
+        format_metric(metric, score(trial, metric, measurement_pb2.SPLIT_VALIDATION)),
+        format_metric(metric, score(trial, metric, measurement_pb2.SPLIT_TEST)),
         format_duration(trial.device_time_s),
     )
 
 
 def _lineage(collected: Collected) -> list[str]:
     steps = [
-        f"{index}. trial {trial.number}{' (final)' if trial.final else f', iteration {trial.iteration}'}"
+        f"{index}. {_step(trial, collected)}{' (final)' if trial.final else f', iteration {trial.iteration}'}"
         f"{': ' + trial.note if trial.note else ''}"
         for index, trial in enumerate(collected.lineage, start=1)
     ]
     return ["## Lineage of the best network", "", *steps]
+
+
+def _step(trial: Trial, collected: Collected) -> str:
+    ours = trial.name.startswith(f"{collected.search.name}/")
+    return f"trial {trial.number}" if ours else trial.name
 
 
 def _cost(collected: Collected) -> list[str]:

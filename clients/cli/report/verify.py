@@ -12,6 +12,7 @@ from nasmesh.v1.search_pb2 import Trial
 
 PREPROCESSING_KEY = "nasmesh.preprocessing"
 _BATCH = 2
+_AGREEMENT = 1e-4  # of the largest output
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,36 @@ def _check_with_runtime(content: bytes) -> tuple[ModelFacts, str]:
     shape = "x".join(str(size) for size in result.shape)
     sentence = f"onnxruntime {runtime.VERSION} loads it and ran a batch of {_BATCH} (output {shape}, all finite)"
     return _facts(session.get_modelmeta().custom_metadata_map, first.name, output.name, dims), sentence
+
+
+def check_runs(content: bytes, name: str) -> str:
+    """Return the sentence that onnxruntime ran a file; raises NasmeshError (MODEL_UNVERIFIED) where it does not."""
+    if not (_installed("onnxruntime") and _installed("numpy")):
+        return f"{name}: not run, onnxruntime is not installed"
+    return f"{name}: {_check_with_runtime(content)[1]}"
+
+
+def agree(one: bytes, other: bytes, name: str) -> str:
+    """Return the sentence that two forms of a network compute the same; raises NasmeshError (MODEL_UNVERIFIED)."""
+    if not (_installed("onnxruntime") and _installed("numpy")):
+        return f"{name}: not run, onnxruntime is not installed"
+    import numpy as np
+
+    from nasmesh.model import runtime
+
+    outputs = []
+    for content in (one, other):
+        try:
+            session = runtime.open_session(content)
+            first = session.get_inputs()[0]
+            x = np.random.default_rng(0).standard_normal((_BATCH, *map(int, first.shape[1:])), np.float32)
+            outputs.append(np.asarray(session.run(None, {first.name: x})[0]))
+        except Exception as error:
+            raise _unverified(f"{name}: onnxruntime refuses it ({str(error)[:160]})") from error
+    difference = float(np.abs(outputs[0] - outputs[1]).max())
+    if not difference <= _AGREEMENT * max(1.0, float(np.abs(outputs[0]).max())):
+        raise _unverified(f"{name}: its outputs differ by {difference:.3g}")
+    return f"{name}: onnxruntime computes the same (largest difference {difference:.2g})"
 
 
 def _facts(metadata: dict[str, str], first: str, output: str, dims: tuple[int, ...]) -> ModelFacts:

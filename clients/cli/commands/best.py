@@ -1,0 +1,45 @@
+"""`nasmesh search best`: the best network so far in every form, with its card and its report."""
+
+from typing import Annotated
+
+import typer
+
+from clients.cli.options import SCHEDULER, AsJson, Force, Insecure, Out, Scheduler, SearchName, connect
+from clients.cli.output import print_json, print_line
+from nasmesh.errors import Invalid
+
+
+def register(searches: typer.Typer) -> None:
+    """Add the command to `nasmesh search`."""
+    searches.command("best")(best)
+
+
+def best(  # noqa: PLR0913 - the flags of a command
+    search: SearchName,
+    out: Out = None,
+    opset: Annotated[
+        int, typer.Option(metavar="N", help="Version of ONNX's operator set of best.onnx, 16 to 23; 0: as trained.")
+    ] = 0,
+    int8: Annotated[bool, typer.Option("--int8", help="Fail where no 8-bit copy was made and scored.")] = False,
+    force: Force = False,
+    as_json: AsJson = False,
+    scheduler: Scheduler = SCHEDULER,
+    insecure: Insecure = False,
+) -> None:
+    """Write the best network so far, also while the search runs: ONNX, PyTorch, checkpoint, model card, report."""
+    if out is None:
+        raise Invalid("OUT_MISSING", "--out: say which folder gets best.onnx and the report", field="out")
+    from clients.cli.display.summary import summary_json, summary_lines
+    from clients.cli.display.view import view_of
+    from clients.cli.report.artefacts import Wanted
+    from clients.cli.report.folder import write_report
+
+    with connect(scheduler, insecure=insecure) as client:
+        written = write_report(client, search, out, force=force, wanted=Wanted(opset=opset, int8=int8))
+        found = client.get_search(search)
+        view = view_of(found, client.list_trials(search))
+    if as_json:
+        print_json(summary_json(found, view, written))
+        return
+    for line in summary_lines(found, view, written):
+        print_line(line)

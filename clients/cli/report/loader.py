@@ -1,0 +1,63 @@
+"""The text of predict.py: how anyone runs best.onnx with onnxruntime alone, fed as it was trained."""
+
+_PREDICT_PY = '''"""Runs best.onnx. Needs numpy and onnxruntime only.
+
+    python predict.py SAMPLES.npy    # as stored: pictures are bytes [N, channels, height, width] (or without channels)
+"""
+
+import json
+import pathlib
+import sys
+
+import numpy
+import onnxruntime
+
+
+def load(path=pathlib.Path(__file__).with_name("best.onnx")):
+    """Return an onnxruntime session for the model."""
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def prepare(session, samples):
+    """Return float32 network input for samples as they are stored, as the model's metadata says."""
+    rule = json.loads(session.get_modelmeta().custom_metadata_map.get("nasmesh.preprocessing", "{}"))
+    samples = numpy.asarray(samples)
+    x = samples.astype("float32") / (255 if samples.dtype == numpy.uint8 else 1)
+    if rule.get("per_image"):
+        floor = 1 / numpy.sqrt(numpy.prod(x.shape[1:]))
+        axes = tuple(range(1, x.ndim))
+        x = (x - x.mean(axes, keepdims=True)) / numpy.maximum(x.std(axes, keepdims=True), floor)
+    for key, apply in (("mean", numpy.subtract), ("std", numpy.divide)):
+        if rule.get(key):
+            x = apply(x, numpy.float32(rule[key]).reshape((1, -1) + (1,) * (x.ndim - 2)))
+    return x.astype("float32")
+
+
+def run(samples, session=None):
+    """Return the network's numbers for samples: logits, or targets in units of their deviation around their mean."""
+    session = session or load()
+    samples = numpy.asarray(samples)
+    if samples.ndim == len(session.get_inputs()[0].shape) - 1:
+        samples = samples[:, None]
+    return session.run(None, {session.get_inputs()[0].name: prepare(session, samples)})[0]
+
+
+def classify(samples, session=None):
+    """Return (class, probability of each class) for samples."""
+    logits = run(samples, session)
+    odds = numpy.exp(logits - logits.max(axis=1, keepdims=True))
+    return logits.argmax(axis=1), odds / odds.sum(axis=1, keepdims=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    classes, odds = classify(numpy.load(sys.argv[1], allow_pickle=False))
+    for index, (label, row) in enumerate(zip(classes, odds)):
+        print(f"sample {index}: class {label} ({row[label]:.1%})")
+'''
+
+
+def predict_py() -> str:
+    """Return the loader; it reads the preprocessing from the model it loads."""
+    return _PREDICT_PY
