@@ -15,6 +15,7 @@ MEDIAN_RUNGS = 8
 MEDIAN_FIRST = 0.1
 MEDIAN_TRIALS = 5
 _RUNGS = 100
+_HALVINGS = 20
 _REDUCTION = 100
 _TRIALS = 100_000
 _BATCH = 64
@@ -107,7 +108,7 @@ def stopping_faults(full: pb.SearchSpec, samples: int) -> Iterator[tuple[str, st
     if full.evaluate.table:
         yield field, "trials that are looked up in a table are not trained, so none ends early; leave it out"
     _fill(rule, samples)
-    faults = [*_share_faults(rule), *_count_faults(rule)]
+    faults = [*_count_faults(rule)] or [*_share_faults(rule)]
     yield from faults
     if not faults and samples:
         yield from _length_faults(rule, full.train)
@@ -129,6 +130,10 @@ def _fill(rule: pb.EarlyStopping, samples: int) -> None:
 def _share_faults(rule: pb.EarlyStopping) -> Iterator[tuple[str, str]]:
     if not 0 < rule.first_rung < 1:
         yield "early_stopping.first_rung", f"must be above 0 and below 1, not {rule.first_rung:g}"
+    elif not rule.HasField("median") and len(_halving_shares(rule.first_rung, _reduction(rule))) > _HALVINGS:
+        yield "early_stopping.first_rung", f"{rule.first_rung:g} makes more than {_HALVINGS} rungs; raise it"
+    elif rule.HasField("hyperband") and plan_of(rule).rounds[0].trials > _TRIALS:
+        yield "early_stopping.first_rung", f"its first round would have more than {_TRIALS} trials; raise it"
 
 
 def _count_faults(rule: pb.EarlyStopping) -> Iterator[tuple[str, str]]:
@@ -146,8 +151,6 @@ def _count_faults(rule: pb.EarlyStopping) -> Iterator[tuple[str, str]]:
     if rule.HasField("successive_halving") and not reduction <= trials <= _TRIALS:
         most = f"must be {reduction} (the reduction) to {_TRIALS}, not {trials}"
         yield "early_stopping.successive_halving.trials", most
-    if rule.HasField("hyperband") and 0 < rule.first_rung < 1 and plan_of(rule).rounds[0].trials > _TRIALS:
-        yield "early_stopping.first_rung", f"its first round would have more than {_TRIALS} trials; raise it"
 
 
 def _length_faults(rule: pb.EarlyStopping, train: training_pb2.TrainConfig) -> Iterator[tuple[str, str]]:

@@ -35,7 +35,7 @@ class Rungs(Play):
             result.trials.add(network=make.make_network(f"{call} {index}"), train=self.run.spec.train)
         return self.do(f"s-g{call}", generate=result)
 
-    def part(self, number: int, value: float | None = None) -> None:
+    def part(self, number: int, value: float | None = None, **more: float) -> None:
         trial = self.run.trials[number - 1]
         rung = len(trial.rungs)
         suffix = f"-r{rung}" if rung else ""
@@ -47,7 +47,10 @@ class Rungs(Play):
         self.do(f"s-t{number}-train{suffix}", train=result)
         lease.evaluate.config.CopyFrom(trial.evaluate)
         accuracy = number / 100 if value is None else value
-        self.do(f"s-t{number}-evaluate{suffix}", evaluate=make.evaluate_result(lease, accuracy))
+        scores = make.evaluate_result(lease, accuracy)
+        for metric, found in more.items():
+            scores.measurements.append(make.make_measurement(metric, found, 0))
+        self.do(f"s-t{number}-evaluate{suffix}", evaluate=scores)
 
     def held(self) -> list[int]:
         return sorted(self.run.ladder.held)
