@@ -5,19 +5,19 @@ are not. Agrees with the published figures of NAS-Bench-201.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import onnx
 from onnx import helper
 
 from nasmesh.model.auxiliary import without_auxiliary
+from nasmesh.model.backward import kept
 from nasmesh.model.geometry import Dims
 from nasmesh.model.inference import infer_dims
 from nasmesh.model.initializers import Interface, statistic_names
 from nasmesh.model.weights import weighted_bytes
 
 _FLOAT_BYTES = 4
-_VIEWS = frozenset({"Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,15 @@ class Counts:
     """Static figures of a network.
 
     parameters: trainable numbers, without batch norm's running statistics. macs: multiply-accumulates of one forward
-    pass at batch 1. activations: float32 numbers that all nodes put out at batch 1; times 4 bytes and the batch, an
-    upper estimate of training memory. size_bytes: size of the object with weights, without training state.
+    pass at batch 1. activations: float32 numbers that one sample leaves behind for the backward pass. training_peak:
+    the most that one sample has alive at once in either pass, gradients included. size_bytes: size of the object with
+    weights, without training state.
     """
 
     parameters: int
     macs: int
     activations: int
+    training_peak: int
     size_bytes: int
 
 
@@ -43,18 +45,19 @@ def count(model: onnx.ModelProto) -> Counts:
 def count_with(model: onnx.ModelProto, dims: dict[str, Dims], interface: Interface) -> Counts:
     """Return the counts, given the dims of every value at batch 1 and what the model takes from outside.
 
-    Auxiliary classifiers count as activations only: they train, but nobody is served with them.
+    Auxiliary classifiers count in activations and training_peak only: they train, but nobody is served with them.
     """
-    nodes = [node for node in model.graph.node if node.op_type != "Constant"]
-    activations = sum(math.prod(dims[name]) for node in nodes if node.op_type not in _VIEWS for name in node.output)
+    trained = kept(model, dims, interface)
     served = without_auxiliary(model)
     if served is not model:
-        return replace(count_with(served, dims, Interface.of(served)), activations=activations)
+        model, interface = served, Interface.of(served)
+    nodes = [node for node in model.graph.node if node.op_type != "Constant"]
     sizes, statistics = interface.dims, statistic_names(model)
     return Counts(
         parameters=sum(math.prod(sizes[name]) for name in sizes if name not in statistics),
         macs=sum(node_macs(node, dims) for node in nodes),
-        activations=activations,
+        activations=trained.numbers,
+        training_peak=trained.peak,
         size_bytes=weighted_bytes(model, interface),
     )
 

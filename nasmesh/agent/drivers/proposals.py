@@ -89,6 +89,7 @@ class Workbench:
             object=self._store.put(ObjectKind.NETWORK, admitted.content),
             parameters=admitted.counts.parameters,
             macs=admitted.counts.macs,
+            activations=admitted.counts.activations,
             summary=spaces.summary(architecture) if architecture is not None else {},
         )
         return Judged(network, admitted.counts)
