@@ -47,6 +47,7 @@ def complete_spec(
         *_checked("data", lambda: full.data.CopyFrom(_data(spec, added))),
         *_generator_faults(full, generator),
         *space_faults(spec.space, generator),
+        *_sample_faults(spec, added.get(_dataset_name(spec.data))),
         *objective_faults(spec, classes),
         *constraint_faults(spec, classes),
         *_budget_faults(spec.budget),
@@ -146,6 +147,14 @@ def _train_samples(data: dataset_pb2.DatasetSpec, added: Mapping[str, dataset_pb
         return catalog.split_sizes(data, info)[0]
     except NasmeshError:
         return 0
+
+
+def _sample_faults(spec: pb.SearchSpec, data: dataset_pb2.Dataset | None) -> Iterator[Fault]:
+    """Yield why networks of the space cannot take the data's samples: all spaces but the fixed one are of images."""
+    kind = spec.space.WhichOneof("kind")
+    if kind not in (None, "fixed") and data is not None and len(data.sample_dims) != 3:
+        what = "series" if data.kind == dataset_pb2.SAMPLE_KIND_SERIES else "rows of a table"
+        yield "space", f"{kind} is for images, and {data.name} has {what}; give a network of your own in space.fixed"
 
 
 def _generator_faults(full: pb.SearchSpec, generator: generate_service_pb2.Generator | None) -> Iterator[Fault]:
