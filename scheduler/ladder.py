@@ -152,6 +152,11 @@ class Ladder:
                 return Verdict(found, True, f"{self._told(found, place, most)}; nobody else can come before it goes on")
         return None
 
+    def told(self, number: int) -> str:
+        """Return how one that is held stands."""
+        place = self.held[number]
+        return f"{ordinal(self.rank(number, place))} of {len(self.standings[place].ranked)} so far"
+
     def left_behind(self, number: int) -> Verdict:
         """Return why one that is held is stopped where nobody goes on."""
         place = self.held[number]

@@ -71,7 +71,7 @@ def _stop(work: Work, run: SearchRun, verdict: Verdict) -> None:
     trial = run.trials[verdict.number - 1]
     _decide(trial, verdict)
     rung = trial.rungs[len(trial.rungs) - 1]
-    message = f"stopped at rung {rung.index} after {rung.step} updates: {verdict.reason}"
+    message = f"at rung {rung.index}, after {rung.step} updates: {verdict.reason}"
     trial.failure.CopyFrom(pb.Failure(reason=STOPPED, message=message))
     trials.end(work, run, trial, pb.TRIAL_OUTCOME_STOPPED)
 

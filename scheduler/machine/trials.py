@@ -173,7 +173,7 @@ def _reach_rung(work: Work, run: SearchRun, ladder: Ladder, trial: pb.Trial) -> 
         trial.violation.CopyFrom(violation)
         end(work, run, trial, pb.TRIAL_OUTCOME_INFEASIBLE)
         return
-    rung = pb.Rung(index=len(trial.rungs), step=trial.steps or ladder.until_step(trial), reason="waits for others")
+    rung = pb.Rung(index=len(trial.rungs), step=trial.steps or ladder.until_step(trial))
     rung.bracket = ladder.plan.round_of(trial.number)
     for objective in run.spec.objectives:
         value = reuse.measured(trial, objective.metric)
@@ -183,6 +183,7 @@ def _reach_rung(work: Work, run: SearchRun, ladder: Ladder, trial: pb.Trial) -> 
     trial.rungs.append(rung)
     trial.phase = pb.TRIAL_PHASE_HELD
     ladder.arrive(trial)
+    trial.rungs[len(trial.rungs) - 1].reason = ladder.told(trial.number)
     mark(work, run, trial.number)
     mark(work, run)
 

@@ -122,6 +122,34 @@ def test_plain_lines_say_why_a_trial_did_not_succeed() -> None:
     assert any("failed: the loss is not finite; lower" in line for line in lines)
 
 
+def test_rungs_when_a_trial_is_held_then_goes_on_and_another_is_stopped_then_each_is_said_once() -> None:
+    clock = ManualClock()
+    held = make_trial("searches/one", 1)
+    held.outcome = search_pb2.TRIAL_OUTCOME_UNSPECIFIED
+    held.phase = search_pb2.TRIAL_PHASE_HELD
+    held.rungs.add(step=10, values=[0.71], reason="2nd of 2 so far")
+    search = search_pb2.Search(spec=read_spec(EXAMPLES / "digits.yaml"))
+    view = view_of(search, [])
+    lines = describe(view, pb.WatchSearchResponse(trial=held), clock)
+    assert lines[-1].endswith("trial 1 is held after 10 updates, 0.71: 2nd of 2 so far")
+    view.apply(pb.WatchSearchResponse(trial=held))
+    assert view.leaderboard(3) == []
+    assert describe(view, pb.WatchSearchResponse(trial=held), clock) == []
+    gone = search_pb2.Trial()
+    gone.CopyFrom(held)
+    gone.phase = search_pb2.TRIAL_PHASE_TRAIN_QUEUED
+    gone.rungs[0].decision = search_pb2.RUNG_DECISION_PROMOTED
+    gone.rungs[0].reason = "1st of 3, the best one goes on"
+    (line,) = describe(view, pb.WatchSearchResponse(trial=gone), clock)
+    assert line.endswith("trial 1 goes on after 10 updates: 1st of 3, the best one goes on")
+    stopped = search_pb2.Trial()
+    stopped.CopyFrom(held)
+    stopped.outcome = search_pb2.TRIAL_OUTCOME_STOPPED
+    stopped.failure.message = "at rung 0, after 10 updates: 3rd of 3, the best one goes on"
+    (line,) = describe(view, pb.WatchSearchResponse(trial=stopped), clock)
+    assert line.endswith("trial 1 stopped: at rung 0, after 10 updates: 3rd of 3, the best one goes on")
+
+
 def test_plain_lines_of_a_long_training_say_how_far_it_is_now_and_then() -> None:
     mark = pb.WatchSearchResponse()
     mark.progress.trial = "searches/one/trials/5"

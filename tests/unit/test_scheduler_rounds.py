@@ -24,7 +24,7 @@ def test_round_when_its_rung_is_full_then_the_best_share_goes_on_and_the_others_
     assert outcomes(play)[:6] == [STOPPED] * 4 + [0, 0]
     assert [task for task in play.open() if task.endswith("-r1")] == ["s-t5-train-r1", "s-t6-train-r1"]
     assert play.run.trials[0].rungs[0].reason == "6th of 6, the best 2 go on"
-    assert play.run.trials[0].failure.message == "stopped at rung 0 after 10 updates: 6th of 6, the best 2 go on"
+    assert play.run.trials[0].failure.message == "at rung 0, after 10 updates: 6th of 6, the best 2 go on"
 
 
 def test_round_when_the_budget_ends_before_it_is_full_then_the_search_ends_all_the_same() -> None:

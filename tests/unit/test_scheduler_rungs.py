@@ -68,6 +68,7 @@ def test_asha_when_a_third_is_better_then_it_goes_on_from_its_checkpoint_and_the
     play.part(1)
     play.part(2)
     assert play.held() == [1, 2]
+    assert [trial.rungs[0].reason for trial in list(play.run.trials)[:2]] == ["1st of 1 so far", "1st of 2 so far"]
     assert play.run.in_work == 1
     play.part(3)
     assert play.held() == [1, 2]
@@ -98,9 +99,7 @@ def test_asha_when_no_more_trials_come_then_the_best_goes_to_its_end_and_the_res
     assert play.steps(3) == [10, 30]
     assert play.steps(1) == [10]
     assert run.trials[0].failure.reason == "EARLY_STOPPED"
-    assert run.trials[0].failure.message.startswith(
-        "stopped at rung 0 after 10 updates: 3rd of 3, the best one goes on"
-    )
+    assert run.trials[0].failure.message.startswith("at rung 0, after 10 updates: 3rd of 3, the best one goes on")
     assert run.results == [3, 1, 2]
     assert run.trials[2].device_time_s == pytest.approx(3 * 1.75)
 

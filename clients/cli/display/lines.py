@@ -92,17 +92,30 @@ def _trial_lines(before: Trial | None, now: Trial) -> list[str]:
             f"{title}{origin}: {format_count(now.network.parameters)} parameters, "
             f"{format_count(now.network.macs)} MACs{'; ' + sizes if sizes else ''}"
         )
+    lines.extend(f"{title} {line}" for line in _rung_lines(before, now))
     if now.outcome == (before.outcome if before else search_pb2.TRIAL_OUTCOME_UNSPECIFIED):
         return lines
     split = measurement_pb2.SPLIT_TEST if now.final else measurement_pb2.SPLIT_VALIDATION
     word = "test" if now.final else "validation"
     accuracy = score(now, "accuracy", split)
-    if accuracy is not None:
+    if accuracy is not None and now.outcome != search_pb2.TRIAL_OUTCOME_STOPPED:
         text = f"{title} {outcome_word(now)}: {word} accuracy {format_metric('accuracy', accuracy)}"
         lines.append(f"{text}, {format_duration(now.device_time_s)} of device time")
     else:
         lines.append(f"{title} {outcome_word(now)}{_why(now)}")
     return lines
+
+
+def _rung_lines(before: Trial | None, now: Trial) -> list[str]:
+    """Return what became of a trial at its last rung, where that is news; its end is told by itself."""
+    if not now.rungs or now.outcome == search_pb2.TRIAL_OUTCOME_STOPPED:
+        return []
+    rung = now.rungs[-1]
+    if before is not None and len(before.rungs) == len(now.rungs) and before.rungs[-1].decision == rung.decision:
+        return []
+    if rung.decision == search_pb2.RUNG_DECISION_PROMOTED:
+        return [f"goes on after {rung.step} updates: {rung.reason}"]
+    return [f"is held after {rung.step} updates, {rung.values[0]:.6g}: {rung.reason}"]
 
 
 def _why(trial: Trial) -> str:

@@ -57,6 +57,8 @@ def header(view: SearchView, *, clock: Clock) -> Text:
     for count, word in (
         (search.trials.infeasible, "infeasible"),
         (search.trials.failed, "failed"),
+        (search.trials.stopped, "stopped"),
+        (search.trials.held, "held at rungs"),
         (search.trials.lost, "lost"),
     ):
         if count:

@@ -23,8 +23,23 @@ def print_search(search: Search, trials: Sequence[Trial]) -> None:
         print_line(f"{saved} of device time saved: {plural(reused, 'trial')} measured before, and not trained again")
     print_line("")
     metric = headline(search)
-    headers = ("trial", "iteration", "outcome", ">parameters", ">MACs", ">validation", ">test", ">device time", "note")
-    print_table(headers, [_row(trial, metric) for trial in trials], empty="no trial has been recorded yet")
+    headers: tuple[str, ...] = (
+        "trial",
+        "iteration",
+        "outcome",
+        ">parameters",
+        ">MACs",
+        ">validation",
+        ">test",
+        ">device time",
+        "note",
+    )
+    rows = [_row(trial, metric) for trial in trials]
+    if search.spec.HasField("early_stopping"):
+        compared = search.spec.objectives[0].metric
+        headers = (*headers[:-1], "rungs", headers[-1])
+        rows = [(*row[:-1], _rungs(trial, compared), row[-1]) for row, trial in zip(rows, trials, strict=True)]
+    print_table(headers, rows, empty="no trial has been recorded yet")
     if found := finals(trials, metric):
         print_line("")
         for final in found:
@@ -41,7 +56,7 @@ def _row(trial: Trial, metric: str) -> tuple[str, ...]:
         format_metric(metric, score(trial, metric, measurement_pb2.SPLIT_VALIDATION)),
         format_metric(metric, score(trial, metric, measurement_pb2.SPLIT_TEST)),
         format_duration(trial.device_time_s),
-        trial.failure.message or _violated(trial) or _reused(trial) or trial.note,
+        trial.failure.message or _violated(trial) or _reused(trial) or _at_rung(trial) or trial.note,
     )
 
 
@@ -52,6 +67,20 @@ def _violated(trial: Trial) -> str:
     limits = [f"at least {bound.min:g}"] if bound.HasField("min") else []
     limits += [f"at most {bound.max:g}"] if bound.HasField("max") else []
     return f"{bound.metric} is {trial.violation.value:g}, allowed {' and '.join(limits)}"
+
+
+def _at_rung(trial: Trial) -> str:
+    """Return what a trial that has not ended waits for at a rung, or from which it went on."""
+    if trial.outcome or not trial.rungs:
+        return ""
+    rung = trial.rungs[-1]
+    word = "held" if trial.phase == search_pb2.TRIAL_PHASE_HELD else "went on"
+    return f"{word} at rung {rung.index}, after {rung.step} updates: {rung.reason}"
+
+
+def _rungs(trial: Trial, metric: str) -> str:
+    """Return the updates at which a trial was compared, with its value of the first objective there."""
+    return ", ".join(f"{rung.step}: {format_metric(metric, rung.values[0])}" for rung in trial.rungs)
 
 
 def _reused(trial: Trial) -> str:

@@ -70,18 +70,19 @@ class SearchView:
             search_pb2.TRIAL_PHASE_EVALUATE_QUEUED,
             search_pb2.TRIAL_PHASE_ADMIT_QUEUED,
             search_pb2.TRIAL_PHASE_AWAITS_EQUAL,
+            search_pb2.TRIAL_PHASE_HELD,
         )
         return sorted(
             (trial for trial in self.trials.values() if trial.outcome == search_pb2.TRIAL_OUTCOME_UNSPECIFIED),
-            key=lambda trial: (trial.phase in waiting, trial.number),
+            key=lambda trial: (trial.phase == search_pb2.TRIAL_PHASE_HELD, trial.phase in waiting, trial.number),
         )
 
     def leaderboard(self, size: int) -> list[Trial]:
-        """Return the best search-phase trials by the first objective, best first."""
+        """Return the best search-phase trials by the first objective, best first; none that is not trained whole."""
         scored = [
             trial
             for trial in self.trials.values()
-            if not trial.final and score(trial, self.objective.metric) is not None
+            if not (trial.final or is_partly_trained(trial)) and score(trial, self.objective.metric) is not None
         ]
         sign = -1.0 if self.objective.goal == search_pb2.GOAL_MINIMIZE else 1.0
         return sorted(scored, key=lambda trial: -sign * (score(trial, self.objective.metric) or 0.0))[:size]
@@ -117,7 +118,8 @@ class SearchView:
     def _share_of_search(self) -> float:
         """Return the part of the search phase that is done, by the tightest bound of the budget."""
         budget = self.search.spec.budget
-        done = self.search.trials.succeeded + self.search.trials.infeasible + self.search.trials.failed
+        counts = self.search.trials
+        done = counts.succeeded + counts.infeasible + counts.failed + counts.stopped
         work = sum(
             mark.train.step / mark.train.total_steps for mark in self.progress.values() if mark.train.total_steps > 0
         )
@@ -130,6 +132,11 @@ class SearchView:
         if budget.max_device_time_s:
             shares.append(self.search.device_time_s / budget.max_device_time_s)
         return min(1.0, max(shares))
+
+
+def is_partly_trained(trial: Trial) -> bool:
+    """Say whether what was measured of a trial is of a rung, and not of its whole training."""
+    return bool(trial.rungs) and trial.outcome != search_pb2.TRIAL_OUTCOME_SUCCEEDED
 
 
 def score(trial: Trial, metric: str, split: measurement_pb2.Split.ValueType | None = None) -> float | None:
