@@ -9,7 +9,7 @@ from nasmesh import evaluate_config, ids, training_config
 from nasmesh.data import catalog
 from nasmesh.data.manifest import info_of_dataset
 from nasmesh.errors import FieldViolation, Invalid, NasmeshError, Unavailable
-from nasmesh.v1 import dataset_pb2, generate_service_pb2, measurement_pb2
+from nasmesh.v1 import dataset_pb2, generate_service_pb2, measurement_pb2, training_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.early_stopping import stopping_faults
 from scheduler.generator_settings import complete_settings
@@ -227,6 +227,7 @@ def _final_faults(full: pb.SearchSpec) -> Iterator[Fault]:
     train = training_config.merge(full.train, final.train)
     if not full.evaluate.table:
         yield from _checked("final.train", lambda: training_config.check(train, "final.train"))
+    yield from _final_time_faults(full, train)
     if final.evaluate.split not in (measurement_pb2.SPLIT_UNSPECIFIED, measurement_pb2.SPLIT_TEST):
         yield "final.evaluate.split", "the final phase is scored on SPLIT_TEST; leave it unset"
     evaluate = evaluate_config.merge(full.evaluate, final.evaluate)
@@ -239,6 +240,16 @@ def _final_faults(full: pb.SearchSpec) -> Iterator[Fault]:
     final.evaluate.CopyFrom(evaluate_config.complete(evaluate))
     final.top_k, final.repeats = final.top_k or 1, final.repeats or 1
     final.pick = final.pick or pb.FINAL_PICK_BEST
+
+
+def _final_time_faults(full: pb.SearchSpec, train: training_pb2.TrainConfig) -> Iterator[Fault]:
+    limit = full.final.max_train_time_s
+    if not math.isfinite(limit) or limit < 0:
+        yield "final.max_train_time_s", f"must be a positive number of seconds, or 0 for none, not {limit:g}"
+    elif limit and full.evaluate.table:
+        yield "final.max_train_time_s", "nothing is trained over a table; leave it unset"
+    elif limit and train.WhichOneof("budget") != full.train.WhichOneof("budget"):
+        yield "final.max_train_time_s", "set train and final.train both in epochs or both in steps"
 
 
 def _scale_faults(full: pb.SearchSpec) -> Iterator[Fault]:

@@ -816,12 +816,18 @@ class FinalPhase(_message.Message):
     REPEATS_FIELD_NUMBER: _builtins.int
     SCALE_UP_FIELD_NUMBER: _builtins.int
     PICK_FIELD_NUMBER: _builtins.int
+    MAX_TRAIN_TIME_S_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
     """How many of the best networks are trained [1]."""
     repeats: _builtins.int
     """How many seeds each is trained with [1]."""
     pick: Global___FinalPick.ValueType
     """Which networks are taken [BEST]."""
+    max_train_time_s: _builtins.float
+    """Device seconds that one final training may take, about: its budget is cut to what fits by the time that the training of
+    its source took a sample and a multiply-accumulate, but not below one epoch (one step). Both budgets must then be of the
+    same kind. 0: the budget is as given.
+    """
     @_builtins.property
     def train(self) -> _training_pb2.TrainConfig:
         """How it is trained. Fields left out are taken from the search's train configuration."""
@@ -843,10 +849,11 @@ class FinalPhase(_message.Message):
         repeats: _builtins.int = ...,
         scale_up: Global___ScaleUp | None = ...,
         pick: Global___FinalPick.ValueType = ...,
+        max_train_time_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "scale_up", b"scale_up", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "pick", b"pick", "repeats", b"repeats", "scale_up", b"scale_up", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "max_train_time_s", b"max_train_time_s", "pick", b"pick", "repeats", b"repeats", "scale_up", b"scale_up", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

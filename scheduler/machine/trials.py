@@ -14,7 +14,7 @@ from nasmesh.v1 import training_pb2
 from scheduler.domain import RESULTS_CHUNK, SearchRun, State, TaskKind
 from scheduler.effects import IllegalTransitionError, Work
 from scheduler.ladder import Ladder
-from scheduler.machine import reuse, tasks
+from scheduler.machine import fitting, reuse, tasks
 
 
 def propose(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTrial) -> None:
@@ -111,6 +111,7 @@ def propose_final(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTria
     _seed(trial, train, derive_seed(run.spec.seed, "final", source, repeat))
     if repeat and train.HasField("seed"):
         trial.train.seed = derive_seed(train.seed, "repeat", repeat)
+    fitting.fit(trial.train, trial, run.trials[source - 1], run.spec)
     _carry_over(run, trial)
     run.final_trials.append(trial.number)
     if proposed.HasField("refusal"):

@@ -63,7 +63,7 @@ def summary_lines(search: Search, view: SearchView, written: Written | None) -> 
         return lines
     checked = (
         "run by onnxruntime"
-        if "onnxruntime" in written.checks[-1] and "not run" not in written.checks[-1]
+        if any(check.startswith("onnxruntime") and " ran a batch" in check for check in written.checks)
         else "digest"
     )
     lines.append(f"  network        {written.path(MODEL)}  (checked: {checked})")
