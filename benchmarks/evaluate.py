@@ -2,9 +2,9 @@
 
 Same networks, same images, one thread, taking turns in one process. Ours is what a job does: rows from the data set,
 preprocessing, onnxruntime on the stored bytes, and every score of the report. PyTorch's is what one writes by hand and
-tunes: the module in eval mode under inference_mode, channels-last, batches of 64 (256 is slower in PyTorch), images that
-are floats already, the argmax compared and nothing else. The target is at most 1.0. The same through our PyTorch engine,
-and processor times, are printed too.
+tunes: the module in eval mode under inference_mode, channels-last, batches of 64 (256 is slower in PyTorch), images
+that are floats already, the argmax compared, nothing else. The target is at most 1.0. The same through our PyTorch
+engine, and processor times, are printed too.
 """
 
 import argparse

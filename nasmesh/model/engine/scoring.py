@@ -11,6 +11,7 @@ from torch import fx
 from nasmesh.model.engine.convert import to_module
 
 VERSION: str = torch.__version__
+_PIECE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,12 @@ class Scorer:
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the network's first output [B, K] for input [B, ...]."""
+        # On the processor small pieces stay in its caches: 256 samples at once take up to twice as long as 4 times 64.
+        size = len(batch) if self.device.type == "cuda" else _PIECE
+        pieces = [self._forward(batch[first : first + size]) for first in range(0, len(batch), size)]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _forward(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         x = torch.from_numpy(batch).to(self.device)
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
