@@ -29,6 +29,8 @@ with quiet_interrupts():
         table,
         things,
         top,
+        transform,
+        transfer,
         trial,
     )
     from nasmesh import exits
@@ -61,9 +63,11 @@ mesh.register(app)
 serve.register(app)
 lifecycle.register(app)
 best.register(search.app)
+transfer.register(search.app)
 top.register(app)
 app.add_typer(search.app, name="search")
 app.add_typer(trial.app, name="trial")
+transform.register(network.app)
 app.add_typer(network.app, name="network")
 app.add_typer(admin.app, name="admin")
 app.add_typer(table.app, name="table")

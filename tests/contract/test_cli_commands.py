@@ -293,7 +293,7 @@ def test_every_command_is_in_the_document(run: Run) -> None:
         assert f"`nasmesh {command}" in document
     for noun, verbs in {
         "search": ("create", "list", "show", "watch", "cancel", "best"),
-        "network": ("list", "show", "export", "import"),
+        "network": ("list", "show", "export", "import", "transform"),
         "dataset": ("list",),
         "generator": ("list", "show"),
     }.items():
