@@ -23,6 +23,7 @@ def train(request: bytes, context: JobContext) -> bytes:
     order = train_service_pb2.StartTrainingRequest.FromString(request)
     lease = lease_of(order.training_id)
     lease.train.config.CopyFrom(order.config)
+    lease.train.until_step = order.until_step
     for step in (1, 2):
         threading.Event().wait(WORK_S)
         half = make.make_ref(f"{lease.trial} at {step}", "checkpoints")

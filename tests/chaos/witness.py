@@ -191,9 +191,12 @@ def check_results(trials: list[search_pb2.Trial]) -> None:
     """Check that trials came out as they always do, whoever was killed meanwhile; one that was reused as its source."""
     assert [trial.number for trial in trials] == list(range(1, len(trials) + 1))
     for trial in trials:
-        assert trial.outcome == search_pb2.TRIAL_OUTCOME_SUCCEEDED, trial
+        scored = search_pb2.TRIAL_OUTCOME_STOPPED if trial.rungs else search_pb2.TRIAL_OUTCOME_SUCCEEDED
+        assert trial.outcome in (scored, search_pb2.TRIAL_OUTCOME_SUCCEEDED), trial
         name = trial.reused_from or trial.name
         text = f"{name} {trial.train.seed}"
+        if trial.outcome == search_pb2.TRIAL_OUTCOME_STOPPED:
+            text += f" until {trial.rungs[-1].step}"
         assert trial.checkpoint == make.make_ref(text, "checkpoints")
         assert trial.model == make.make_ref(f"{text} model", "checkpoints")
         (score,) = (found.value for found in trial.measurements if found.metric == "accuracy")

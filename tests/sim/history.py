@@ -229,6 +229,13 @@ def _kept(seen: Watched, trials: dict[tuple[str, int], Listed], searches: dict[s
         yield f"I4: {seen} is now {searches[seen.search]}"
 
 
+def _shows(found: Listed, kind: str, part: int) -> bool:
+    """Say whether a trial that has passed rungs must show this part of its training, or its score, and no later one."""
+    if kind == "train" or found.outcome == pb.TRIAL_OUTCOME_INFEASIBLE:
+        return part == found.rungs
+    return part == (found.rungs if found.outcome == pb.TRIAL_OUTCOME_SUCCEEDED else found.rungs - 1)
+
+
 def _recorded(seen: Acknowledged, trials: dict[tuple[str, int], Listed]) -> Iterator[str]:
     """Check that an acknowledged training or score is the one that its trial shows."""
     part = _PART.fullmatch(seen.task)
@@ -236,8 +243,8 @@ def _recorded(seen: Acknowledged, trials: dict[tuple[str, int], Listed]) -> Iter
         return
     search, number, kind, rung = part.groups()
     found = trials.get((f"searches/{search}", int(number)))
-    if found is not None and int(rung or 0) < found.rungs:
-        return  # its trial shows a later part of the training, or has ended on the way to it
+    if found is not None and found.rungs and not _shows(found, kind, int(rung or 0)):
+        return
     by = found and (found.trained_by if kind == "train" else found.scored_by)
     if by != str(seen.attempt):
         yield f"I1: {seen} is not what its trial shows: {found}"
