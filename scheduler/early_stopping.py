@@ -105,8 +105,6 @@ def stopping_faults(full: pb.SearchSpec, samples: int) -> Iterator[tuple[str, st
     if rule.WhichOneof("rule") is None:
         yield field, "set median, successive_halving, asynchronous_halving or hyperband, or leave it out"
         return
-    if full.evaluate.table:
-        yield field, "trials that are looked up in a table are not trained, so none ends early; leave it out"
     _fill(rule, samples)
     faults = [*_count_faults(rule)] or [*_share_faults(rule)]
     yield from faults
