@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_PIECE_VALUES = 1 << 18
+
 
 class Moments:
     """Running moments per channel (axis 1), merged batch by batch (Chan, Golub and LeVeque 1979)."""
@@ -18,13 +20,18 @@ class Moments:
 
     def add(self, values: NDArray[Any]) -> None:
         """Add values [n, channels, ...]."""
-        if not len(values):
-            return
+        # In small pieces: sums are made in numbers eight times as wide as bytes.
+        rows = max(1, _PIECE_VALUES * len(values) // max(1, values.size))
+        for first in range(0, len(values), rows):
+            self._add(values[first : first + rows])
+
+    def _add(self, values: NDArray[Any]) -> None:
         axes = (0, *range(2, values.ndim))
         exact = values.astype(np.float64) / self._scale
         count = exact.size // exact.shape[1]
         mean = exact.mean(axis=axes)
-        squares = ((exact - mean.reshape((1, -1) + (1,) * (values.ndim - 2))) ** 2).sum(axis=axes)
+        exact -= mean.reshape((1, -1) + (1,) * (values.ndim - 2))
+        squares = np.square(exact, out=exact).sum(axis=axes)
         total = self._count + count
         difference = mean - self._mean
         self._mean = self._mean + difference * (count / total)
