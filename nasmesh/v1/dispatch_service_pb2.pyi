@@ -976,6 +976,9 @@ class EvaluateWork(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
+    UNTRAINED_FIELD_NUMBER: _builtins.int
+    untrained: _builtins.bool
+    """Measure only what training does not change; the network has no weights yet."""
     @_builtins.property
     def model(self) -> _object_pb2.ObjectRef:
         """The trained network; where a table is asked, the network without weights."""
@@ -999,10 +1002,11 @@ class EvaluateWork(_message.Message):
         config: _evaluation_pb2.EvaluateConfig | None = ...,
         data: _dataset_pb2.DatasetSpec | None = ...,
         choices: _space_pb2.ChoiceValues | None = ...,
+        untrained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "config", b"config", "data", b"data", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "config", b"config", "data", b"data", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "config", b"config", "data", b"data", "model", b"model", "untrained", b"untrained"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,8 +36,13 @@ class StartEvaluationRequest(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
+    UNTRAINED_FIELD_NUMBER: _builtins.int
     evaluation_id: _builtins.str
     """Id chosen by the caller: [a-z0-9][a-z0-9-]{0,127}."""
+    untrained: _builtins.bool
+    """Measure only what training does not change (times, memory, sizes): the network may have no weights, made-up ones are used;
+    no data are read, nothing is scored, no report or copy is stored.
+    """
     @_builtins.property
     def model(self) -> _object_pb2.ObjectRef:
         """The trained network; with config.table, the network without weights."""
@@ -62,10 +67,11 @@ class StartEvaluationRequest(_message.Message):
         config: _evaluation_pb2.EvaluateConfig | None = ...,
         data: _dataset_pb2.DatasetSpec | None = ...,
         choices: _space_pb2.ChoiceValues | None = ...,
+        untrained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "config", b"config", "data", b"data", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "config", b"config", "data", b"data", "evaluation_id", b"evaluation_id", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "config", b"config", "data", b"data", "evaluation_id", b"evaluation_id", "model", b"model", "untrained", b"untrained"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

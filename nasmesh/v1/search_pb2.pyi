@@ -27,6 +27,32 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Judging:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JudgingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Judging.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JUDGING_UNSPECIFIED: _Judging.ValueType  # 0
+    """Means EARLY; in searches recorded by earlier versions, LATE."""
+    JUDGING_EARLY: _Judging.ValueType  # 1
+    """An evaluate server measures the untrained network first; outside a bound it is INFEASIBLE and never trained."""
+    JUDGING_LATE: _Judging.ValueType  # 2
+    """With the evaluation of the trained network, or at its first rung."""
+
+class Judging(_Judging, metaclass=_JudgingEnumTypeWrapper):
+    """When constraints are judged that need a measurement, on what training does not change. Parameters, multiply-accumulates and
+    size are judged before training in any case, what training changes with the evaluation.
+    """
+
+JUDGING_UNSPECIFIED: Judging.ValueType  # 0
+"""Means EARLY; in searches recorded by earlier versions, LATE."""
+JUDGING_EARLY: Judging.ValueType  # 1
+"""An evaluate server measures the untrained network first; outside a bound it is INFEASIBLE and never trained."""
+JUDGING_LATE: Judging.ValueType  # 2
+"""With the evaluation of the trained network, or at its first rung."""
+Global___Judging: _TypeAlias = Judging  # noqa: Y015
+
 class _CacheMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -366,6 +392,7 @@ class SearchSpec(_message.Message):
     CACHE_FIELD_NUMBER: _builtins.int
     EARLY_STOPPING_FIELD_NUMBER: _builtins.int
     TRANSFER_FIELD_NUMBER: _builtins.int
+    JUDGING_FIELD_NUMBER: _builtins.int
     parallelism: _builtins.int
     """Most trials in flight at once [1]."""
     seed: _builtins.int
@@ -374,6 +401,8 @@ class SearchSpec(_message.Message):
     """Tasks of searches with a higher priority are leased first, -100 to 100 [0]."""
     cache: Global___CacheMode.ValueType
     """Whether a trial that was measured before, in any search, is measured again [REUSE]."""
+    judging: Global___Judging.ValueType
+    """When bounds are judged on what is measured but not learned: latency, throughput, memory [EARLY]."""
     @_builtins.property
     def data(self) -> _dataset_pb2.DatasetSpec:
         """The data."""
@@ -446,10 +475,11 @@ class SearchSpec(_message.Message):
         cache: Global___CacheMode.ValueType = ...,
         early_stopping: Global___EarlyStopping | None = ...,
         transfer: Global___Transfer | None = ...,
+        judging: Global___Judging.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "data", b"data", "early_stopping", b"early_stopping", "evaluate", b"evaluate", "final", b"final", "generator", b"generator", "instrumentation", b"instrumentation", "space", b"space", "train", b"train", "transfer", b"transfer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cache", b"cache", "constraints", b"constraints", "data", b"data", "early_stopping", b"early_stopping", "evaluate", b"evaluate", "final", b"final", "generator", b"generator", "instrumentation", b"instrumentation", "labels", b"labels", "objectives", b"objectives", "parallelism", b"parallelism", "priority", b"priority", "seed", b"seed", "space", b"space", "train", b"train", "transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cache", b"cache", "constraints", b"constraints", "data", b"data", "early_stopping", b"early_stopping", "evaluate", b"evaluate", "final", b"final", "generator", b"generator", "instrumentation", b"instrumentation", "judging", b"judging", "labels", b"labels", "objectives", b"objectives", "parallelism", b"parallelism", "priority", b"priority", "seed", b"seed", "space", b"space", "train", b"train", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
