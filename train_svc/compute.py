@@ -17,6 +17,8 @@ from nasmesh.clock import Clock
 from nasmesh.v1 import training_pb2 as pb
 
 PROBE_STEPS = 3
+# Times the best so far. Set-up makes a first step dearer, but on large batches never by that.
+_HOPELESS = 4.0
 OBSERVERS = "_observers"
 """Scope of the modules that watch a network's values: they are no part of what it computes."""
 # Below this many multiply-accumulates a forward pass, threads wait for each other longer than they compute.
@@ -70,6 +72,11 @@ def best_device() -> torch.device:
     return torch.device("cuda:0") if torch.cuda.is_available() else torch.device("cpu")
 
 
+def one_each(device: torch.device, processes: int) -> bool:
+    """Say whether as many processes of this machine can have a GPU of their own each; nccl takes no less."""
+    return device.type == "cuda" and torch.cuda.device_count() >= processes
+
+
 def prepare(policy: pb.ComputePolicy, *, macs_per_step: int) -> int:
     """Set threads and determinism for this process and return the number of threads in use."""
     torch.set_num_threads(policy.threads or (_DEFAULT_THREADS if macs_per_step >= THREADS_FROM_MACS else 1))
@@ -91,12 +98,20 @@ def candidates(policy: pb.ComputePolicy, *, total_steps: int) -> list[Choice]:
     return every if total_steps >= PROBE_FROM_STEPS else every[:1]
 
 
-def fastest(options: list[Choice], seconds: Callable[[Choice], float], memory: "ProbeMemory") -> Choice:
-    """Return the option with the least time, or what an earlier probe of the same question found."""
+def fastest(options: list[Choice], seconds: Callable[[Choice, float], float], memory: "ProbeMemory") -> Choice:
+    """Return the option with the least time, or what an earlier probe of the same question found.
+
+    `seconds(option, best)` measures one, and may give up on what cannot come near the best so far.
+    """
     known = memory.recall()
     if known in options:
         return known
-    return memory.keep(min(options, key=seconds))
+    best, chosen = float("inf"), options[0]
+    for option in options:
+        took = seconds(option, best)
+        if took < best:
+            best, chosen = took, option
+    return memory.keep(chosen)
 
 
 class ProbeMemory:
@@ -141,10 +156,10 @@ class ProbeMemory:
         return self.recall_text() or text
 
 
-def probe_seconds(module: fx.GraphModule, x: Tensor, clock: Clock) -> Callable[[Choice], float]:
+def probe_seconds(module: fx.GraphModule, x: Tensor, clock: Clock) -> Callable[[Choice, float], float]:
     """Return a function that times one forward and backward pass of a copy of the module, the best of a few."""
 
-    def seconds(choice: Choice) -> float:
+    def seconds(choice: Choice, others: float) -> float:
         copied = copy.deepcopy(module).train()
         choice.place(copied)
         best = float("inf")
@@ -156,9 +171,12 @@ def probe_seconds(module: fx.GraphModule, x: Tensor, clock: Clock) -> Callable[[
             logits = outputs if isinstance(outputs, Tensor) else outputs[0]
             logits.float().square().mean().backward()
             finish(x.device)
-            if number:
-                best = min(best, clock.monotonic() - begin)
+            took = clock.monotonic() - begin
             copied.zero_grad()
+            if number:
+                best = min(best, took)
+            elif took > _HOPELESS * others:
+                return took  # bfloat16 without the instructions for it: ten times as slow, and so is every further step
         return best
 
     return seconds

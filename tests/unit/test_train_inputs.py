@@ -37,7 +37,7 @@ def test_train_when_the_policy_is_auto_then_the_probe_is_remembered(store, monke
     policy = pb.ComputePolicy(precision=pb.PRECISION_AUTO)
     start = jobs.request(jobs.stored(store), steps=2, compute=policy)
     first = jobs.run(start, store)
-    monkeypatch.setattr(compute, "probe_seconds", lambda *_: lambda _: pytest.fail("it was probed again"))
+    monkeypatch.setattr(compute, "probe_seconds", lambda *_: lambda *_: pytest.fail("it was probed again"))
     second = jobs.run(start, store)
     assert first.model == second.model
     assert first.environment["layout"] == second.environment["layout"]
