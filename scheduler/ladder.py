@@ -4,13 +4,13 @@ All of it follows from the trials of a search, and is made again from them at a 
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from statistics import median
 from typing import NamedTuple
 
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.early_stopping import Plan, plan_of
+from scheduler.fronts import Fronts, fronts_of
 
 # Who was compared at a rung and has ended so is compared no more.
 _GONE = frozenset({pb.TRIAL_OUTCOME_FAILED, pb.TRIAL_OUTCOME_INFEASIBLE, pb.TRIAL_OUTCOME_LOST})
@@ -35,11 +35,12 @@ class Verdict(NamedTuple):
 class Standing:
     """Who has reached a rung, with a key for each objective, smaller is better; under the median rule, means so far.
 
-    `ranked` is by the first objective, then by number.
+    `ranked` is by the first objective, then by number; `fronts` are kept where trials are compared by Pareto rank.
     """
 
     keys: dict[int, tuple[float, ...]] = field(default_factory=dict)
     ranked: list[tuple[float, int]] = field(default_factory=list)
+    fronts: Fronts = field(default_factory=Fronts)
 
 
 @dataclass(slots=True)
@@ -101,13 +102,13 @@ class Ladder:
     def order(self, place: Place) -> list[int]:
         """Return who is at a rung, best first."""
         standing = self.standings[place]
-        return self._in_order(standing.keys) if self.by_pareto_rank else [number for _, number in standing.ranked]
+        return standing.fronts.order() if self.by_pareto_rank else [number for _, number in standing.ranked]
 
     def rank(self, number: int, place: Place) -> int:
         """Return the rank of one that is at a rung, from 1."""
         standing = self.standings[place]
         if self.by_pareto_rank:
-            return self._in_order(standing.keys).index(number) + 1
+            return standing.fronts.rank(number, standing.keys)
         return bisect_left(standing.ranked, (standing.keys[number][0], number)) + 1
 
     def next_promoted(self, recorded: int) -> Verdict | None:
@@ -167,20 +168,20 @@ class Ladder:
         """Return what the median rule says of a trial that has just come to a rung."""
         number, rung = trial.number, len(trial.rungs) - 1
         place = self.held[number]
-        others = {other: keys for other, keys in self.standings[place].keys.items() if other != number}
-        if len(others) < self.plan.min_trials:
-            return Verdict(number, True, f"{len(others)} were here before, {self.plan.min_trials} must have been")
-        rows = [self._signed(trial.rungs[index].values) for index in range(rung + 1)]
-        best = tuple(min(column) for column in zip(*rows, strict=True))
+        standing = self.standings[place]
+        others = len(standing.ranked) - 1
+        if others < self.plan.min_trials:
+            return Verdict(number, True, f"{others} were here before, {self.plan.min_trials} must have been")
         if self.by_pareto_rank:
-            ahead = self._in_order({**others, number: best}).index(number)
-            told = f"{ahead} of {len(others)} are better"
-            return Verdict(number, 2 * ahead <= len(others), told)
-        middle = median(keys[0] for keys in others.values())
-        good = best[0] <= middle
-        best_value, median_value = best[0] * self.signs[0], middle * self.signs[0]
-        told = f"best so far {best_value:.6g}, the median of {len(others)} others is {median_value:.6g}"
-        return Verdict(number, good, told)
+            ahead = self.rank(number, place) - 1
+            return Verdict(number, 2 * ahead <= others, f"{ahead} of {others} others are better")
+        best = min(self._signed(trial.rungs[index].values)[0] for index in range(rung + 1))
+        mine = bisect_left(standing.ranked, (standing.keys[number][0], number))
+        middle = (standing.ranked[at + (at >= mine)][0] for at in ((others - 1) // 2, others // 2))
+        limit = sum(middle) / 2
+        sign = self.signs[0]
+        told = f"best so far {sign * best:.6g}, the median of {others} others is {sign * limit:.6g}"
+        return Verdict(number, best <= limit, told)
 
     # --- below ---------------------------------------------------------------------------------------------------
 
@@ -208,31 +209,20 @@ class Ladder:
         goes = "one goes" if most == 1 else f"{most} go"
         return f"{ordinal(self.rank(number, place))} of {among}, the best {goes} on"
 
-    def _in_order(self, keys: dict[int, tuple[float, ...]]) -> list[int]:
-        """Return trials by Pareto rank, of equal rank by the first objective, then by number."""
-        ordered = sorted(keys, key=lambda number: (*keys[number], number))
-        fronts: list[list[tuple[float, ...]]] = []
-        ranks: dict[int, int] = {}
-        for number in ordered:
-            mine = keys[number]
-            # In this order nobody is dominated by one that comes later; of a front, only the last ones tell.
-            rank = next((index for index, front in enumerate(fronts) if not _dominated(mine, front)), len(fronts))
-            if rank == len(fronts):
-                fronts.append([])
-            fronts[rank].append(mine)
-            ranks[number] = rank
-        return sorted(ordered, key=lambda number: (ranks[number], keys[number][0], number))
-
     def _compare(self, number: int, place: Place, keys: tuple[float, ...]) -> None:
         standing = self.standings.setdefault(place, Standing())
         standing.keys[number] = keys
         insort(standing.ranked, (keys[0], number))
+        if self.by_pareto_rank:
+            standing.fronts.add(number, standing.keys)
 
     def _forget(self, number: int, place: Place) -> None:
         standing = self.standings[place]
         standing.ranked.remove((standing.keys.pop(number)[0], number))
         if not standing.ranked:
             del self.standings[place]
+        elif self.by_pareto_rank:
+            standing.fronts = fronts_of(standing.keys)
 
     def _hold(self, number: int, place: Place) -> None:
         self.held[number] = place
@@ -281,8 +271,3 @@ def _restore(ladder: Ladder, trial: pb.Trial) -> None:
         ladder._hold(number, Place(trial.rungs[rungs - 1].bracket, rungs - 1))
     elif not trial.outcome:
         ladder.climb(number, rungs)
-
-
-def _dominated(mine: Sequence[float], front: Sequence[Sequence[float]]) -> bool:
-    """Say whether one of a front is nowhere worse, and somewhere better."""
-    return any(all(a <= b for a, b in zip(other, mine, strict=True)) and other != mine for other in reversed(front))
