@@ -27,6 +27,9 @@ def check_start(request: pb.StartEvaluationRequest) -> pb.StartEvaluationRequest
     further.check(request.config.metrics)
     if request.config.engine == evaluation_pb2.EVALUATE_ENGINE_TORCH:
         torch_engine.check_present()
+    if request.config.table and request.untrained:
+        message = "untrained: a table measures nothing; leave it out, or config.table"
+        raise Invalid("EVALUATE_CONFIG_INVALID", message, field="untrained")
     if request.config.table:
         shelf.path_of(request.config.table)
     return request

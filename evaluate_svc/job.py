@@ -1,14 +1,13 @@
 """What the warm child of an evaluate server runs: the stored bytes in onnxruntime, so what is scored is what ships."""
 
-import os
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from evaluate_svc import footprint, lookup, scoring, speed
-from evaluate_svc.measured import measurement
+from evaluate_svc import footprint, lookup, scoring, speed, untrained
+from evaluate_svc.measured import environment, measurement
 from evaluate_svc.quantized import Copy, score_copy
 from evaluate_svc.report import Findings, report
 from evaluate_svc.scoring import rows_of
@@ -16,7 +15,6 @@ from evaluate_svc.subject import Subject, open_engine, open_subject
 from nasmesh import evaluate_config
 from nasmesh.clock import Clock, SystemClock
 from nasmesh.data.load import Splits, load
-from nasmesh.host import cpu_count, cpu_model
 from nasmesh.jobs.context import JobContext
 from nasmesh.model import runtime
 from nasmesh.model.admission import Admitted, admit
@@ -40,7 +38,7 @@ def run(request: bytes, context: JobContext) -> bytes:
 def evaluate(
     start: pb.StartEvaluationRequest, context: JobContext, store: ObjectStore, clock: Clock
 ) -> pb.EvaluateResult:
-    """Score a trained network on one split and measure its size and speed; or look it up in a table.
+    """Score a trained network on one split and measure its size and speed; or what was asked for instead of that.
 
     Raises Invalid (EVALUATE_CONFIG_INVALID, OUTPUT_NOT_FINITE, METRIC_NOT_FOR_TASK, METRIC_FAILED, ENGINE_ABSENT),
     Rejected, NotFound, Unavailable, Cancelled.
@@ -48,6 +46,8 @@ def evaluate(
     evaluate_config.check(start.config)
     if start.config.table:
         return lookup.look_up(start, store)
+    if start.untrained:
+        return untrained.measure(start, store, clock)
     begin = clock.monotonic()
     config = evaluate_config.complete(start.config)
     splits = load(start.data, store)
@@ -64,13 +64,13 @@ def evaluate(
         found.append(measurement("peak_memory_bytes", peak))
     if copy is not None:
         found.extend(copy.measurements(config))
-    environment = _environment(subject, config, timed)
-    written = report(config, splits, Findings(scored, timed, peak, copy.entry() if copy else None, environment))
+    made = environment(subject.engine.device, subject.versions, config, timed.processors)
+    written = report(config, splits, Findings(scored, timed, peak, copy.entry() if copy else None, made))
     return pb.EvaluateResult(
         measurements=found,
         device_time_s=clock.monotonic() - begin,
         data_digest=splits.digest,
-        environment=environment,
+        environment=made,
         report=store.put(ObjectKind.REPORT, written, extension="json"),
         quantized=_put_copy(copy, store),
     )
@@ -133,20 +133,6 @@ def _static(admitted: Admitted, content: bytes) -> list[Any]:
         measurement("macs", admitted.counts.macs),
         measurement("size_bytes", len(content)),
     ]
-
-
-def _environment(subject: Subject, config: evaluation_pb2.EvaluateConfig, timed: speed.Speed) -> dict[str, str]:
-    engine = evaluation_pb2.EvaluateEngine.Name(config.engine).removeprefix("EVALUATE_ENGINE_").lower()
-    return {
-        **subject.versions,
-        "engine": engine,
-        "device": subject.engine.device,
-        "cpu": cpu_model(),
-        "processors": str(cpu_count()),
-        "pinned": ",".join(map(str, timed.processors)),
-        "load_1m": f"{os.getloadavg()[0]:.1f}",
-        "threads": str(config.threads),
-    }
 
 
 def warm() -> None:

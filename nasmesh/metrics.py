@@ -140,6 +140,11 @@ def is_learned(metric: str) -> bool:
     return metric not in METRICS or METRICS[metric].unit not in ("ms", "bytes", "count")
 
 
+def is_static(metric: str) -> bool:
+    """Say whether a metric is known from the network alone."""
+    return metric in METRICS and METRICS[metric].static
+
+
 def is_known(metric: str) -> bool:
     """Say whether evaluation or admission can produce this metric, so that an objective or constraint may name it."""
     return metric in METRICS or any(form.fullmatch(metric) for form in (_CLASS_ACCURACY, _THROUGHPUT))

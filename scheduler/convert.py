@@ -7,6 +7,7 @@ from nasmesh.v1 import measurement_pb2 as measurement_pb
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler.agents import AgentEntry
 from scheduler.domain import SearchRun, State, Task, TaskKind
+from scheduler.machine.tasks import is_profile
 from scheduler.traces import lease_place
 from scheduler.watch import Change
 
@@ -85,7 +86,8 @@ def fill_lease(lease: dispatch_service_pb2.Lease, state: State, task: Task) -> N
         _fill_train(lease.train, run, task)
     elif task.kind is TaskKind.EVALUATE:
         trial, work = run.trials[task.trial - 1], lease.evaluate
-        work.model.CopyFrom(trial.network.object if trial.evaluate.table else trial.model)
+        work.untrained = is_profile(task)
+        work.model.CopyFrom(trial.network.object if trial.evaluate.table or work.untrained else trial.model)
         if trial.evaluate.table and trial.HasField("choices"):
             work.choices.CopyFrom(trial.choices)
         work.config.CopyFrom(trial.evaluate)

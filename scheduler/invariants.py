@@ -7,7 +7,7 @@ from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import OPEN_SEARCHES, OPEN_TASKS, SearchRun, SearchState, State, Task, TaskKind, TaskState
 from scheduler.ladder import ladder_of
 from scheduler.machine import reuse
-from scheduler.machine.tasks import name_of
+from scheduler.machine.tasks import name_of, profile_of
 
 
 class InvariantError(Exception):
@@ -240,8 +240,8 @@ def waiting_faults(state: State) -> Iterator[str]:
     for digest, (search, number) in state.measuring.items():
         run = state.searches[search]
         rungs = len(run.trials[number - 1].rungs)
-        names = (name_of(search, number, kind, rungs) for kind in (TaskKind.TRAIN, TaskKind.EVALUATE))
-        if not any(name in run.open_tasks for name in names):
+        names = [name_of(search, number, kind, rungs) for kind in (TaskKind.TRAIN, TaskKind.EVALUATE)]
+        if not any(name in run.open_tasks for name in (*names, profile_of(search, number))):
             yield f"{run.trial_name(number)} is waited for and has no work"
         if digest not in state.waiting:
             continue

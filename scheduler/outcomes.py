@@ -10,6 +10,8 @@ from nasmesh.store.keys import ObjectKind, check_ref
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import evaluate_service_pb2, measurement_pb2, object_pb2, search_pb2, train_service_pb2, training_pb2
 from scheduler.domain import SearchRun, Task, TaskKind
+from scheduler.machine import early
+from scheduler.machine.tasks import is_profile
 
 # Faults of the surroundings: they cost the network no attempt. Any other reason counts, whatever the agent says.
 UNCOUNTED_REASONS = frozenset({"STORE_DOWN", "DRAINING", "SERVER_UNREACHABLE", "NO_SLOT", "PORT_IN_USE"})
@@ -37,7 +39,7 @@ def check(run: SearchRun, task: Task, outcome: pb.AttemptOutcome) -> pb.AttemptO
         _check_infeasible(outcome.infeasible)
         return outcome
     if kind == "evaluate" and task.kind is TaskKind.EVALUATE:
-        _check_evaluate(run, run.trials[task.trial - 1].evaluate.split, outcome.evaluate)
+        _check_evaluate(run, task, outcome.evaluate)
         return outcome
     checked = pb.AttemptOutcome(token=outcome.token)
     if kind == "failure":
@@ -115,18 +117,20 @@ def _check_infeasible(violation: search_pb2.ConstraintViolation) -> None:
         raise _invalid("infeasible.value", f"{bound.metric} is {value:g}, which is within its bounds")
 
 
-def _check_evaluate(
-    run: SearchRun, asked: measurement_pb2.Split.ValueType, result: evaluate_service_pb2.EvaluateResult
-) -> None:
+def _check_evaluate(run: SearchRun, task: Task, result: evaluate_service_pb2.EvaluateResult) -> None:
+    is_scored = not is_profile(task)
+    asked = run.trials[task.trial - 1].evaluate.split if is_scored else measurement_pb2.SPLIT_UNSPECIFIED
     whole = _check_measurements("evaluate", result.measurements, (measurement_pb2.SPLIT_UNSPECIFIED, asked))
     _check_rest("evaluate", result.device_time_s, result.data_digest, result.environment)
     if result.HasField("report"):
         _check_object(result.report, "evaluate.report", ObjectKind.REPORT)
     if result.HasField("quantized"):
         _check_object(result.quantized, "evaluate.quantized", ObjectKind.CHECKPOINT)
-    for objective in run.spec.objectives:
-        if objective.metric not in whole:
-            raise _invalid("evaluate.measurements", f"the objective {objective.metric} was not measured")
+    wanted = run.spec.objectives if is_scored else early.bounds(run.spec)
+    for bound in wanted:
+        if bound.metric not in whole:
+            what = "objective" if is_scored else "bounded metric"
+            raise _invalid("evaluate.measurements", f"the {what} {bound.metric} was not measured")
 
 
 def _check_generate(run: SearchRun, task: Task, result: pb.GenerateResult) -> pb.GenerateResult:

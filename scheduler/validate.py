@@ -66,6 +66,7 @@ def complete_spec(
         raise _absent(spec.generator.generator, generators)
     full.parallelism = spec.parallelism or 1
     full.cache = spec.cache or pb.CACHE_MODE_REUSE
+    full.judging = spec.judging or pb.JUDGING_EARLY
     return full
 
 
@@ -150,11 +151,14 @@ def _train_samples(data: dataset_pb2.DatasetSpec, added: Mapping[str, dataset_pb
 
 
 def _sample_faults(spec: pb.SearchSpec, data: dataset_pb2.Dataset | None) -> Iterator[Fault]:
-    """Yield why networks of the space cannot take the data's samples: all spaces but the fixed one are of images."""
+    """Yield why networks of the space cannot take the data's samples: few take the columns of a table."""
     kind = spec.space.WhichOneof("kind")
-    if kind not in (None, "fixed") and data is not None and len(data.sample_dims) != 3:
-        what = "series" if data.kind == dataset_pb2.SAMPLE_KIND_SERIES else "rows of a table"
-        yield "space", f"{kind} is for images, and {data.name} has {what}; give a network of your own in space.fixed"
+    if data is None or kind in (None, "fixed") or len(data.sample_dims) != 1:
+        return
+    if kind != "chain":
+        yield "space", f"{kind} is for images and series, {data.name} has rows of a table; use chain or fixed"
+    elif list(spec.space.chain.kernels) != [1] or spec.space.chain.pooling:
+        yield "space.chain.kernels", f"{data.name} has rows of a table, which have no kernels: give [1], and no pooling"
 
 
 def _generator_faults(full: pb.SearchSpec, generator: generate_service_pb2.Generator | None) -> Iterator[Fault]:

@@ -52,6 +52,8 @@ def _list(known: Iterable[str]) -> str:
 
 def constraint_faults(spec: pb.SearchSpec, classes: int | None) -> Iterator[Fault]:
     """Yield what is wrong with the constraints; `classes` as for the objectives."""
+    if spec.judging not in pb.Judging.values():
+        yield "judging", f"{spec.judging} is unknown; use JUDGING_EARLY or JUDGING_LATE"
     bounds: dict[str, tuple[float, float]] = {}
     for index, constraint in enumerate(spec.constraints):
         field = f"constraints[{index}]"
@@ -79,6 +81,7 @@ def table_faults(spec: pb.SearchSpec) -> Iterator[Fault]:
         return
     asked = {
         "train": bool(spec.train.ListFields()),
+        "judging": bool(spec.judging),
         "early_stopping": spec.HasField("early_stopping"),
         "instrumentation": bool(spec.instrumentation.ListFields()),
         "final.train": bool(final.train.ListFields()),

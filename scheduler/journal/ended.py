@@ -58,7 +58,7 @@ def decode_tasks(body: bytes) -> list[Task]:
 def task_ids(search: str, trial: int, rungs: int = 0) -> tuple[str, ...]:
     """Return the ids that tasks of a trial which reached so many rungs can have; scheduler.machine.tasks makes them."""
     begin = f"{search}-t{trial}-"
-    first = begin + "admit", begin + "train", begin + "evaluate"
+    first = begin + "admit", begin + "profile", begin + "train", begin + "evaluate"
     if not rungs:
         return first
     return first + tuple(f"{begin}{work}-r{rung}" for rung in range(1, rungs + 1) for work in ("train", "evaluate"))

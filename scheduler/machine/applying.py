@@ -167,6 +167,8 @@ def _reported(work: Work, change: OutcomeReported) -> None:
 def _record(work: Work, run: SearchRun, task: Task, outcome: dispatch_pb.AttemptOutcome) -> None:
     if task.kind is TaskKind.TRAIN:
         trials.trained(work, run, run.trials[task.trial - 1], outcome.train)
+    elif tasks.is_profile(task):
+        trials.profiled(work, run, run.trials[task.trial - 1], outcome.evaluate)
     elif task.kind is TaskKind.EVALUATE:
         trials.scored(work, run, run.trials[task.trial - 1], outcome.evaluate)
     elif task.trial:

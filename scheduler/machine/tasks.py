@@ -66,24 +66,46 @@ def create(
 ) -> Task:
     """Create a queued task; its id says what it is and is never used twice."""
     state = work.state
-    state.tasks_created += 1
     rung = len(run.trials[trial - 1].rungs) if trial and run.ladder is not None else 0
     name = _name_question(state, run, ask) if ask is not None else name_of(run.id, trial, kind, rung)
-    task = Task(name, kind, run.id, trial, state.tasks_created, ask=ask, proposal=proposal)
+    task = Task(name, kind, run.id, trial, state.tasks_created + 1, ask=ask, proposal=proposal)
+    _put(work, run, task)
+    if ask is not None:
+        run.generate_task = name
+    return task
+
+
+def create_profile(work: Work, run: SearchRun, trial: int) -> Task:
+    """Create the task that measures what training does not change, before a trial's network is trained."""
+    task = Task(profile_of(run.id, trial), TaskKind.EVALUATE, run.id, trial, work.state.tasks_created + 1)
+    _put(work, run, task)
+    return task
+
+
+def _put(work: Work, run: SearchRun, task: Task) -> None:
+    state, name = work.state, task.id
     if state.tasks.holds(name):  # what is frozen has ended with its trial, and questions are named past it
-        raise IllegalTransitionError(f"cannot create twice: {state.tasks[task.id].story()}")
+        raise IllegalTransitionError(f"cannot create twice: {state.tasks[name].story()}")
+    state.tasks_created += 1
     state.tasks[name] = task
     state.dirty["task/" + name] = None
     run.open_tasks[name] = None
-    if ask is not None:
-        run.generate_task = name
     work.effects.append(Queued(name, 0))
-    return task
 
 
 def name_of(search: str, trial: int, kind: TaskKind, rung: int = 0) -> str:
     """Return the id of a trial's task; one of kind GENERATE admits its network. `rung`: those it has passed."""
     return f"{search}-t{trial}-{_WORK[kind]}-r{rung}" if rung else f"{search}-t{trial}-{_WORK[kind]}"
+
+
+def profile_of(search: str, trial: int) -> str:
+    """Return the id of the task that measures a trial's network before it is trained."""
+    return f"{search}-t{trial}-profile"
+
+
+def is_profile(task: Task) -> bool:
+    """Say whether a task measures an untrained network."""
+    return task.kind is TaskKind.EVALUATE and task.id == profile_of(task.search, task.trial)
 
 
 def _name_question(state: State, run: SearchRun, ask: Ask) -> str:

@@ -14,7 +14,7 @@ from nasmesh.v1 import training_pb2
 from scheduler.domain import RESULTS_CHUNK, SearchRun, State, TaskKind
 from scheduler.effects import IllegalTransitionError, Work
 from scheduler.ladder import Ladder
-from scheduler.machine import fitting, reuse, tasks
+from scheduler.machine import early, fitting, reuse, tasks
 
 
 def propose(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTrial) -> None:
@@ -94,9 +94,28 @@ def measure(work: Work, run: SearchRun, trial: pb.Trial, digest: bytes) -> None:
 
 
 def queue(work: Work, run: SearchRun, trial: pb.Trial) -> None:
-    """Queue a trial's training."""
+    """Queue a trial's training; before it, the measuring of what training does not change, where a bound is on that."""
+    if early.wanted(run.spec, trial):
+        trial.phase = pb.TRIAL_PHASE_EVALUATE_QUEUED
+        tasks.create_profile(work, run, trial.number)
+        return
     trial.phase = pb.TRIAL_PHASE_TRAIN_QUEUED
     tasks.create(work, run, TaskKind.TRAIN, trial=trial.number)
+
+
+def profiled(work: Work, run: SearchRun, trial: pb.Trial, result: evaluate_pb.EvaluateResult) -> None:
+    """Record what was measured of an untrained network: it is trained, or outside a bound."""
+    trial.measurements.extend(result.measurements)
+    if result.environment:
+        trial.environment.update({f"profile.{key}": value for key, value in result.environment.items()})
+    spend(run, trial, result.device_time_s)
+    violation = _violation(early.bounds(run.spec), trial)
+    if violation is not None:
+        trial.violation.CopyFrom(violation)
+        end(work, run, trial, pb.TRIAL_OUTCOME_INFEASIBLE)
+        return
+    mark(work, run, trial.number)
+    queue(work, run, trial)
 
 
 def propose_final(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTrial, source: int, repeat: int) -> None:
@@ -125,8 +144,7 @@ def trained(work: Work, run: SearchRun, trial: pb.Trial, result: train_pb.TrainR
     """Record a training's result and queue the evaluation."""
     trial.checkpoint.CopyFrom(result.checkpoint)
     trial.model.CopyFrom(result.model if result.HasField("model") else result.checkpoint)
-    if run.ladder is not None:
-        del trial.measurements[:]  # of the rung before; what its statistics saw went on with the checkpoint
+    del trial.measurements[:]  # of the rung before, or of the untrained network; what statistics saw went on
     trial.measurements.extend(result.measurements)
     trial.steps = result.steps
     trial.data_digest = result.data_digest

@@ -23,6 +23,7 @@ from scheduler.domain import OPEN_SEARCHES, SearchRun
 from scheduler.early_stopping import total_steps
 from scheduler.engine import Engine
 from scheduler.journal.memory import MemoryJournal
+from scheduler.machine import early
 from scheduler.rehearsal.model import Model, readings, share_of
 from scheduler.rehearsal.usage import Usage
 from scheduler.searches import Searches
@@ -145,7 +146,12 @@ class World:
         else:
             trial = self.run.trials[int(lease.trial.rpartition("/")[2]) - 1]
             is_training = lease.HasField("train")
-            outcome, seconds = self._train(trial, lease.train.until_step) if is_training else self._score(trial)
+            if is_training:
+                outcome, seconds = self._train(trial, lease.train.until_step)
+            elif lease.evaluate.untrained:
+                outcome, seconds = self._profile(trial)
+            else:
+                outcome, seconds = self._score(trial)
         outcome.token.CopyFrom(lease.token)
         self._note(agent, seconds, outcome)
 
@@ -171,6 +177,14 @@ class World:
         outcome.train.data_digest = hashlib.sha256(spec.data.SerializeToString(deterministic=True)).hexdigest()
         outcome.train.measurements.extend(readings(trial, self._scales(trial), spec.seed))
         return outcome, seconds
+
+    def _profile(self, trial: search_pb2.Trial) -> tuple[pb.AttemptOutcome, float]:
+        """Measure what training does not change; that takes as long as the fixed part of a scoring."""
+        outcome = pb.AttemptOutcome()
+        outcome.evaluate.device_time_s = self._model.evaluate_s
+        for bound in early.bounds(self.run.spec):
+            outcome.evaluate.measurements.add(metric=bound.metric, value=self._model.measure(bound.metric, 0.0, trial))
+        return outcome, self._model.evaluate_s
 
     def _score(self, trial: search_pb2.Trial) -> tuple[pb.AttemptOutcome, float]:
         spec = self.run.spec

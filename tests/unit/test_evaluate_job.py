@@ -20,8 +20,8 @@ from nasmesh.model.lower import lower
 from nasmesh.model.quantization import quantize
 from nasmesh.store.keys import ObjectKind, object_ref
 from nasmesh.store.memory import MemoryStore
+from nasmesh.v1 import dataset_pb2, evaluation_pb2, measurement_pb2
 from nasmesh.v1 import evaluate_service_pb2 as pb
-from nasmesh.v1 import evaluation_pb2, measurement_pb2
 from nasmesh.v1 import training_pb2 as training
 from tests.builders import training_jobs as jobs
 from tests.builders.training_jobs import DIGITS, Context
@@ -264,3 +264,19 @@ def test_evaluate_when_a_metric_is_not_for_the_task_then_refuses(trained):
     with pytest.raises(Invalid) as caught:
         _evaluate(store, result.model, metrics=["max_error"])
     assert caught.value.reason == "METRIC_NOT_FOR_TASK"
+
+
+def test_untrained_network_when_measured_then_gives_what_training_does_not_change_and_reads_no_data():
+    store = MemoryStore()
+    config = evaluation_pb2.EvaluateConfig(
+        latency_runs=3, throughput_batch_sizes=[4], memory=True, quantization=evaluation_pb2.QUANTIZATION_STATIC
+    )
+    data = dataset_pb2.DatasetSpec(dataset="datasets/nowhere")
+    start = pb.StartEvaluationRequest(model=jobs.stored(store), config=config, data=data, untrained=True)
+    found = job.evaluate(start, Context(), store, SystemClock())
+    values = {m.metric: m.value for m in found.measurements}
+    learned = {name for name in values if metrics.is_learned(name)}
+    assert not learned
+    assert {"latency_p50", "throughput_b4", "peak_memory_bytes", "int8_latency_p50", "macs"} <= values.keys()
+    assert not any(found.HasField(name) for name in ("report", "quantized"))
+    assert {m.split for m in found.measurements} == {measurement_pb2.SPLIT_UNSPECIFIED}

@@ -25,6 +25,7 @@ class EvaluateCalls:
             config=work.config,
             data=work.data,
             choices=work.choices if work.HasField("choices") else None,
+            untrained=work.untrained,
         )
         return _status(self._target.unary("StartEvaluation", request, pb.StartEvaluationResponse).evaluation)
 
