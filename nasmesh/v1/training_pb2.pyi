@@ -350,19 +350,21 @@ class TrainConfig(_message.Message):
     group nasmesh.losses on the train server.
     """
     accumulate_batches: _builtins.int
-    """Batches whose gradients are summed into one update [1]; batch_size counts the samples of one update and must be
-    divisible by it.
+    """Parts that a batch is computed in, one after the other [1]: memory is needed for one of them. batch_size counts the
+    samples of one update and must be divisible by it.
     """
     auxiliary_weight: _builtins.float
-    """Weight of the loss of auxiliary classifiers, where the network has some [0.4]."""
+    """Weight of the loss of auxiliary classifiers, where the network has some (Architecture.auxiliary_outputs) [0.4]."""
     drop_path_rate: _builtins.float
-    """Largest probability that a branch with a drop-path mark is dropped; it rises linearly from 0 over the training (NASNet's
-    ScheduledDropPath, Zoph et al. 2018) [0].
+    """Largest probability that a branch with a drop-path mark (Edge.drop_path) is left out for a sample; it rises linearly
+    from 0 over the training (NASNet's ScheduledDropPath, Zoph et al. 2018). Refused for a network without marks [0].
     """
     sam_rho: _builtins.float
     """Radius of sharpness-aware minimisation (Foret et al. 2021); 0: off. A step costs two passes [0]."""
     validate_every_steps: _builtins.int
-    """Steps between two validations while training; 0: none. Early-stopping rules set their own."""
+    """Steps between two validations while training; 0: none. Early-stopping rules set their own. There is none where the
+    validation split is trained on.
+    """
     @_builtins.property
     def optimizer(self) -> Global___OptimizerConfig:
         """The optimiser [SGD]."""
@@ -666,7 +668,10 @@ Global___ScheduleConfig: _TypeAlias = ScheduleConfig  # noqa: Y015
 
 @_typing.final
 class AugmentationConfig(_message.Message):
-    """Batched augmentation of training images, applied in this order: crop, flip, brightness, contrast, normalisation, cutout."""
+    """Batched augmentation on the device, applied in this order: of images crop, flip, RandAugment, brightness, contrast,
+    saturation, normalisation, cutout; of series and tables normalisation, shift, noise; of all at last mixup or CutMix. What
+    is not for the data's kind is refused.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
