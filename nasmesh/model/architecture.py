@@ -1,6 +1,7 @@
 """Checks an architecture message and infers its shapes; pure, no onnx. Nothing is repaired, nothing is guessed."""
 
 import math
+from collections.abc import Sequence
 
 from nasmesh.ids import BLOCK_ID
 from nasmesh.model.geometry import Dims, halvings
@@ -28,13 +29,19 @@ def shapes(architecture: pb.Architecture) -> dict[str, Dims]:
     if len(architecture.blocks) > MAX_BLOCKS:
         raise rejected(Reason.ARCHITECTURE_TOO_LARGE, f"more than {MAX_BLOCKS} blocks", where="blocks")
     ids = {block.id for block in architecture.blocks}
-    known: dict[str, Dims] = {INPUT_ID: tuple(architecture.inputs[0].dims)}
+    known: dict[str, Dims] = {INPUT_ID: seen_dims(architecture.inputs[0].dims)}
     for block in architecture.blocks:
         _check_identity(block, known, groups)
         merged = merged_dims(block, known, later=ids)
         known[block.id] = operation_dims(block.operation, merged, where=block.id)
     _check_output(architecture, known)
     return known
+
+
+def seen_dims(given: Sequence[int]) -> Dims:
+    """Return the dims that blocks see of an input: a series [C, L] is an image of one row, [C, 1, L]."""
+    dims = tuple(given)
+    return (dims[0], 1, dims[1]) if len(dims) == 2 else dims
 
 
 def merged_dims(block: pb.Block, known: dict[str, Dims], *, later: set[str] | None = None) -> Dims:

@@ -56,6 +56,12 @@ class Emitter:
         self.constants.append(numpy_helper.from_array(values.astype(np.float32), name))
         return name
 
+    def one_row(self, source: str) -> str:
+        """Append what makes an image of one row of a series: [N, C, L] to [N, C, 1, L]."""
+        axes = f"{source}.row.axes"
+        self.constants.append(numpy_helper.from_array(np.asarray([2], dtype=np.int64), axes))
+        return self.node("Unsqueeze", [source, axes], f"{source}.row")
+
     def activation(self, rule: pb.Activation, source: str, output: str) -> str:
         """Append an activation; SiLU is Sigmoid and Mul, since Swish enters ONNX in opset 24 only."""
         if rule.kind == pb.ACTIVATION_KIND_SILU:

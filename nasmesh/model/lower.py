@@ -32,14 +32,15 @@ def lower(architecture: pb.Architecture) -> onnx.ModelProto:
     """
     known = shapes(architecture)
     emit = Emitter()
-    values = {INPUT_ID: DATA_INPUT}
+    given = architecture.inputs[0].dims
+    values = {INPUT_ID: emit.one_row(DATA_INPUT) if len(given) == 2 else DATA_INPUT}
     for block in architecture.blocks:
         arriving = [_emit_edge(emit, block, edge, values, known) for edge in block.inputs]
         source = _emit_merge(emit, block, arriving)
         values[block.id] = emit_operation(emit, block.operation, block.id, source, merged_dims(block, known))
     emit.node("Identity", [values[architecture.output]], OUTPUT)
     extra = [emit.node("Identity", [values[name]], f"{name}.logits") for name in architecture.auxiliary_outputs]
-    sample = helper.make_tensor_value_info(DATA_INPUT, onnx.TensorProto.FLOAT, ["N", *known[INPUT_ID]])
+    sample = helper.make_tensor_value_info(DATA_INPUT, onnx.TensorProto.FLOAT, ["N", *given])
     classes = known[architecture.output]
     logits = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *classes]) for name in (OUTPUT, *extra)]
     graph = helper.make_graph(emit.nodes, "network", [sample, *emit.inputs], logits, emit.constants)

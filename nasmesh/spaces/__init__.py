@@ -81,7 +81,7 @@ def build(
     name = kind(space)
     if name == "fixed":
         return fixed.build(space.fixed, values, input_dims, classes)
-    _check_image(input_dims)
+    _check_dims(name, input_dims)
     if name == "envelope":
         full = envelope.complete(space.envelope)
         built = envelope_build.build(full, values, input_dims, classes)
@@ -89,6 +89,8 @@ def build(
         built = cell.build(cell.complete(space.cell), values, input_dims, classes)
     else:
         built = chain.build(space.chain, values, input_dims, classes)
+    if len(input_dims) == 2:
+        _narrow(built)
     built.preprocessing.CopyFrom(preprocessing)
     return built
 
@@ -115,7 +117,20 @@ def _check_task(input_dims: Sequence[int], classes: int) -> None:
         raise Invalid("TASK_INVALID", f"classes: {classes} must be at least 1", field="classes")
 
 
-def _check_image(input_dims: Sequence[int]) -> None:
-    if len(input_dims) != 3:
-        message = f"input_dims: {list(input_dims)} must be channels, height, width; this space is for images"
+def _check_dims(name: str, input_dims: Sequence[int]) -> None:
+    if len(input_dims) > 3 or (len(input_dims) == 1 and name != "chain"):
+        message = (
+            f"input_dims: {list(input_dims)} must be channels, height, width, or channels, length of series; only the"
+            " chain space takes columns of a table"
+        )
         raise Invalid("TASK_INVALID", message, field="input_dims")
+
+
+def _narrow(built: arch.Architecture) -> None:
+    """Give every convolution a kernel of one row: a series is an image of one row, other rows would never see any."""
+    for block in built.blocks:
+        for operation in (block.operation, *(item.operation for item in block.operation.mixed.candidates)):
+            if operation.HasField("conv"):
+                operation.conv.kernel_h = 1
+            elif operation.HasField("conv_unit"):
+                operation.conv_unit.conv.kernel_h = 1

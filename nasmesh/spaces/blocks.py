@@ -66,6 +66,20 @@ def head_blocks(source: str, classes: int, dropout: float) -> list[pb.Block]:
     if dropout > 0:
         drop = pb.Operation(dropout=pb.Dropout(rate=dropout))
         head.append(block("head_dropout", "head", [head[-1].id], drop))
-    linear = pb.Operation(linear=pb.Linear(features=classes, bias=True))
-    head.append(block("head_linear", "head", [head[-1].id], linear))
+    head.append(classifier(head[-1].id, classes))
     return head
+
+
+def classifier(source: str, classes: int) -> pb.Block:
+    """Return the linear layer that gives the logits."""
+    return block("head_linear", "head", [source], pb.Operation(linear=pb.Linear(features=classes, bias=True)))
+
+
+def linear_norm_relu(cell: str, source: str, features: int) -> list[pb.Block]:
+    """Return a fully connected layer, batch normalisation and ReLU as three blocks of a cell."""
+    norm = pb.BatchNorm(scale=True, offset=True, momentum=0.9, epsilon=1e-5)
+    return [
+        block(f"{cell}_linear", cell, [source], pb.Operation(linear=pb.Linear(features=features, bias=False))),
+        block(f"{cell}_norm", cell, [f"{cell}_linear"], pb.Operation(batch_norm=norm)),
+        block(f"{cell}_relu", cell, [f"{cell}_norm"], pb.Operation(activation=_RELU)),
+    ]

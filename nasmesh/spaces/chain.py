@@ -1,4 +1,7 @@
-"""The chain space: convolution units one after another, each perhaps followed by a pool, then a linear classifier."""
+"""The chain space: convolution units one after another, each perhaps followed by a pool, then a linear classifier.
+
+Of the columns of a table the units are fully connected layers, as wide as the space's channels.
+"""
 
 from collections.abc import Sequence
 from random import Random
@@ -54,8 +57,17 @@ def choices(space: pb.ChainSpace) -> list[pb.Choice]:
     return found
 
 
+def check_columns(space: pb.ChainSpace) -> None:
+    """Raise Invalid (SPACE_INVALID) where a space has choices that make no difference for the columns of a table."""
+    if list(space.kernels) != [1] or space.pooling:
+        message = "space.chain.kernels: for columns of a table there are none: give [1], and no pooling"
+        raise Invalid("SPACE_INVALID", message, field="space.chain.kernels")
+
+
 def build(space: pb.ChainSpace, values: pb.ChoiceValues, input_dims: Sequence[int], classes: int) -> arch.Architecture:
     """Return the network of `values` in a checked space; raises Invalid naming a wrong choice."""
+    if len(input_dims) == 1:
+        return _build_columns(space, values, input_dims, classes)
     resolved = resolve(choices(space), values)
     built = arch.Architecture(inputs=[blocks.image_input(input_dims)])
     built.groups.add(id="stage_1", kind=arch.GROUP_KIND_STAGE)
@@ -72,6 +84,26 @@ def build(space: pb.ChainSpace, values: pb.ChoiceValues, input_dims: Sequence[in
             source = f"{cell}_pool"
     built.groups.add(id="head", kind=arch.GROUP_KIND_HEAD)
     built.blocks.extend(blocks.head_blocks(source, classes, 0.0))
+    built.output = built.blocks[-1].id
+    return built
+
+
+def _build_columns(
+    space: pb.ChainSpace, values: pb.ChoiceValues, input_dims: Sequence[int], classes: int
+) -> arch.Architecture:
+    check_columns(space)
+    resolved = resolve(choices(space), values)
+    built = arch.Architecture(inputs=[blocks.image_input(input_dims)])
+    built.groups.add(id="stage_1", kind=arch.GROUP_KIND_STAGE)
+    source = "x"
+    for layer in range(1, int(resolved["layers"]) + 1):
+        cell = f"layer_{layer}"
+        built.groups.add(id=cell, kind=arch.GROUP_KIND_CELL, parent="stage_1")
+        for unit in blocks.linear_norm_relu(cell, source, int(resolved[f"{cell}.channels"])):
+            built.blocks.append(unit)
+            source = unit.id
+    built.groups.add(id="head", kind=arch.GROUP_KIND_HEAD)
+    built.blocks.append(blocks.classifier(source, classes))
     built.output = built.blocks[-1].id
     return built
 

@@ -169,7 +169,7 @@ def test_searches_that_ask_for_what_is_not_there_are_refused(files: Path, change
     go(body())
 
 
-def test_a_space_of_images_for_rows_of_a_table_is_refused_at_once(tmp_path: Path) -> None:
+def test_kernels_for_rows_of_a_table_is_refused_at_once(tmp_path: Path) -> None:
     async def body() -> None:
         np.savez(tmp_path / "rows.npz", x=np.random.default_rng(1).normal(size=(60, 5)), y=np.arange(60) % 2)
         async with running() as scheduler, client(scheduler.address) as stub, working(scheduler.address):
@@ -179,7 +179,7 @@ def test_a_space_of_images_for_rows_of_a_table_is_refused_at_once(tmp_path: Path
             spec.data.dataset = "datasets/rows"
             with pytest.raises(Invalid, match="rows of a table") as caught, errors_from_rpc():
                 await create(stub, spec)
-            assert caught.value.violations[0].field == "spec.space"
+            assert caught.value.violations[0].field == "spec.space.chain.kernels"
 
     go(body())
 

@@ -47,7 +47,7 @@ def test_lower_any_architecture_runs_with_the_shapes_it_says(
     onnx.checker.check_model(model, full_check=True)
     sizes = shapes(given_architecture)
     names = [made.id for made in given_architecture.blocks]
-    sample = np.random.default_rng(1).standard_normal((3, *sizes["x"])).astype(np.float32)
+    sample = np.random.default_rng(1).standard_normal((3, *given_architecture.inputs[0].dims)).astype(np.float32)
     logits, *values = run(randomised(model), sample, [f"{name}.out" for name in names])
     inferred = infer_dims(model, 3)
     for name, value in zip(names, values, strict=True):

@@ -278,7 +278,7 @@ def test_overlay_replaces_fields_and_lists_and_keeps_the_rest() -> None:
         spaces.overlay(space, pb.Space(chain=pb.ChainSpace(min_layers=1)))
 
 
-@pytest.mark.parametrize(("dims", "classes"), [((8, 8), 10), ((1, 8, 0), 10), ((1, 8, 8), 0), ((), 10)])
+@pytest.mark.parametrize(("dims", "classes"), [((8,), 10), ((1, 8, 0), 10), ((1, 8, 8), 0), ((), 10)])
 def test_build_when_the_task_is_no_image_classification_then_refused(dims: tuple[int, ...], classes: int) -> None:
     space = envelope()
     with pytest.raises(Invalid) as caught:
