@@ -63,6 +63,42 @@ def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+_GROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def usable_memory_bytes(limits: Sequence[Path] = _GROUP_LIMITS) -> int:
+    """Return the memory that programs here may fill: the machine's, or less where a container bounds them."""
+    bounds = [_memory_bytes()]
+    for file in limits:
+        try:
+            bounds.append(int(file.read_text()))
+        except (OSError, ValueError):  # "max", or another kind of system
+            continue
+    return min(bounds)
+
+
+def compute_device() -> pb.Device:
+    """Return the device that jobs compute on: the first GPU that is visible to this process, else the processor."""
+    cpu, *gpus = devices()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or not gpus:
+        return gpus[0] if gpus else cpu
+    first = visible.split(",")[0].strip()
+    if first.isdigit():
+        return next((gpu for gpu in gpus if gpu.id == f"cuda:{first}"), cpu)
+    # "GPU-…" and "MIG-…" name one whose figures only its driver tells; "" and "-1" hide them all.
+    return gpus[0] if first and first != "-1" else cpu
+
+
+def killed_for_memory(counters: Path = Path("/proc/vmstat")) -> int:
+    """Return how many processes this machine's kernel has ended for want of memory; 0 where it does not tell."""
+    try:
+        lines = counters.read_text().splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def _gpus() -> list[pb.Device]:
     program = shutil.which("nvidia-smi")
     if program is None:

@@ -10,11 +10,13 @@ from nasmesh.host import threads_per_slot
 from nasmesh.jobs.table import JobTable
 from nasmesh.rpc.server import Service
 from nasmesh.v1.train_service_pb2_grpc import add_TrainServiceServicer_to_server
+from train_svc.room import add_flags, child_limits, shared_memory
 from train_svc.service import TrainServicer
 
 
 def build(settings: ServerSettings) -> Served:
-    """Return the service over a table of children that train, sharing the processors between the slots."""
+    """Return the service over a table of children that train, sharing processors and memory between the slots."""
+    memory = shared_memory(settings)
     table = JobTable(
         work="train_svc.job:run",
         slots=settings.slots,
@@ -24,15 +26,19 @@ def build(settings: ServerSettings) -> Served:
             "NASMESH_HOME": str(settings.environment.home),
             "NASMESH_DATA": str(settings.environment.data),
             "OMP_NUM_THREADS": str(threads_per_slot(settings.slots)),
+            # Each heap that the C library opens for a thread sets 64 MiB of addresses aside, which jobs are bounded by.
+            "MALLOC_ARENA_MAX": "2",
         },
         noun="training",
+        limits=child_limits(memory),
+        memory=memory,
     )
     servicer = TrainServicer(table)
     service = Service(TRAIN, add_TrainServiceServicer_to_server, servicer)
     return Served(service, TrainDriver(LocalTarget(servicer)), table)
 
 
-PROGRAM = Program(name="train_svc", listen="127.0.0.1:7402", build=build)
+PROGRAM = Program(name="train_svc", listen="127.0.0.1:7402", build=build, add_flags=add_flags)
 
 if __name__ == "__main__":
     sys.exit(run_server_program(PROGRAM))

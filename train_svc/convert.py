@@ -4,7 +4,7 @@ from nasmesh import training_config
 from nasmesh.data import catalog
 from nasmesh.data.load import dataset_resources
 from nasmesh.errors import Invalid
-from nasmesh.host import describe_server, package_version
+from nasmesh.host import compute_device, describe_server, package_version
 from nasmesh.jobs.table import JobView
 from nasmesh.store.keys import check_ref
 from nasmesh.v1 import job_pb2
@@ -49,12 +49,17 @@ def to_training(view: JobView) -> pb.Training:
         result=pb.TrainResult.FromString(view.result) if view.result else None,
         failure=view.failure,
         sequence=view.sequence,
+        violation=view.violation,
     )
 
 
-def server(slots: int) -> job_pb2.Server:
-    """Return what this server says of itself."""
-    return describe_server(f"torch {package_version('torch')}", slots=slots, datasets=dataset_resources())
+def server(slots: int, memory_bytes: int = 0) -> job_pb2.Server:
+    """Return what this server says of itself; `memory_bytes`: what jobs may hold together on the device they use."""
+    found = describe_server(f"torch {package_version('torch')}", slots=slots, datasets=dataset_resources())
+    for device in found.devices:
+        if device.id == compute_device().id:
+            device.job_memory_bytes = memory_bytes
+    return found
 
 
 def grace_s(request: pb.CancelTrainingRequest) -> float | None:

@@ -16,6 +16,8 @@ from nasmesh.v1 import train_service_pb2 as pb
 from train_svc import device_loss, instruments_once, snapshot
 from train_svc.compute import describe
 from train_svc.fit import Fit
+from train_svc.memory import Meter
+from train_svc.memory import weigh as weigh  # the child asks this module for it
 from train_svc.publish import Published, engine_versions, publish
 from train_svc.training import Training, assemble
 from train_svc.upload import Upload, last_checkpoint, work_of
@@ -26,8 +28,10 @@ def run(request: bytes, context: JobContext) -> bytes:
     """Train as asked and return the serialised TrainResult; errors are those of `train`."""
     start = pb.StartTrainingRequest.FromString(request)
     store = open_store(read_settings().store)
-    with device_loss.told_apart():
-        return train(start, context, store, SystemClock()).SerializeToString(deterministic=True)
+    with device_loss.told_apart(), Meter(context) as meter:
+        result = train(start, context, store, SystemClock())
+    result.peak_memory_bytes, result.predicted_memory_bytes = meter.peak_bytes, context.foretold.predicted
+    return result.SerializeToString(deterministic=True)
 
 
 def train(start: pb.StartTrainingRequest, context: JobContext, store: ObjectStore, clock: Clock) -> pb.TrainResult:

@@ -66,4 +66,4 @@ class TrainServicer(rpc.TrainServiceServicer):
         self, request: pb.TrainServiceGetServerRequest, context: grpc.ServicerContext
     ) -> pb.TrainServiceGetServerResponse:
         """Describe this server."""
-        return pb.TrainServiceGetServerResponse(server=server(self._table.slots))
+        return pb.TrainServiceGetServerResponse(server=server(self._table.slots, self._table.memory_bytes))

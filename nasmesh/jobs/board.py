@@ -2,54 +2,46 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-
-from google.protobuf.message import DecodeError
+from dataclasses import replace
 
 from nasmesh import ids
 from nasmesh.clock import Clock
 from nasmesh.errors import Busy, Conflict, NotFound, Stale, Unavailable
-from nasmesh.jobs.attention import Attention, orphaned
+from nasmesh.jobs import failures
+from nasmesh.jobs.attention import orphaned
+from nasmesh.jobs.job import Job, ended_view, loaded, queued
 from nasmesh.jobs.records import RecordDirectory
-from nasmesh.jobs.tally import JobTally, state_name
-from nasmesh.jobs.view import ENDED, JobView, record_of, view_of
+from nasmesh.jobs.room import Memory, Room
+from nasmesh.jobs.tally import JobTally
+from nasmesh.jobs.view import JobView, record_of
 from nasmesh.limits import ORPHAN_GRACE_S, ORPHAN_S, SPOOL_KEEP_S
 from nasmesh.logs import get_logger
 from nasmesh.rpc.call import caller_waits
 from nasmesh.telemetry import tracing
-from nasmesh.telemetry.samples import Reading, Sample
+from nasmesh.telemetry.samples import Reading
 from nasmesh.v1 import job_pb2, worker_pb2
 
 _LISTEN_S = 1.0
 """How often a silent watch asks whether its caller still listens."""
 
 
-@dataclass(slots=True)
-class Job:
-    """A job with its past; changed only under the board's lock, `view` only by the board."""
-
-    view: JobView
-    attention: Attention
-    is_orphan: bool = False
-    states: list[JobView] = field(default_factory=list)
-    cancel_at: float | None = None
-    """When the process of a cancelled job is ended, on the monotonic clock; None: not cancelled."""
-    wake: Callable[[], None] | None = None
-    began_at: float | None = None
-    ended_at: float = 0.0
-    traceparent: str = ""
-    """Trace of the call that started it."""
-
-
 class Board:
     """Jobs by id. Slots take, mark and finish them; everybody else starts, reads, watches, cancels and deletes them."""
 
     def __init__(
-        self, records: RecordDirectory, *, clock: Clock, noun: str, capacity: int, orphan_s: float = ORPHAN_S
+        self,
+        records: RecordDirectory,
+        *,
+        clock: Clock,
+        noun: str,
+        capacity: int,
+        orphan_s: float = ORPHAN_S,
+        room: Room | None = None,
     ) -> None:
         """Load the ended jobs of an earlier process; `capacity` bounds jobs that have not ended."""
+        self._room = room or Room(Memory())
         self._records = records
         self._clock = clock
         self._noun = noun
@@ -63,7 +55,12 @@ class Board:
         self._closed = False
         self._tally = JobTally()
         for job_id, content in records.load():
-            self._load(job_id, content)
+            job = loaded(job_id, content, now=clock.monotonic())
+            if job is None:
+                self._log.warning("job_record_unreadable", job=job_id)
+                records.remove(job_id)
+            else:
+                self._jobs[job_id] = job
 
     def start(self, job_id: str, request: bytes) -> JobView:
         """Queue a job, or return the one that has this id and body."""
@@ -84,9 +81,7 @@ class Board:
                 raise Unavailable("DRAINING", "this server is shutting down; use another")
             if sum(not job.view.ended for job in self._jobs.values()) >= self._capacity:
                 raise Busy("NO_SLOT", f"all slots and the queue are full ({self._capacity} jobs)", retry_after_s=1.0)
-            view = JobView(job_id, job_pb2.JOB_STATE_QUEUED, 1, request)
-            job = Job(view, Attention(self._clock.monotonic()), traceparent=tracing.current())
-            job.states.append(job.view)
+            job = queued(job_id, request, now=self._clock.monotonic(), traceparent=tracing.current())
             self._jobs[job_id] = job
             self._queue.append(job)
             self._changed.notify_all()
@@ -150,15 +145,34 @@ class Board:
                 job.cancel_at = now + ORPHAN_GRACE_S
 
     def take(self) -> Job | None:
-        """Wait for a queued job, mark it RUNNING and return it; None once the board is closed."""
+        """Wait for a queued job and return it; None once the board is closed.
+
+        Where memory is shared, one that nobody has weighed comes back QUEUED, to be weighed; any other is RUNNING.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closed)
-            if self._closed:
+            while not self._closed and (job := self._room.next(self._queue)) is None:
+                self._changed.wait()
+            if self._closed or job is None:
                 return None
-            job = self._queue.popleft()
+            if job.claim.weighing:
+                return job
+            self._queue.remove(job)
+            self._room.take(job.claim)
             job.began_at = self._clock.monotonic()
             self._move(job, replace(job.view, state=job_pb2.JOB_STATE_RUNNING), is_state=True)
             return job
+
+    def weighed(self, job: Job, found: worker_pb2.JobWeighed) -> None:
+        """Note what a queued job will hold; one that never fits ends now, and so does one that cannot be weighed."""
+        with self._changed:
+            if job not in self._queue:
+                return  # cancelled meanwhile
+            finished = self._room.weighed(job.claim, found)
+            if finished is None:
+                self._changed.notify_all()
+                return
+            self._queue.remove(job)
+        self._finish(job, finished)
 
     def mark(self, job: Job, mark: worker_pb2.JobMark) -> None:
         """Record how far a running job is."""
@@ -167,16 +181,25 @@ class Board:
             progress = mark.progress or job.view.progress
             self._move(job, replace(job.view, progress=progress, checkpoint=checkpoint), is_state=False)
 
-    def finish(self, job: Job, finished: worker_pb2.JobFinished) -> None:
-        """Record how a running job ended, on disk first."""
-        if finished.HasField("failure"):
-            view = replace(job.view, state=job_pb2.JOB_STATE_FAILED, failure=finished.failure)
-        elif finished.HasField("stopped"):
-            failure = orphaned(self._noun, self._orphan_s) if job.is_orphan else None
-            view = replace(job.view, state=job_pb2.JOB_STATE_CANCELLED, failure=failure)
-        else:
-            view = replace(job.view, state=job_pb2.JOB_STATE_SUCCEEDED, result=finished.result)
-        self._end(job, view)
+    def finish(self, job: Job, finished: worker_pb2.JobFinished, *, seen: int = 0) -> None:
+        """Record how a running job ended, on disk first. One that ran out of memory may wait for all there is instead.
+
+        `seen`: the most memory that it was seen to hold, beyond what its process held before.
+        """
+        with self._changed:
+            self._room.give_back(job.claim)
+            if finished.failure.reason == failures.OUT_OF_MEMORY and job.cancel_at is None and self._room.budget:
+                if self._room.may_try_alone(job.claim):
+                    self._log.warning("job_tried_alone", job=job.view.job_id, text=finished.failure.message)
+                    self._queue.appendleft(job)
+                    self._move(job, replace(job.view, state=job_pb2.JOB_STATE_QUEUED), is_state=True)
+                    return
+                finished.violation.CopyFrom(self._room.violation(job.claim, seen))
+            self._changed.notify_all()
+        self._finish(job, finished)
+
+    def _finish(self, job: Job, finished: worker_pb2.JobFinished) -> None:
+        self._end(job, ended_view(job.view, finished, orphaned(self._noun, self._orphan_s) if job.is_orphan else None))
 
     def begin_drain(self, grace_s: float) -> None:
         """Take no more jobs and ask those at hand to stop within the time."""
@@ -268,28 +291,10 @@ class Board:
     def readings(self) -> Sequence[Reading]:
         """Return what metrics tell of the jobs."""
         with self._changed:
-            states = [state_name(job.view.state) for job in self._jobs.values() if not job.view.ended]
-            return [
-                *(Sample("nasmesh_jobs", states.count(state), (state,)) for state in ("queued", "running")),
-                *(Sample("nasmesh_jobs_ended", count, (state,)) for state, count in self._tally.ended.items()),
-                self._tally.seconds.reading("nasmesh_job_seconds"),
-            ]
+            return self._tally.readings(job.view.state for job in self._jobs.values() if not job.view.ended)
 
     def _forget_old(self) -> None:
         limit = self._clock.monotonic() - SPOOL_KEEP_S
         for job_id in [key for key, job in self._jobs.items() if job.view.ended and job.ended_at < limit]:
             del self._jobs[job_id]
             self._records.remove(job_id)
-
-    def _load(self, job_id: str, content: bytes) -> None:
-        try:
-            record = worker_pb2.JobRecord.FromString(content)
-        except DecodeError:
-            record = worker_pb2.JobRecord()
-        if record.job_id != job_id or record.state not in ENDED:
-            self._log.warning("job_record_unreadable", job=job_id)
-            self._records.remove(job_id)
-            return
-        job = Job(view_of(record), Attention(self._clock.monotonic()), ended_at=self._clock.monotonic())
-        job.states.append(job.view)
-        self._jobs[job_id] = job

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nasmesh.errors import Invalid
-from nasmesh.jobs.context import Cancelled, JobContext
+from nasmesh.jobs.bounds import bounded, settle
+from nasmesh.jobs.context import Cancelled, Foretold, JobContext
 from nasmesh.jobs.failures import failure_of
 from nasmesh.jobs.frames import read_frame, write_frame
 from nasmesh.limits import MESSAGE_BYTES
@@ -36,6 +37,7 @@ WORK = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*:[a-z_][a-z0-9_]*")
 _PR_SET_PDEATHSIG = 1
 
 Work = Callable[[bytes, JobContext], bytes]
+Weigh = Callable[[bytes], int]
 
 
 class _Pipe:
@@ -63,18 +65,23 @@ class _Pipe:
 class Child:
     """Reads requests on one thread and runs jobs on the main one, so that a job can be asked to stop at any time."""
 
-    def __init__(self, work: Work, pipe: _Pipe) -> None:
-        """Bind the work function to the pipe."""
+    def __init__(self, work: Work, weigh: Weigh | None, pipe: _Pipe) -> None:
+        """Bind the work function, and the one that foretells the memory it will hold, to the pipe."""
         self._work = work
+        self._weigh = weigh
         self._pipe = pipe
-        self._jobs: queue.SimpleQueue[tuple[pb.RunJob, threading.Event]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[pb.RunJob, threading.Event] | pb.WeighJob] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Serve until the server closes the pipe."""
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
         self._pipe.send(pb.WorkerReply(ready=pb.WorkerReady(process_id=os.getpid())))
         while True:
-            self._run_job(*self._jobs.get())
+            job = self._jobs.get()
+            if isinstance(job, pb.WeighJob):
+                self._pipe.send(pb.WorkerReply(weighed=_weighed(self._weigh, job)))
+            else:
+                self._run_job(*job)
 
     def _listen(self) -> None:
         job_id, cancelled = "", threading.Event()
@@ -82,6 +89,8 @@ class Child:
             if request.HasField("run"):
                 job_id, cancelled = request.run.job_id, threading.Event()
                 self._jobs.put((request.run, cancelled))
+            elif request.HasField("weigh"):
+                self._jobs.put(request.weigh)
             elif request.stop.job_id == job_id:
                 cancelled.set()
         # The server is gone: nobody will read a result, and a job must not go on using the device.
@@ -89,10 +98,15 @@ class Child:
 
     def _run_job(self, job: pb.RunJob, cancelled: threading.Event) -> None:
         context = JobContext(
-            job.job_id, send=lambda mark: self._pipe.send(pb.WorkerReply(mark=mark)), cancelled=cancelled
+            job.job_id,
+            send=lambda mark: self._pipe.send(pb.WorkerReply(mark=mark)),
+            cancelled=cancelled,
+            memory_bytes=job.memory_bytes,
+            foretold=Foretold(job.predicted_memory_bytes, job.estimated_memory_bytes),
         )
         with bind(job=job.job_id), tracing.continued(job.traceparent, "job", {"job": job.job_id}) as span:
-            finished = _outcome(self._work, job, context)
+            with bounded(job.memory_bytes):
+                finished = _outcome(self._work, job, context)
             span.set(outcome=finished.WhichOneof("outcome") or "")
         context.flush()
         self._pipe.send(pb.WorkerReply(finished=finished))
@@ -117,6 +131,15 @@ def _outcome(work: Work, job: pb.RunJob, context: JobContext) -> pb.JobFinished:
     return finished
 
 
+def _weighed(weigh: Weigh | None, job: pb.WeighJob) -> pb.JobWeighed:
+    weighed = pb.JobWeighed(job_id=job.job_id)
+    try:
+        weighed.memory_bytes = weigh(job.request) if weigh is not None else 0
+    except Exception as error:  # noqa: BLE001 - whatever it raises ends this job, not the child
+        weighed.failure.CopyFrom(failure_of(error))
+    return weighed
+
+
 def _die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # The parent may have died before the call above; then the kernel has nobody left to watch.
@@ -134,8 +157,11 @@ def _limit_memory(address_space: int, data: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def load_work(reference: str) -> Work:
-    """Import "module:function" and let the module warm up; raises ValueError, ImportError or AttributeError."""
+def load_work(reference: str) -> tuple[Work, Weigh | None]:
+    """Import "module:function" and let the module warm up; return the function, and the module's `weigh`, if any.
+
+    Raises ValueError, ImportError or AttributeError.
+    """
     if not WORK.fullmatch(reference):
         raise ValueError(f"{reference!r} is not of the form module:function")
     module_name, _, function_name = reference.partition(":")
@@ -144,7 +170,9 @@ def load_work(reference: str) -> Work:
     if warm is not None:
         warm()
     work: Work = getattr(module, function_name)
-    return work
+    weigh: Weigh | None = getattr(module, "weigh", None)
+    settle()
+    return work, weigh
 
 
 def main() -> None:
@@ -158,7 +186,8 @@ def main() -> None:
     configure(program)
     tracing.configure_tracing(program, read_settings())
     pipe = _Pipe()
-    Child(load_work(sys.argv[1]), pipe).run()
+    work, weigh = load_work(sys.argv[1])
+    Child(work, weigh, pipe).run()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 from google.protobuf.message import Message
 
@@ -11,6 +12,16 @@ from nasmesh.limits import MESSAGE_BYTES
 from nasmesh.v1 import object_pb2, worker_pb2
 
 _MARK_INTERVAL_S = 0.05
+
+
+class Foretold(NamedTuple):
+    """The memory that was foretold for a job, in bytes, and the estimate before what this host has learned."""
+
+    predicted: int = 0
+    estimated: int = 0
+
+
+NOTHING_FORETOLD = Foretold()
 
 
 class Cancelled(Exception):  # noqa: N818 - it is no error: the job ends as it was asked to
@@ -27,9 +38,17 @@ class JobContext:
         send: Callable[[worker_pb2.JobMark], None],
         cancelled: threading.Event,
         clock: Clock | None = None,
+        memory_bytes: int = 0,
+        foretold: Foretold = NOTHING_FORETOLD,
     ) -> None:
-        """Bind to one job; `send` takes marks, `cancelled` is set by whoever wants the job to stop."""
+        """Bind to one job; `send` takes marks, `cancelled` is set by whoever wants the job to stop.
+
+        `memory_bytes`: the most that it may hold beyond what its process held before it [0: no bound], and what was
+        foretold of that.
+        """
         self.job_id = job_id
+        self.memory_bytes = memory_bytes
+        self.foretold = foretold
         self._send = send
         self._cancelled = cancelled
         self._clock = clock or SystemClock()

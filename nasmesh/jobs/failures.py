@@ -15,7 +15,25 @@ DEVICE_LOST = "DEVICE_LOST"
 _FINAL = (Invalid, NotFound, Conflict, Stale, Denied, Unauthenticated)
 
 _TEXT = 500
-_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch says it by a plain RuntimeError
+OUT_OF_MEMORY = "CHILD_OUT_OF_MEMORY"
+"""The job asked for more memory than it may have, or than there is."""
+
+# What says it by a plain RuntimeError or in its last words: torch's allocator and its kernels, C++ below onnx and
+# onnxruntime, the start of a thread, the C library.
+_NO_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "bad_alloc",
+    "bad allocation",
+    "could not create a memory",
+    "out_of_memory",
+    "can't start new thread",
+    "Thread creation failed",
+    "Cannot allocate memory",
+    "failed to map segment from shared object",
+)
 
 
 def failure_of(error: BaseException) -> pb.Failure:
@@ -28,9 +46,13 @@ def failure_of(error: BaseException) -> pb.Failure:
             counted=error.reason not in UNCOUNTED_REASONS,
         )
     # torch's own out-of-memory error is recognised by name: this module must not import torch.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY in str(error):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _tells_of_memory(str(error)):
         return out_of_memory("an allocation failed")
     return failure("JOB_FAILED", f"the work raised {type(error).__name__}: {error}", retryable=True)
+
+
+def _tells_of_memory(text: str) -> bool:
+    return any(sign in text for sign in _NO_MEMORY)
 
 
 def failure(reason: str, message: str, *, retryable: bool, counted: bool = True) -> pb.Failure:
@@ -41,14 +63,21 @@ def failure(reason: str, message: str, *, retryable: bool, counted: bool = True)
 def out_of_memory(what: str) -> pb.Failure:
     """Return the failure of a job that asked for more memory than it may have."""
     return failure(
-        "CHILD_OUT_OF_MEMORY",
+        OUT_OF_MEMORY,
         f"out of memory: {what}; use a smaller network or batch, or a server with a higher memory limit",
         retryable=True,
     )
 
 
-def crashed(returncode: int, stderr_tail: str) -> pb.Failure:
-    """Return the failure of a job whose process ended by itself, with the signal's name and its last words."""
+def crashed(returncode: int, stderr_tail: str, *, killed_for_memory: bool = False) -> pb.Failure:
+    """Return the failure of a job whose process ended by itself, with the signal's name and its last words.
+
+    `killed_for_memory`: whether the kernel has ended processes for want of memory meanwhile.
+    """
+    if returncode == -signal.SIGKILL and killed_for_memory:
+        return out_of_memory("the kernel ended its process for want of memory")
+    if returncode != -signal.SIGKILL and _tells_of_memory(stderr_tail):
+        return out_of_memory(f"its process ended; last words: {stderr_tail[:200]}")
     if returncode < 0:
         how = f"was killed by {_signal_name(-returncode)}"
         if returncode == -signal.SIGKILL:

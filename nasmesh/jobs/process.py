@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nasmesh.errors import Invalid
+from nasmesh.jobs.bounds import has_gpu
 from nasmesh.jobs.frames import read_frame, write_frame
 from nasmesh.limits import CANCEL_GRACE_S, ORPHAN_S
 from nasmesh.v1 import worker_pb2 as pb
@@ -185,5 +186,4 @@ class ChildProcess:
 
 def _limit_arguments(limits: ChildLimits) -> list[str]:
     """Return the child's RLIMIT_AS and RLIMIT_DATA; a GPU's driver maps more than it uses: then no data limit."""
-    has_gpu = Path("/dev/nvidiactl").exists()
-    return [str(limits.address_space_bytes), str(0 if has_gpu else limits.memory_bytes + _BURST_BYTES)]
+    return [str(limits.address_space_bytes), str(0 if has_gpu() else limits.memory_bytes + _BURST_BYTES)]

@@ -5,13 +5,17 @@ import threading
 
 from nasmesh.clock import Clock
 from nasmesh.errors import NasmeshError
+from nasmesh.host import killed_for_memory
 from nasmesh.jobs import failures
-from nasmesh.jobs.board import Board, Job
+from nasmesh.jobs.board import Board
+from nasmesh.jobs.job import Job
 from nasmesh.jobs.nursery import Nursery
 from nasmesh.jobs.process import ChildLimits, ChildProcess, Ended, Reply
 from nasmesh.v1 import search_pb2, worker_pb2
 
 _MEMORY_CHECK_S = 0.5
+_WEIGH_S = 120.0
+"""How long foretelling may take; it reads the network's object."""
 
 
 class Slot:
@@ -24,6 +28,7 @@ class Slot:
         self._limits = limits
         self._clock = clock
         self._child: ChildProcess | None = None
+        self._held_before = self._most_held = self._killed_before = 0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -36,13 +41,40 @@ class Slot:
         with contextlib.suppress(NasmeshError):
             self._ready_child()
         while (job := self._board.take()) is not None:
+            if job.claim.weighing:
+                self._board.weighed(job, self._weigh(job))
+                continue
             try:
                 child = self._ready_child()
             except NasmeshError as error:
                 self._board.finish(job, _failed(job, failures.failure_of(error)))
                 continue
-            self._board.finish(job, self._work_on(job, child))
+            self._most_held = 0
+            finished = self._work_on(job, child)
+            if finished.failure.reason in (failures.DEVICE_LOST, failures.OUT_OF_MEMORY):
+                # The next job must not meet the same, nor what is left of this one.
+                self._discard()
+            self._board.finish(job, finished, seen=self._most_held)
         self._discard()
+
+    def _weigh(self, job: Job) -> worker_pb2.JobWeighed:
+        """Have the child foretell what a job will hold."""
+        job_id = job.view.job_id
+        try:
+            child = self._ready_child()
+        except NasmeshError as error:
+            return worker_pb2.JobWeighed(failure=failures.failure_of(error))
+        child.send(worker_pb2.WorkerRequest(weigh=worker_pb2.WeighJob(job_id=job_id, request=job.view.request)))
+        until = self._clock.monotonic() + _WEIGH_S
+        while not self._board.closed and self._clock.monotonic() < until:
+            event = child.next_event(_MEMORY_CHECK_S)
+            if isinstance(event, Ended):
+                failure = self._crashed(job, child, event).failure
+                return worker_pb2.JobWeighed(failure=failure)
+            if isinstance(event, Reply) and event.reply.weighed.job_id == job_id:
+                return event.reply.weighed
+        self._discard()
+        return worker_pb2.JobWeighed(failure=failures.timed_out(_WEIGH_S))
 
     def _ready_child(self) -> ChildProcess:
         if self._child is not None and not self._child.alive:
@@ -52,12 +84,18 @@ class Slot:
         return self._child
 
     def _work_on(self, job: Job, child: ChildProcess) -> worker_pb2.JobFinished:
-        """Return how the job ended. On every path but a Finished frame the child is gone afterwards.
-
-        So it is where it lost its device: the next job must not meet the same."""
+        """Return how the job ended. On every path but a Finished frame the child is gone afterwards."""
         job_id = job.view.job_id
         job.wake = child.wake
-        run = worker_pb2.RunJob(job_id=job_id, request=job.view.request, traceparent=job.traceparent)
+        run = worker_pb2.RunJob(
+            job_id=job_id,
+            request=job.view.request,
+            traceparent=job.traceparent,
+            memory_bytes=job.claim.held,
+            predicted_memory_bytes=job.claim.predicted,
+            estimated_memory_bytes=job.claim.estimated,
+        )
+        self._held_before, self._killed_before = child.resident_bytes(), killed_for_memory()
         child.send(worker_pb2.WorkerRequest(run=run))
         out_of_time = self._clock.monotonic() + self._limits.job_timeout_s
         stop_sent = False
@@ -78,8 +116,6 @@ class Slot:
             if isinstance(event, Reply) and event.reply.mark.job_id == job_id:
                 self._board.mark(job, event.reply.mark)
             elif isinstance(event, Reply) and event.reply.finished.job_id == job_id:
-                if event.reply.finished.failure.reason == failures.DEVICE_LOST:
-                    self._discard()
                 return event.reply.finished
 
     def _verdict(self, job: Job, child: ChildProcess, now: float, ends_at: float) -> worker_pb2.JobFinished | None:
@@ -91,6 +127,7 @@ class Slot:
                 return _stopped(job)
             return _failed(job, failures.timed_out(self._limits.job_timeout_s))
         resident = child.resident_bytes()
+        self._most_held = max(self._most_held, resident - self._held_before)
         if resident > self._limits.memory_bytes:
             what = f"the job holds {resident >> 20} MiB, more than the {self._limits.memory_bytes >> 20} MiB allowed"
             return _failed(job, failures.out_of_memory(what))
@@ -103,7 +140,8 @@ class Slot:
             return _stopped(job)
         if event.fault:
             return _failed(job, failures.failure("CHILD_CRASHED", f"the job's process: {event.fault}", retryable=True))
-        return _failed(job, failures.crashed(code, child.stderr_tail()))
+        for_memory = killed_for_memory() > self._killed_before
+        return _failed(job, failures.crashed(code, child.stderr_tail(), killed_for_memory=for_memory))
 
     def _discard(self) -> None:
         child, self._child = self._child, None

@@ -12,11 +12,12 @@ from nasmesh.jobs.child import WORK
 from nasmesh.jobs.nursery import Nursery
 from nasmesh.jobs.process import ChildLimits
 from nasmesh.jobs.records import RecordDirectory
+from nasmesh.jobs.room import Memory, Room
 from nasmesh.jobs.slot import Slot
 from nasmesh.jobs.view import JobView
 from nasmesh.telemetry.samples import Reading, Sample
 
-__all__ = ["ChildLimits", "JobTable", "JobView"]
+__all__ = ["ChildLimits", "JobTable", "JobView", "Memory"]
 
 
 class JobTable:
@@ -36,11 +37,13 @@ class JobTable:
         clock: Clock | None = None,
         noun: str = "job",
         queue: int | None = None,
+        memory: Memory | None = None,
     ) -> None:
         """Load ended jobs from `directory` and start the children.
 
         `work` is "module:function" as fixed in the program, never taken from a message. `queue`: jobs that may wait
-        beyond the slots [as many as slots]. Raises Invalid (WORK_INVALID, SLOTS_INVALID).
+        beyond the slots [as many as slots]. `memory`: what the jobs may hold together [no bound]; the work's module
+        then has a function `weigh`, from a serialised request to bytes. Raises Invalid (WORK_INVALID, SLOTS_INVALID).
         """
         if not WORK.fullmatch(work):
             raise Invalid("WORK_INVALID", f"work: {work[:80]!r} is not module:function", field="work")
@@ -48,12 +51,14 @@ class JobTable:
             raise Invalid("SLOTS_INVALID", f"slots: {slots} is not between 1 and 1024", field="slots")
         self._clock = clock or SystemClock()
         self._limits = limits or ChildLimits()
+        self._memory = memory or Memory()
         self._board = Board(
             RecordDirectory(directory, ".job"),
             clock=self._clock,
             noun=noun,
             capacity=slots + (slots if queue is None else queue),
             orphan_s=self._limits.orphan_s,
+            room=Room(self._memory),
         )
         self._nursery = Nursery(work, limits=self._limits, environment=environment or {})
         self._slots = [
@@ -61,6 +66,7 @@ class JobTable:
             for number in range(slots)
         ]
         self.slots = slots
+        self.memory_bytes = self._memory.budget
 
     def readings(self) -> Sequence[Reading]:
         """Return what metrics tell of the table."""

@@ -19,6 +19,8 @@ class JobView:
     checkpoint: object_pb2.ObjectRef | None = None
     result: bytes = b""
     failure: search_pb2.Failure | None = None
+    violation: search_pb2.ConstraintViolation | None = None
+    """Beside a failure for want of memory: by how much the job is outside what there is."""
 
     @property
     def ended(self) -> bool:
@@ -37,6 +39,7 @@ def record_of(view: JobView) -> bytes:
         checkpoint=view.checkpoint,
         result=view.result,
         failure=view.failure,
+        violation=view.violation,
     ).SerializeToString()
 
 
@@ -51,4 +54,5 @@ def view_of(record: worker_pb2.JobRecord) -> JobView:
         checkpoint=record.checkpoint if record.HasField("checkpoint") else None,
         result=record.result,
         failure=record.failure if record.HasField("failure") else None,
+        violation=record.violation if record.HasField("violation") else None,
     )

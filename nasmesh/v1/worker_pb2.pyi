@@ -70,6 +70,7 @@ class RunJob(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PREDICTED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    ESTIMATED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job."""
     request: _builtins.bytes
@@ -80,6 +81,8 @@ class RunJob(_message.Message):
     """Most memory that the job may hold, in bytes, beyond what its process holds when it begins; 0: no bound is kept."""
     predicted_memory_bytes: _builtins.int
     """What was foretold for it, in bytes; 0: nothing was."""
+    estimated_memory_bytes: _builtins.int
+    """The same before what this host has learned was applied: what a measurement is compared with."""
     def __init__(
         self,
         *,
@@ -88,10 +91,11 @@ class RunJob(_message.Message):
         traceparent: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
         predicted_memory_bytes: _builtins.int = ...,
+        estimated_memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "memory_bytes", b"memory_bytes", "predicted_memory_bytes", b"predicted_memory_bytes", "request", b"request", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimated_memory_bytes", b"estimated_memory_bytes", "job_id", b"job_id", "memory_bytes", b"memory_bytes", "predicted_memory_bytes", b"predicted_memory_bytes", "request", b"request", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

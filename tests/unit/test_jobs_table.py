@@ -205,7 +205,7 @@ def test_an_allocation_far_beyond_the_limit_is_refused_before_it_happens(make: M
     view = wait(table, job_id)
     assert reason(view) == "CHILD_OUT_OF_MEMORY"
     assert view.failure is not None
-    assert "an allocation failed" in view.failure.message  # said by the child, which lives on
+    assert "an allocation failed" in view.failure.message  # said by the child
     start(table, "echo-1")
     assert wait(table, "echo-1").state == job_pb2.JOB_STATE_SUCCEEDED
 

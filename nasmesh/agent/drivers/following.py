@@ -32,6 +32,8 @@ class JobStatus:
     checkpoint: object_pb2.ObjectRef | None
     outcome: pb.AttemptOutcome
     failure: search_pb2.Failure
+    violation: search_pb2.ConstraintViolation | None = None
+    """Beside a failure: the network is outside this bound."""
 
     @property
     def ended(self) -> bool:
@@ -148,6 +150,8 @@ def _watch(calls: JobCalls, attempt: Attempt, first: JobStatus) -> pb.AttemptOut
 def _outcome(attempt: Attempt, status: JobStatus) -> pb.AttemptOutcome:
     if status.state == job_pb2.JOB_STATE_SUCCEEDED:
         return status.outcome
+    if status.state == job_pb2.JOB_STATE_FAILED and status.violation is not None:
+        return pb.AttemptOutcome(infeasible=status.violation)
     if status.state == job_pb2.JOB_STATE_FAILED:
         return pb.AttemptOutcome(failure=status.failure)
     return attempt.released()

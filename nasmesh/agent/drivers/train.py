@@ -98,4 +98,5 @@ def _status(training: pb.Training) -> JobStatus:
         checkpoint=training.checkpoint if training.HasField("checkpoint") else None,
         outcome=dispatch_service_pb2.AttemptOutcome(train=training.result),
         failure=training.failure,
+        violation=training.violation if training.HasField("violation") else None,
     )

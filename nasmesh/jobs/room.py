@@ -1,0 +1,126 @@
+"""The memory that jobs of one server share: which waiting job may begin, and what becomes of one that does not fit.
+
+A job is weighed before it runs and then holds a claim until it ends. Where the first in line does not fit now, smaller
+ones may go before it, but only so many; then nothing begins until it has. So every job that fits at all begins at last.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from nasmesh.jobs.failures import out_of_memory
+from nasmesh.memory import show_bytes
+from nasmesh.v1 import search_pb2, worker_pb2
+
+OVERTAKEN = 8
+"""How many may go before a job that waits for memory."""
+
+MARGIN = 1.15
+"""A job's claim over what was foretold for it: its limit, so that a little more is no reason to end it."""
+
+
+@dataclass(slots=True)
+class Claim:
+    """What one job has of the server's memory. Guard it by the board's lock."""
+
+    weighed: bool = False
+    weighing: bool = False
+    estimated: int = 0
+    """Bytes that the job was weighed at; 0: it was not."""
+    predicted: int = 0
+    """The same times what this host has learned."""
+    held: int = 0
+    """Bytes that it may hold while it runs; 0: no bound is kept."""
+    alone: bool = False
+    """Whether it has, or waits for, all there is: a try with less was not enough."""
+    overtaken: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What jobs of a server may hold together, in bytes; 0: no bound is kept, and nothing is weighed.
+
+    `metric` is what a job is outside of that does not fit; `factor` returns what estimates are multiplied by.
+    """
+
+    budget: int = 0
+    metric: str = ""
+    factor: Callable[[], float] = lambda: 1.0
+
+
+class Claimant(Protocol):
+    """A job as this module sees it."""
+
+    claim: Claim
+
+
+Job = TypeVar("Job", bound=Claimant)
+
+
+class Room:
+    """Keeps account of one server's memory."""
+
+    def __init__(self, memory: Memory) -> None:
+        """Begin with all of it free."""
+        self._memory = memory
+        self.budget = memory.budget
+        self.taken = 0
+
+    def next(self, waiting: Iterable[Job]) -> Job | None:
+        """Return the job to take up next: to be weighed (`weighing` is set), or to begin; None where all must wait."""
+        if not self.budget:
+            return next(iter(waiting), None)
+        passed: list[Claim] = []
+        for job in waiting:
+            claim = job.claim
+            if claim.weighing:
+                continue
+            if not claim.weighed:
+                claim.weighing = True
+                return job
+            if self.taken + claim.held <= self.budget:
+                for earlier in passed:
+                    earlier.overtaken += 1
+                return job
+            if claim.overtaken >= OVERTAKEN:
+                return None
+            passed.append(claim)
+        return None
+
+    def weighed(self, claim: Claim, found: worker_pb2.JobWeighed) -> worker_pb2.JobFinished | None:
+        """Give a job the claim that follows from what it will hold; or return how it ends, since it can never run."""
+        predicted = math.ceil(found.memory_bytes * self._memory.factor())
+        claim.weighing, claim.weighed, claim.estimated, claim.predicted = False, True, found.memory_bytes, predicted
+        claim.held = min(self.budget, math.ceil(predicted * MARGIN))
+        if found.HasField("failure"):
+            return worker_pb2.JobFinished(failure=found.failure)
+        if predicted <= self.budget:
+            return None
+        what = f"it would hold {show_bytes(predicted)}, jobs here may hold {show_bytes(self.budget)} together"
+        return worker_pb2.JobFinished(failure=out_of_memory(what), violation=self.violation(claim, 0))
+
+    def take(self, claim: Claim) -> None:
+        """A job begins."""
+        self.taken += claim.held
+
+    def give_back(self, claim: Claim) -> None:
+        """A job has ended."""
+        self.taken -= claim.held
+
+    def may_try_alone(self, claim: Claim) -> bool:
+        """Say whether a job that ran out of memory may run again with all there is, and give it that claim."""
+        if not self.budget or claim.held >= self.budget:
+            return False
+        claim.held, claim.alone, claim.overtaken = self.budget, True, 0
+        return True
+
+    def violation(self, claim: Claim, seen: int) -> search_pb2.ConstraintViolation:
+        """Return by how much a job is outside what there is.
+
+        `seen`: the most that it was seen to hold; one that asked for more than there is held less, and is outside by a
+        byte at least.
+        """
+        value = max(claim.predicted, seen, self.budget + 1)
+        constraint = search_pb2.Constraint(metric=self._memory.metric, max=self.budget)
+        return search_pb2.ConstraintViolation(constraint=constraint, value=value)
