@@ -25,8 +25,8 @@ class Writer:
 
     @property
     def busy(self) -> bool:
-        """Whether a checkpoint is being written."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether a checkpoint is being written, or was and has not been collected."""
+        return self._thread is not None
 
     def start(self, write: Write) -> None:
         """Begin to write; what was written before must have been collected."""

@@ -8,7 +8,7 @@ import onnx
 
 from nasmesh import limits
 from nasmesh.model.initializers import INIT_KEY
-from nasmesh.model.metadata import ARCHITECTURE_KEY, TRAINING_KEY
+from nasmesh.model.metadata import ARCHITECTURE_KEY, DROP_PATH_KEY, TRAINING_KEY
 from nasmesh.model.reasons import Reason, rejected
 from nasmesh.model.tensors import check_tensor
 
@@ -166,7 +166,7 @@ def _check_training(model: onnx.ModelProto, *, checkpoint: bool) -> None:
 
 
 def _check_metadata(model: onnx.ModelProto, *, checkpoint: bool) -> None:
-    long = {ARCHITECTURE_KEY} | ({TRAINING_KEY} if checkpoint else set())
+    long = {ARCHITECTURE_KEY, DROP_PATH_KEY} | ({TRAINING_KEY} if checkpoint else set())
     _at_most(len(model.metadata_props), limits.ADMISSION_ENTRIES, "entries", "metadata_props")
     keys = [prop.key for prop in model.metadata_props]
     if len(set(keys)) != len(keys):
