@@ -29,8 +29,8 @@ with quiet_interrupts():
         table,
         things,
         top,
-        transform,
         transfer,
+        transform,
         trial,
     )
     from nasmesh import exits

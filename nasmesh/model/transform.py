@@ -1,8 +1,9 @@
 """Explicit, recorded changes of whole architectures."""
 
 import math
+from collections.abc import Sequence
 
-from nasmesh.model.architecture import check
+from nasmesh.model.architecture import check, shapes
 from nasmesh.model.operations import MAX_DIM
 from nasmesh.model.reasons import Reason, rejected
 from nasmesh.v1 import architecture_pb2 as pb
@@ -28,6 +29,41 @@ def scale_width(architecture: pb.Architecture, multiplier: float) -> pb.Architec
             _scale(operation, multiplier, keep_features=block.id in fixed)
     check(result)
     return result
+
+
+def fit_to(
+    architecture: pb.Architecture, input_dims: Sequence[int], outputs: int, preprocessing: pb.Preprocessing
+) -> pb.Architecture:
+    """Return the architecture for other data: its input's dimensions, as many outputs, and that data's normalisation.
+
+    Ids and all else stay. An image that the network standardises by itself it goes on standardising by itself. Raises
+    Rejected where the network cannot take such samples, or has no block whose width is the number of outputs.
+    """
+    check(architecture)
+    result = pb.Architecture()
+    result.CopyFrom(architecture)
+    del result.inputs[0].dims[:]
+    result.inputs[0].dims.extend(input_dims)
+    if not architecture.preprocessing.per_image:
+        result.preprocessing.CopyFrom(preprocessing)
+    fixed = _logit_sources(architecture)
+    for block in result.blocks:
+        if block.id in fixed:
+            _set_width(block.operation, outputs)
+    check(result)
+    if (found := shapes(result)[result.output]) != (outputs,):
+        message = f"the network gives {list(found)}, and {outputs} outputs are needed"
+        raise rejected(Reason.SHAPE_MISMATCH, message, where=result.output)
+    return result
+
+
+def _set_width(operation: pb.Operation, width: int) -> None:
+    kind = operation.WhichOneof("kind")
+    if kind == "linear":
+        operation.linear.features = width
+    elif kind in ("conv", "conv_unit"):
+        conv = operation.conv if kind == "conv" else operation.conv_unit.conv
+        conv.channels = width
 
 
 def _operations(operation: pb.Operation) -> list[pb.Operation]:
