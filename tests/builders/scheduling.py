@@ -126,6 +126,9 @@ def train_result(lease: pb.Lease) -> train_service_pb2.TrainResult:
 def evaluate_result(lease: pb.Lease, accuracy: float | None = None) -> evaluate_service_pb2.EvaluateResult:
     number = int(lease.trial.rpartition("/")[2])
     value = (number * 37 % 100) / 100 if accuracy is None else accuracy
+    if lease.evaluate.untrained:
+        latency = make_measurement("latency_p50", number * 3 % 10, measurement_pb2.SPLIT_UNSPECIFIED)
+        return evaluate_service_pb2.EvaluateResult(measurements=[latency], device_time_s=0.125)
     return evaluate_service_pb2.EvaluateResult(
         measurements=[make_measurement("accuracy", value, lease.evaluate.config.split)], device_time_s=0.25
     )

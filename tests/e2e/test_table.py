@@ -79,6 +79,22 @@ def test_search_over_a_table_when_it_is_in_another_space_then_every_trial_says_s
     assert reasons == {"NETWORK_NOT_IN_TABLE"}, search.reason
 
 
+def test_bound_on_latency_when_no_network_keeps_it_then_none_is_trained(client: Client) -> None:
+    """There is nobody who could train; the evaluate server measures the untrained networks, and that is the end."""
+    spec = SPEC.replace(
+        "evaluate: { table: tables/digits-cell, tableSeed: -1, latency: false }", "train: { epochs: 1 }"
+    )
+    spec = spec.replace("maxTrials: 79", "maxTrials: 3").replace("final: { topK: 1 }", "")
+    spec += "constraints: [{ metric: latency_p50, max: 0.000001 }, { metric: parameters, max: 1000000 }]\n"
+    search = _run(client, "bound", spec)
+    assert search.trials.infeasible == 3, search.reason
+    for trial in client.list_trials("bound"):
+        assert trial.violation.constraint.metric == "latency_p50"
+        assert trial.violation.value == _value(trial, "latency_p50") > 0
+        assert trial.environment["profile.cpu"]
+        assert trial.device_time_s > 0
+
+
 def _value(trial: search_pb2.Trial, metric: str) -> float:
     found = [m.value for m in trial.measurements if m.metric == metric]
     assert len(found) == 1, trial

@@ -109,6 +109,7 @@ def searches(seed: int) -> dict[str, search_pb2.SearchSpec]:
     elif chance < 0.2:
         spec.budget.target = 0.7
     _stop_early(seed, found)
+    _judge_early(seed, found)
     return found
 
 
@@ -130,6 +131,20 @@ def _stop_early(seed: int, specs: dict[str, search_pb2.SearchSpec]) -> None:
         rule.by_pareto_rank = rng.random() < 0.3
         # Others than the two best go to their end rarely; more trials make more of them meet at rungs.
         spec.budget.max_trials += rng.randint(0, 4)
+
+
+def _judge_early(seed: int, specs: dict[str, search_pb2.SearchSpec]) -> None:
+    """Give some searches a bound that the untrained network is measured for, others a table in training's place."""
+    rng = seeded_random(derive_seed(seed, "judging"))
+    for spec in specs.values():
+        chance = rng.random()
+        if chance < 0.25:
+            spec.constraints.add(metric="latency_p50", max=6.5)
+        elif chance < 0.35 and not spec.HasField("early_stopping"):
+            spec.evaluate.table = "tables/made-up"
+            spec.ClearField("train")
+            if spec.HasField("final"):
+                spec.final.ClearField("train")
 
 
 def _spec(max_trials: int, parallelism: int, *, final: bool) -> search_pb2.SearchSpec:
