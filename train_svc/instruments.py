@@ -12,7 +12,7 @@ from nasmesh.errors import FieldViolation, Invalid
 from nasmesh.v1 import measurement_pb2
 from nasmesh.v1 import training_pb2 as pb
 from train_svc.compute import OBSERVERS
-from train_svc.instruments_sums import Cadence, Observer, Reading, StepSums, Sums
+from train_svc.instruments_sums import Cadence, Observer, Reading, Scratch, StepSums, Sums
 
 STATE_PREFIX = "observer"
 _TAP_SUFFIX = {pb.TAP_ACTIVATION: ".act", pb.TAP_OUTPUT: ".out"}
@@ -47,6 +47,7 @@ class _Found:
     readings: list[Reading] = field(default_factory=list)
     scalars: dict[str, nn.Parameter] = field(default_factory=dict)
     faults: list[FieldViolation] = field(default_factory=list)
+    scratch: Scratch = field(default_factory=Scratch)
 
 
 class Instruments:
@@ -219,7 +220,7 @@ def _watch(module: fx.GraphModule, probe: pb.Probe, cadence: Cadence, place: str
     wanted = _wanted(probe, set(known), place, found, f"has {pb.Tap.Name(probe.tap)}", negated=True)
     first = sum(node.op == "call_module" and str(node.target).startswith(OBSERVERS) for node in nodes.values())
     for element in (e for e in (probe.elements or known) if e in wanted):
-        observer = Observer(probe.statistics)
+        observer = Observer(probe.statistics, found.scratch)
         path = f"{OBSERVERS}.o{first}"
         first += 1
         module.add_submodule(path, observer)
