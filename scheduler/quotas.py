@@ -25,7 +25,7 @@ def check_open_searches(state: State, caller: Identity) -> None:
 
 def check_queued_networks(state: State, owner: str) -> None:
     """Refuse more networks of an owner than the queues shall hold."""
-    held = sum(run.active for run in _open(state, owner))
+    held = sum(run.in_work for run in _open(state, owner))
     if held >= limits.QUEUED_NETWORKS:
         raise Busy(
             "QUOTA_EXCEEDED",
