@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from nasmesh.v1 import training_pb2 as pb
 
 MOST_STEPS = 10**9  # an int64 that large is a typing error, not a training
+MOST_PROCESSES = 64
 _LARGEST_BATCH = 65_536
 _MOST_ACCUMULATED = 4096
 _LOSS_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
@@ -39,7 +40,7 @@ def faults(config: pb.TrainConfig) -> Iterator[Fault]:
     yield from require("data_fraction", config.data_fraction, lambda v: 0 < v <= 1, "must be in (0, 1]")
     yield from _loss_faults(config)
     yield from _step_faults(config)
-    yield from _distribution_faults(config.distribution)
+    yield from _distribution_faults(config)
     yield from _optimizer_faults(config.optimizer)
     yield from _schedule_faults(config)
     yield from _schedule_kind_faults(config.schedule)
@@ -85,13 +86,18 @@ def _step_faults(config: pb.TrainConfig) -> Iterator[Fault]:
     )
 
 
-def _distribution_faults(distribution: pb.Distribution) -> Iterator[Fault]:
-    if distribution.processes != 1:
-        yield (
-            "distribution.processes",
-            f"one process is what this server has, not {distribution.processes}; leave unset",
-        )
-    if distribution.across_hosts:
+def _distribution_faults(config: pb.TrainConfig) -> Iterator[Fault]:
+    processes, parts = config.distribution.processes, config.accumulate_batches
+    yield from require(
+        "distribution.processes", processes, lambda v: 1 <= v <= MOST_PROCESSES, f"must be 1 to {MOST_PROCESSES}"
+    )
+    if 1 < processes <= MOST_PROCESSES:
+        if parts > 0 and config.batch_size % (parts * processes):
+            among = f"{parts} parts of {processes} processes" if parts > 1 else f"{processes} processes"
+            yield "distribution.processes", f"the batch_size of {config.batch_size} does not divide into {among}"
+        if config.compute.compile == pb.COMPILE_MODE_ALWAYS:
+            yield "compute.compile", "ALWAYS does not go with several processes; use AUTO or NEVER"
+    if config.distribution.across_hosts:
         yield "distribution.across_hosts", "one server is what trains a network; leave unset"
 
 

@@ -15,8 +15,8 @@ from train_svc import loss_names
 _LONGEST_GRACE_S = 600.0
 
 
-def check_start(request: pb.StartTrainingRequest) -> pb.StartTrainingRequest:
-    """Return a request that is worth a job.
+def check_start(request: pb.StartTrainingRequest, *, slots: int) -> pb.StartTrainingRequest:
+    """Return a request that is worth a job on a server of so many slots.
 
     Raises Invalid (TRAIN_CONFIG_INVALID, DATASET_UNKNOWN, DATASET_SPEC_INVALID, OBJECT_REF_INVALID,
     OBJECT_KEY_MISMATCH, FIELD_INVALID).
@@ -28,6 +28,10 @@ def check_start(request: pb.StartTrainingRequest) -> pb.StartTrainingRequest:
             check_ref(getattr(request, name), field=name)
     catalog.check(request.data, field="data")
     training_config.check(request.config, "config")
+    processes = slots_of(request)
+    if processes > slots:
+        message = f"config.distribution.processes: {processes} take as many slots, this server has {slots}"
+        raise Invalid("TRAIN_CONFIG_INVALID", message, field="config.distribution.processes")
     loss_names.check_known(request.config.loss)
     if request.until_step < 0:
         message = f"until_step: {request.until_step} is below 0; 0 trains to the end"
@@ -37,6 +41,11 @@ def check_start(request: pb.StartTrainingRequest) -> pb.StartTrainingRequest:
         raise Invalid("FIELD_INVALID", message, field="gang")
     training_config.check_instrumentation(request.instrumentation, "instrumentation")
     return request
+
+
+def slots_of(request: pb.StartTrainingRequest) -> int:
+    """Return how many slots a training takes: one a process."""
+    return max(1, request.config.distribution.processes)
 
 
 def to_training(view: JobView) -> pb.Training:

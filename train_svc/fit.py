@@ -115,7 +115,7 @@ class Fit:
             if self._overflown > (_MOST_OVERFLOWN if training.scale else 0):
                 raise self._diverged(first + offset, "the loss is not finite")
         self._pending.clear()
-        size = training.feed.batch_size // training.team.size
+        size = training.feed.batch_size
         finite = [loss for loss in losses if math.isfinite(loss)]
         seen = Tally(loss=math.fsum(finite) * size, correct=hits, samples=len(finite) * size)
         training.epoch.add(seen)

@@ -1,6 +1,6 @@
 """Where others take part in a training: what is called around an update, and who else computes a part of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,13 +22,17 @@ class Hooks:
 
 
 class Team(Protocol):
-    """The processes that share one training: of each batch's size * accumulate_batches parts, each computes as many."""
+    """The processes that share one training: each part of a batch is split among them, in the order of their ranks."""
 
     rank: int
     size: int
 
-    def average(self, tensors: list[Tensor]) -> None:
+    def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its mean over all members, in place."""
+        ...
+
+    def total(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all members, in place."""
         ...
 
 
@@ -38,5 +42,8 @@ class Alone:
     rank = 0
     size = 1
 
-    def average(self, tensors: list[Tensor]) -> None:
+    def average(self, tensors: Sequence[Tensor]) -> None:
         """Leave them: the mean of one."""
+
+    def total(self, tensors: Sequence[Tensor]) -> None:
+        """Leave them: the sum of one."""

@@ -1,6 +1,6 @@
 """Sums that statistics are made of: over the images that pass a value, and over the steps at which weights are read.
 
-The statistic of NAC (Kamath et al. 2018): sums of x and x^2 over images per position and channel.
+The statistics of NAC (Kamath et al. 2018): means and variances over images per position and channel.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,9 +69,9 @@ class Scratch:
 class Sums:
     """Sums over `images` images of `elements` values, float64, by name.
 
-    "sum" of x and "square" of x^2, per position and channel where a variance is asked for, else one number each;
-    "zeros": how many values are zero; "norms" of the images' Euclidean norms. Positions come in the order in which
-    memory has them: channels last where `nhwc`.
+    "sum" of x, per position and channel where a variance is asked for; "square" of x^2, of which the mean variance needs
+    no more than the total; "zeros": how many values are zero; "norms" of the images' Euclidean norms. Positions come in
+    the order in which memory has them: channels last where `nhwc`.
     """
 
     parts: dict[str, Tensor]
@@ -83,7 +83,7 @@ class Sums:
     def of(batch: Tensor, statistics: Iterable[int]) -> "Sums":
         """Return empty sums for images like those of a batch [N, ...]."""
         wanted = list(statistics)
-        spread = ("sum", "square") if pb.STATISTIC_VARIANCE in wanted else ()
+        spread = ("sum",) if pb.STATISTIC_VARIANCE in wanted else ()
         size = batch[0].numel()
         parts = {
             name: torch.zeros(size if name in spread else (), dtype=torch.float64, device=batch.device)
@@ -98,13 +98,13 @@ class Sums:
         # Where the batch is in the same order, as ever, this copies nothing.
         rows = (values.permute(0, 2, 3, 1) if self.nhwc else values).reshape(len(values), -1).float()
         if "sum" in parts and parts["sum"].dim():
-            self._add_columns(rows, scratch)
+            # As a product with ones: several times as fast as a sum over rows.
+            parts["sum"].add_(torch.mm(scratch.ones(rows, len(rows)), rows)[0])
         elif "sum" in parts:
             parts["sum"].add_(rows.sum(1).sum(dtype=torch.float64))
-        scalar = "square" in parts and not parts["square"].dim()
-        if scalar or "norms" in parts:
+        if parts.keys() & {"square", "norms"}:
             norms = torch.linalg.vector_norm(rows, dim=1).double()
-            if scalar:
+            if "square" in parts:
                 parts["square"].add_(norms.square().sum())
             if "norms" in parts:
                 parts["norms"].add_(norms.sum())
@@ -114,14 +114,6 @@ class Sums:
                 alike = torch.eq(part, 0.0, out=scratch.like(rows, len(part)))
                 parts["zeros"].add_(alike.sum(1).sum(dtype=torch.float64))
         self.images += len(values)
-
-    def _add_columns(self, rows: Tensor, scratch: Scratch) -> None:
-        """Add the sums over rows of x and x^2: matrix products, over pieces that the processor's cache holds."""
-        for part in torch.split(rows, _chunk(rows)):
-            ones = scratch.ones(rows, len(part))
-            self.parts["sum"].add_(torch.mm(ones, part)[0])
-            squares = torch.mul(part, part, out=scratch.like(rows, len(part)))
-            self.parts["square"].add_(torch.mm(ones, squares)[0])
 
     def join(self, values: Tensor, statistics: Iterable[int], team: Team, scratch: Scratch) -> None:
         """Add this process's part of a batch, and those of the others: all members end with the sums of all images."""
@@ -137,7 +129,7 @@ class Sums:
         """Return a statistic: mean, true variance, mean of squares, share of zeros, mean norm of an image."""
         mean = {name: part / self.images for name, part in self.parts.items()}
         if statistic == pb.STATISTIC_VARIANCE:
-            return float((mean["square"] - mean["sum"].square()).clamp(min=0).mean())
+            return max(0.0, float(mean["square"] - mean["sum"].square().sum()) / self.elements)
         if statistic == pb.STATISTIC_NORM:
             return float(mean["norms"])
         (name,) = _PARTS[statistic]

@@ -15,6 +15,7 @@ from nasmesh.v1 import measurement_pb2, object_pb2, training_pb2
 from nasmesh.v1 import train_service_pb2 as pb
 from train_svc import device_loss, instruments_once, snapshot
 from train_svc.compute import describe
+from train_svc.distributed import Company, Crew, train_together
 from train_svc.fit import Fit
 from train_svc.memory import Meter
 from train_svc.memory import weigh as weigh  # the child asks this module for it
@@ -22,6 +23,9 @@ from train_svc.publish import Published, engine_versions, publish
 from train_svc.training import Training, assemble
 from train_svc.upload import Upload, last_checkpoint, work_of
 from train_svc.writer import Write
+
+_crew = Crew()
+"""Other processes that trainings of this one have needed; they end with it."""
 
 
 def run(request: bytes, context: JobContext) -> bytes:
@@ -38,8 +42,20 @@ def train(start: pb.StartTrainingRequest, context: JobContext, store: ObjectStor
     """Train to the end and return references to checkpoint and published model, with all that was read.
 
     Raises Invalid (TRAIN_CONFIG_INVALID, NETWORK_DIVERGED, CHECKPOINT_MISMATCH, EXPORT_DISAGREES), Rejected, NotFound,
-    Unavailable (STORE_DOWN), and Cancelled after a checkpoint.
+    Unavailable (STORE_DOWN, RANK_LOST), and Cancelled after a checkpoint.
     """
+    if start.config.distribution.processes <= 1:
+        return _train(start, context, store, clock, None)
+
+    def attempt(asked: pb.StartTrainingRequest, company: Company) -> pb.TrainResult:
+        return _train(asked, context, store, clock, company)
+
+    return train_together(start, _crew, attempt, clock)
+
+
+def _train(
+    start: pb.StartTrainingRequest, context: JobContext, store: ObjectStore, clock: Clock, company: Company | None
+) -> pb.TrainResult:
     begin = clock.monotonic()
     outbox = Outbox(home() / "uploads", clock=clock)
     upload = Upload(store, outbox, work_of(start), context, clock)
@@ -49,6 +65,8 @@ def train(start: pb.StartTrainingRequest, context: JobContext, store: ObjectStor
         snapshot.restore(training, resumed)
     context.raise_if_cancelled()
     instruments_once.begin(training, start.instrumentation, clock)
+    if company is not None:
+        company.join(training)
     earlier_s = training.elapsed_s
 
     def prepare(elapsed_s: float, progress: pb.TrainProgress, last: bool) -> Write:
@@ -56,7 +74,12 @@ def train(start: pb.StartTrainingRequest, context: JobContext, store: ObjectStor
 
         def write() -> object_pb2.ObjectRef | None:
             content = taken.to_bytes()
-            return upload.put(content, progress, keep=True) if last else upload.put_or_keep(content)
+            if company is None:
+                return upload.put(content, progress, keep=True) if last else upload.put_or_keep(content)
+            company.check()
+            ref = upload.put(content, progress, keep=True) if last else upload.put_or_keep(content)
+            company.stored = ref or company.stored
+            return ref
 
         return write
 
@@ -108,6 +131,7 @@ def _environment(training: Training, published: Published) -> dict[str, str]:
         "device": describe(training.device),
         "cpu": cpu_model(),
         "threads": str(training.threads),
+        "processes": str(training.team.size),
         "precision": training.choice.precision,
         "layout": training.choice.layout,
         "compiled": "true" if training.choice.compiled else "false",

@@ -7,6 +7,8 @@ Dropout of nothing.
 import torch
 from torch import Tensor, fx, nn
 
+from train_svc.hooks import Alone, Team
+
 SCOPE = "_paths"
 
 
@@ -16,6 +18,7 @@ class DropPath(nn.Module):
     def __init__(self, device: torch.device) -> None:
         """Begin with nothing dropped."""
         super().__init__()
+        self.team: Team = Alone()
         # A tensor, since a compiled network would be compiled anew for every other number.
         self.register_buffer("kept", torch.ones((), device=device), persistent=False)
 
@@ -24,7 +27,10 @@ class DropPath(nn.Module):
         if not self.training:
             return x
         kept = self.get_buffer("kept")
-        drawn = torch.rand((x.shape[0],) + (1,) * (x.dim() - 1), device=x.device, dtype=torch.float32)
+        count, team = x.shape[0], self.team
+        drawn = torch.rand((count * team.size,) + (1,) * (x.dim() - 1), device=x.device, dtype=torch.float32)
+        if team.size > 1:  # all of them draw for the whole batch
+            drawn = drawn[team.rank * count : (team.rank + 1) * count]
         return x * ((drawn < kept).to(x.dtype) / kept.to(x.dtype))
 
 

@@ -8,7 +8,7 @@ from nasmesh.jobs.table import JobTable
 from nasmesh.paging import page
 from nasmesh.v1 import train_service_pb2 as pb
 from nasmesh.v1 import train_service_pb2_grpc as rpc
-from train_svc.convert import check_start, grace_s, server, to_training
+from train_svc.convert import check_start, grace_s, server, slots_of, to_training
 
 # ruff: noqa: N802, ARG002 - names and signatures are the contract's
 
@@ -24,7 +24,8 @@ class TrainServicer(rpc.TrainServiceServicer):
         self, request: pb.StartTrainingRequest, context: grpc.ServicerContext
     ) -> pb.StartTrainingResponse:
         """Start a training, or return the one that exists."""
-        view = self._table.start(request.training_id, check_start(request))
+        checked = check_start(request, slots=self._table.slots)
+        view = self._table.start(request.training_id, checked, slots=slots_of(checked))
         return pb.StartTrainingResponse(training=to_training(view))
 
     def GetTraining(self, request: pb.GetTrainingRequest, context: grpc.ServicerContext) -> pb.GetTrainingResponse:

@@ -32,9 +32,10 @@ class Update:
     def __init__(self, training: Training) -> None:
         """Work on this training; its `step` grows with each update."""
         self._training = training
-        own = training.config.accumulate_batches
-        self._parts = own * training.team.size
-        self._mine = range(training.team.rank * own, (training.team.rank + 1) * own)
+        team = training.team
+        self._parts = training.config.accumulate_batches * team.size
+        # Not one stretch each: what is normalised together must be computed at the same time.
+        self._mine = range(team.rank, self._parts, team.size)
         self._norms = [layer for layer in training.module.modules() if isinstance(layer, BatchNorm)]
 
     def run(self, draws: EpochDraws, number: int) -> Seen:
@@ -73,8 +74,10 @@ class Update:
         seen = (
             found[0] if len(found) == 1 else Seen(*(torch.stack(column).sum(0) for column in zip(*found, strict=True)))
         )
-        if training.team.size > 1:
-            training.team.average(training.optimizer.gradients())
+        if (size := training.team.size) > 1:
+            hits = seen.hits.float()
+            training.team.average([*training.optimizer.gradients(), seen.loss, hits])
+            seen = Seen(seen.loss, (hits * size).round().long())
         if training.scale is not None:
             training.scale.unscale(training.optimizer.gradients())
         return seen
@@ -84,7 +87,8 @@ class Update:
         training, config = self._training, self._training.config
         batch = training.feed.batch(draws, number, part=part, parts=self._parts)
         if training.drops_out:
-            place = (training.step, part) if self._parts > 1 else (training.step,)
+            shared = part // training.team.size  # the same chance for all who have a piece of it
+            place = (training.step, shared) if config.accumulate_batches > 1 else (training.step,)
             reseed(training.device, derive_seed(config.seed, "dropout", *place))
         with training.choice.arithmetic(training.device):
             outputs = training.forward(training.choice.arrange(batch.x))

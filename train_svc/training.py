@@ -138,7 +138,7 @@ def assemble(
     if resumed is None:
         question = f"{request.network.sha256} {feed.batch_size} {threads} {device}"
         observed = bool(request.instrumentation.probes)
-        choice = _choose_arithmetic(config.compute, _Probed(module, feed, length, question, observed), clock)
+        choice = _choose_arithmetic(_policy(config), _Probed(module, feed, length, question, observed), clock)
     else:
         choice = _recorded_arithmetic(resumed, identity)
     # Before anything keeps tensors of the module: moving it to another layout replaces them.
@@ -184,6 +184,16 @@ class _Probed:
     length: Length
     question: str
     observed: bool
+
+
+def _policy(config: training_pb2.TrainConfig) -> training_pb2.ComputePolicy:
+    """Return how arithmetic may be done; what several processes compute together is not compiled."""
+    if config.distribution.processes <= 1:
+        return config.compute
+    policy = training_pb2.ComputePolicy()
+    policy.CopyFrom(config.compute)
+    policy.compile = training_pb2.COMPILE_MODE_NEVER
+    return policy
 
 
 def _choose_arithmetic(policy: training_pb2.ComputePolicy, probed: _Probed, clock: Clock) -> compute.Choice:

@@ -62,7 +62,7 @@ class Board:
             else:
                 self._jobs[job_id] = job
 
-    def start(self, job_id: str, request: bytes) -> JobView:
+    def start(self, job_id: str, request: bytes, *, slots: int = 1) -> JobView:
         """Queue a job, or return the one that has this id and body."""
         ids.check_job_id(job_id, field=f"{self._noun}_id")
         with self._changed:
@@ -82,6 +82,7 @@ class Board:
             if sum(not job.view.ended for job in self._jobs.values()) >= self._capacity:
                 raise Busy("NO_SLOT", f"all slots and the queue are full ({self._capacity} jobs)", retry_after_s=1.0)
             job = queued(job_id, request, now=self._clock.monotonic(), traceparent=tracing.current())
+            job.claim.slots = slots
             self._jobs[job_id] = job
             self._queue.append(job)
             self._changed.notify_all()

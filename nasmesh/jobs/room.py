@@ -1,4 +1,4 @@
-"""The memory that jobs of one server share: which waiting job may begin, and what becomes of one that does not fit.
+"""Memory and slots that jobs of one server share: which waiting job may begin, and what becomes of one that never fits.
 
 A job is weighed before it runs and then holds a claim until it ends. Where the first in line does not fit now, smaller
 ones may go before it, but only so many; then nothing begins until it has. So every job that fits at all begins at last.
@@ -35,6 +35,7 @@ class Claim:
     alone: bool = False
     """Whether it has, or waits for, all there is: a try with less was not enough."""
     overtaken: int = 0
+    slots: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +60,27 @@ Job = TypeVar("Job", bound=Claimant)
 
 
 class Room:
-    """Keeps account of one server's memory."""
+    """Keeps account of one server's memory and slots."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, slots: int = 1024) -> None:
         """Begin with all of it free."""
+        self._slots = slots
+        self._busy = 0
         self._memory = memory
         self.budget = memory.budget
         self.taken = 0
 
     def next(self, waiting: Iterable[Job]) -> Job | None:
         """Return the job to take up next: to be weighed (`weighing` is set), or to begin; None where all must wait."""
-        if not self.budget:
-            return next(iter(waiting), None)
         passed: list[Claim] = []
         for job in waiting:
             claim = job.claim
             if claim.weighing:
                 continue
-            if not claim.weighed:
+            if self.budget and not claim.weighed:
                 claim.weighing = True
                 return job
-            if self.taken + claim.held <= self.budget:
+            if self._fits(claim):
                 for earlier in passed:
                     earlier.overtaken += 1
                 return job
@@ -100,12 +101,19 @@ class Room:
         what = f"it would hold {show_bytes(predicted)}, jobs here may hold {show_bytes(self.budget)} together"
         return worker_pb2.JobFinished(failure=out_of_memory(what), violation=self.violation(claim, 0))
 
+    def _fits(self, claim: Claim) -> bool:
+        if self._busy + claim.slots > self._slots:
+            return False
+        return not self.budget or self.taken + claim.held <= self.budget
+
     def take(self, claim: Claim) -> None:
         """A job begins."""
+        self._busy += claim.slots
         self.taken += claim.held
 
     def give_back(self, claim: Claim) -> None:
         """A job has ended."""
+        self._busy -= claim.slots
         self.taken -= claim.held
 
     def may_try_alone(self, claim: Claim) -> bool:

@@ -58,7 +58,7 @@ class JobTable:
             noun=noun,
             capacity=slots + (slots if queue is None else queue),
             orphan_s=self._limits.orphan_s,
-            room=Room(self._memory),
+            room=Room(self._memory, slots),
         )
         self._nursery = Nursery(work, limits=self._limits, environment=environment or {})
         self._slots = [
@@ -76,12 +76,15 @@ class JobTable:
             *self._board.readings(),
         ]
 
-    def start(self, job_id: str, request: Message) -> JobView:
-        """Start a job, or return the one that exists with this id and body.
+    def start(self, job_id: str, request: Message, *, slots: int = 1) -> JobView:
+        """Start a job that takes so many slots, or return the one that exists with this id and body.
 
-        Raises Conflict ({NOUN}_ID_REUSED), Busy (NO_SLOT), Unavailable (DRAINING), Invalid (NAME_INVALID).
+        Raises Conflict ({NOUN}_ID_REUSED), Busy (NO_SLOT), Unavailable (DRAINING), Invalid (NAME_INVALID,
+        SLOTS_TOO_FEW).
         """
-        return self._board.start(job_id, request.SerializeToString(deterministic=True))
+        if not 1 <= slots <= self.slots:
+            raise Invalid("SLOTS_TOO_FEW", f"the job takes {slots} slots, this server has {self.slots}")
+        return self._board.start(job_id, request.SerializeToString(deterministic=True), slots=slots)
 
     def get(self, job_id: str) -> JobView:
         """Return one job; raises NotFound ({NOUN}_UNKNOWN)."""

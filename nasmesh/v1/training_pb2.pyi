@@ -477,7 +477,11 @@ Global___TrainConfig: _TypeAlias = TrainConfig  # noqa: Y015
 @_typing.final
 class Distribution(_message.Message):
     """One training over several processes: each computes a part of every batch, gradients are averaged, so that the result is
-    that of one process with the same batch size, up to rounding.
+    that of one process with the same batch size, up to rounding. Each takes a slot of its server. They compute what is drawn
+    (order, augmentation, dropout, drop-path) and what is normalised (batch normalisation) as one process with the whole batch
+    does; the network is not compiled. batch_size must divide into accumulate_batches times the processes; with fewer samples
+    than that, the batch is what of them divides. A process that is lost is replaced, and the training goes on from its last
+    checkpoint, three times within an attempt.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -487,7 +491,7 @@ class Distribution(_message.Message):
     processes: _builtins.int
     """Processes in all, 1 to 64 [1]."""
     across_hosts: _builtins.bool
-    """Whether they may run on different hosts; otherwise one server runs them all."""
+    """Whether they may run on different hosts; otherwise one server runs them all. Refused for now."""
     def __init__(
         self,
         *,
