@@ -69,9 +69,9 @@ class Scratch:
 class Sums:
     """Sums over `images` images of `elements` values, float64, by name.
 
-    "sum" of x, per position and channel where a variance is asked for; "square" of x^2, of which the mean variance needs
-    no more than the total; "zeros": how many values are zero; "norms" of the images' Euclidean norms. Positions come in
-    the order in which memory has them: channels last where `nhwc`.
+    "sum" of x, per position and channel where a variance is asked for; "square" of x^2, of which a mean variance needs
+    the total only; "zeros": how many values are zero; "norms" of the images' Euclidean norms. Positions come in the
+    order in which memory has them: channels last where `nhwc`.
     """
 
     parts: dict[str, Tensor]
