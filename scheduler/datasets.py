@@ -6,7 +6,7 @@ from functools import partial
 
 from nasmesh import ids, limits
 from nasmesh.data import catalog, manifest
-from nasmesh.errors import Busy, Conflict, Denied, NotFound, Stale
+from nasmesh.errors import Busy, Conflict, Denied, Invalid, NotFound, Stale
 from nasmesh.logs import get_logger
 from nasmesh.rpc.identity import Identity, Role
 from nasmesh.store.base import ObjectStore
@@ -122,16 +122,23 @@ def _checked(store: ObjectStore, ref: object_pb2.ObjectRef) -> dataset_manifest_
     return found
 
 
-def shards_of(store: ObjectStore, manifests: list[object_pb2.ObjectRef]) -> set[str]:
-    """Return the keys of all shards that manifests name; raises Unavailable (STORE_DOWN), Invalid (OBJECT_CORRUPT).
+def shards_of(
+    store: ObjectStore, manifests: list[object_pb2.ObjectRef], *, tolerant: bool = False
+) -> list[object_pb2.ObjectRef]:
+    """Return all shards that manifests name, each once; raises Unavailable (STORE_DOWN), Invalid (OBJECT_CORRUPT).
 
-    One that is not there any more names nothing: no data can be read through it.
+    A manifest that is not there any more names nothing: no data can be read through it. `tolerant`: nor does one that
+    is damaged, whoever asks says so by other means.
     """
-    found: set[str] = set()
+    found: dict[str, object_pb2.ObjectRef] = {}
     for ref in manifests:
         try:
             read = manifest.fetch(store, ref)
         except NotFound:
             continue
-        found |= {shard.object.key for shard in read.shards}
-    return found
+        except Invalid:
+            if not tolerant:
+                raise
+            continue
+        found.update((shard.object.key, shard.object) for shard in read.shards)
+    return list(found.values())

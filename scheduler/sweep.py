@@ -58,7 +58,7 @@ class Sweep:
             named = await referenced(self._core)
             data = await manifests(self._core)
             named |= {bare(ref.key) for ref in data}
-            named |= {bare(key) for key in await asyncio.to_thread(shards_of, self._store, data)}
+            named |= {bare(ref.key) for ref in await asyncio.to_thread(shards_of, self._store, data)}
             delete = partial(self._store.delete, min_age_s=min_age_s) if request.apply else None
             done = await asyncio.to_thread(_sweep, self._store.objects(), named, min_age_s, delete)
         finally:

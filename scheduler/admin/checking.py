@@ -11,6 +11,7 @@ from nasmesh.v1 import search_pb2 as pb
 from scheduler import invariants
 from scheduler.admin.differing import differences
 from scheduler.admin.display import progress
+from scheduler.datasets import shards_of
 from scheduler.domain import OPEN_TASKS, State
 from scheduler.journal import codec
 from scheduler.journal.reading import JournalReader
@@ -130,12 +131,20 @@ def _check_objects(report: Report, state: State, store: ObjectStore) -> None:
     named = {ref.key: (ref, owner) for ref, owner in references(state)}
     with progress("objects", len(named)) as advance:
         for ref, owner in named.values():
-            try:
-                report.objects_bytes += len(store.get(ref))
-            except (NotFound, Invalid) as error:
-                report.add("I9", f"I9: {owner} names an object that is not there or not whole: {error.message}")
-            report.objects += 1
+            _check_object(report, store, ref, owner)
             advance(report.objects)
+        data = {ref.key: ref for ref, _ in named.values() if ref.key.startswith("datasets/")}
+        for key in sorted(shards_of(store, list(data.values()), tolerant=True), key=lambda shard: shard.key):
+            _check_object(report, store, key, "a data set")
+            advance(report.objects)
+
+
+def _check_object(report: Report, store: ObjectStore, ref: object_pb2.ObjectRef, owner: str) -> None:
+    try:
+        report.objects_bytes += len(store.get(ref))
+    except (NotFound, Invalid) as error:
+        report.add("I9", f"I9: {owner} names an object that is not there or not whole: {error.message}")
+    report.objects += 1
 
 
 def references(state: State) -> Iterator[tuple[object_pb2.ObjectRef, str]]:
@@ -144,6 +153,8 @@ def references(state: State) -> Iterator[tuple[object_pb2.ObjectRef, str]]:
         yield from ((ref, run.name) for ref in refs_of(run.spec))
         for trial in run.trials:
             yield from ((ref, trial.name) for ref in refs_of(trial))
+    for dataset in state.datasets.values():
+        yield dataset.manifest, dataset.name
     for task in state.tasks.values():
         if task.checkpoint is not None and task.state in OPEN_TASKS:
             yield task.checkpoint, task.story()

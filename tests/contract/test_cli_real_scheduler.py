@@ -10,6 +10,7 @@ from clients.cli.processes import LocalMesh, Program
 from nasmesh.client import Client, parse_spec
 from nasmesh.errors import Invalid
 from tests.builders.cli_runs import Run, runner
+from tests.builders.data_files import write_folder
 from tests.builders.fake_scheduler import EXAMPLES
 
 
@@ -56,6 +57,33 @@ def test_what_the_scheduler_refuses_is_told_with_its_field(run: Run, override: s
     assert code in (2, 4)
     assert words in err
     assert "Traceback" not in out + err
+
+
+def test_a_data_set_of_ones_own_is_added_shown_and_deleted(run: Run, tmp_path: Path) -> None:
+    write_folder(tmp_path / "birds", ("owl", "wren"), each=15)
+    code, out, _ = run("dataset", "add", "birds", str(tmp_path / "birds"), "--check", "--json")
+    assert (code, json.loads(out)["stored"], json.loads(out)["classNames"]) == (0, False, ["owl", "wren"])
+    assert run("dataset", "show", "birds")[0] == 4
+    code, out, _ = run("dataset", "add", "birds", str(tmp_path / "birds"))
+    assert code == 0
+    assert "2: owl, wren" in out
+    assert run("dataset", "add", "birds", str(tmp_path / "birds"))[0] == 0  # the same again is there already
+    (tmp_path / "birds" / "owl" / "000.png").unlink()
+    code, _, err = run("dataset", "add", "birds", str(tmp_path / "birds"))
+    assert code == 5
+    assert "has changed since it was added" in err
+    (tmp_path / "birds" / "owl" / "001.png").write_bytes(b"rubbish")
+    code, _, err = run("dataset", "add", "other", str(tmp_path / "birds"))
+    assert code == 2
+    assert "owl/001.png" in err
+    code, out, _ = run("dataset", "add", "other", str(tmp_path / "birds"), "--skip-bad", "--json")
+    assert (code, json.loads(out)["skipped"]) == (0, 1)
+    names = {item["name"] for item in json.loads(run("dataset", "list", "--json")[1])}
+    assert {"datasets/birds", "datasets/other", "datasets/digits"} <= names
+    assert json.loads(run("dataset", "show", "birds", "--json")[1])["available"]
+    assert run("dataset", "delete", "birds")[0] == 0
+    assert run("dataset", "delete", "birds")[0] == 4
+    assert run("dataset", "delete", "digits")[0] == 1
 
 
 def test_unknown_names_are_exit_code_4(run: Run) -> None:

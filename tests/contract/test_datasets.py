@@ -21,6 +21,7 @@ from nasmesh.v1 import dataset_pb2, object_pb2
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler import sweep
+from scheduler.admin.checking import check
 from scheduler.datasets import Datasets
 from scheduler.listings import Listings
 from scheduler.searches import Searches
@@ -255,3 +256,22 @@ def test_somebody_elses_data_sets_do_not_exist_for_a_caller(files: Path) -> None
                 datasets.delete(pb.DeleteDatasetRequest(name="datasets/anns"), caller=reader)
 
     go(body())
+
+
+def test_a_check_of_the_journal_with_its_store_finds_a_lost_shard(files: Path, tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "objects")
+    journal = tmp_path / "journal.db"
+
+    async def body() -> None:
+        async with running(journal, store) as scheduler, client(scheduler.address) as stub:
+            ref = await upload(stub, files)
+            await stub.CreateDataset(pb.CreateDatasetRequest(dataset_id="mine", manifest=ref))
+
+    go(body())
+    whole = check(journal, store)
+    assert (whole.objects, [found.what for found in whole.violations]) == (2, [])
+    shard = next(path for path in (tmp_path / "objects" / "datasets").rglob("*.bin") if path.stat().st_size > 2000)
+    shard.unlink()
+    lost = check(journal, store)
+    assert [found.invariant for found in lost.violations] == ["I9"]
+    assert shard.name in lost.violations[0].what
