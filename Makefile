@@ -5,7 +5,7 @@ OUT ?= runs/$(DATASET)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: fuzz sim seeded-bugs help setup run data test test-unit test-e2e check fix protos bench peers chaos mutants compile test-compiled
+.PHONY: fuzz sim seeded-bugs help setup run data test test-unit test-e2e check fix protos bench peers chaos packing mutants compile test-compiled
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,10 @@ seeded-bugs: ## plant sixteen bugs in the program; each must be caught; writes d
 chaos: ## 600 real kills of the scheduler, 150 of each other program, and what runs out; power cuts
 	@scripts/setup.sh dev
 	@$(BIN)/python -m pytest -s --long tests/chaos tests/sim/test_power_cuts.py
+
+packing: ## train 1,000 random networks under a bound of memory: fewer than 1 % of those let in may run out (NETWORKS=n)
+	@scripts/setup.sh dev
+	@$(BIN)/python -W ignore -m tests.packing.run --networks $(or $(NETWORKS),1000)
 
 mutants: ## change machine, journal, admission and policy one place at a time: a test must notice (SAMPLE=n: so many)
 	@scripts/setup.sh dev
