@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from nasmesh import limits
 from nasmesh.clock import new_id
+from nasmesh.data.eviction import STAMP, make_room, opened
 from nasmesh.data.info import REGRESSION
 from nasmesh.data.samples import Groups
 from nasmesh.data.shards import decode, sample_dtype
@@ -30,7 +31,7 @@ from nasmesh.settings import home
 from nasmesh.store.base import ObjectStore
 from nasmesh.v1 import dataset_manifest_pb2 as pb
 
-_SAMPLES, _STAMP = "samples.bin", "stamp.json"
+_SAMPLES, _STAMP = "samples.bin", STAMP
 _PIECE_BYTES = 4 * limits.MIB
 
 
@@ -55,6 +56,7 @@ def open_cached(
     with _locked(folder):
         if not _is_whole(folder):
             _fetch(folder, manifest, store)
+        opened(folder)
         if _size(manifest) > memory_bytes:
             return _streamed(folder, manifest)
         found = _in_memory(folder, manifest)
@@ -183,6 +185,7 @@ def _fetch(folder: Path, manifest: pb.DatasetManifest, store: ObjectStore) -> No
     """Put a data set together aside and move it into place."""
     aside = folder.with_name(f"{folder.name}.{new_id()}")
     try:
+        make_room(folder, _size(manifest), most=limits.DATASET_CACHE_BYTES)
         aside.mkdir()
         _write(aside, manifest, store)
         shutil.rmtree(folder, ignore_errors=True)

@@ -168,6 +168,28 @@ def test_a_cache_that_was_changed_on_disk_is_fetched_anew_or_the_change_refused(
     assert (open_streamed(spec, store).samples.rows(np.arange(300)) == images).all()
 
 
+def test_copies_that_were_opened_longest_ago_make_room_for_new_ones(sharded, tmp_path: Path, monkeypatch) -> None:
+    spec, store, images = sharded
+    specs = [spec]
+    for number in range(2):
+        np.savez(tmp_path / f"{number}.npz", x=images + np.uint8(number + 1), y=np.arange(300) % 3)
+        specs.append(make.stored(tmp_path / f"{number}.npz", store))
+    one = images.nbytes + 4000
+    monkeypatch.setattr(cache.limits, "DATASET_CACHE_BYTES", 2 * one)
+    folders = [cache.folder_of(found.manifest.sha256) for found in specs]
+    left = folders[0].with_name("0" * 64 + ".crashed")
+    left.mkdir(parents=True)
+    os.utime(left, (0, 0))
+    for step, found in enumerate((specs[0], specs[1], specs[0])):
+        load(found, store)
+        loading.forget()
+        os.utime(cache.folder_of(found.manifest.sha256) / "stamp.json", (step, step))
+    load(specs[2], store)
+    assert [folder.exists() for folder in folders] == [True, False, True]
+    assert not left.exists()
+    assert (load(specs[1], store).samples.array == images + np.uint8(1)).all()
+
+
 def test_objects_that_changed_in_the_store_or_are_gone_are_refused(sharded) -> None:
     spec, store, _ = sharded
     shard = manifest_of(spec.manifest, store).shards[2].object
