@@ -4,7 +4,7 @@ from nasmesh.v1 import dataset_pb2, generate_service_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import OPEN_SEARCHES, RESULTS_CHUNK, SearchRun, SearchState, State, TaskKind, TaskState
 from scheduler.effects import Drained, Gone, IllegalTransitionError, Rearranged, Recalled, Work
-from scheduler.machine import searching, tasks, trials, waiting
+from scheduler.machine import recording, searching, tasks, trials, waiting
 from scheduler.wishes import AgentDrained
 
 PAUSED = "the search is paused"
@@ -119,7 +119,7 @@ def _forget_networks(state: State, run: SearchRun) -> None:
         state.network_uses = {}
         for other in state.searches.values():
             for trial in other.trials:
-                trials.count_use(state, trial.network.name)
+                recording.count_use(state, trial.network.name)
     gone = set()
     for trial in run.trials:
         name = trial.network.name

@@ -10,19 +10,19 @@ from nasmesh.v1 import evaluate_service_pb2 as evaluate_pb
 from nasmesh.v1 import generate_service_pb2 as generate_pb
 from nasmesh.v1 import search_pb2 as pb
 from nasmesh.v1 import train_service_pb2 as train_pb
-from nasmesh.v1 import training_pb2
-from scheduler.domain import RESULTS_CHUNK, SearchRun, State, TaskKind
+from scheduler.domain import RESULTS_CHUNK, SearchRun, TaskKind
 from scheduler.effects import IllegalTransitionError, Work
 from scheduler.ladder import Ladder
-from scheduler.machine import early, fitting, reuse, tasks
+from scheduler.machine import early, fitting, recording, reuse, tasks
+from scheduler.machine.recording import mark as mark
 
 
 def propose(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTrial) -> None:
     """Record a proposal as a trial: queued, or ended where it violates a constraint or was refused."""
-    trial = _new(work, run, proposed)
+    trial = recording.new(work, run, proposed)
     trial.iteration = run.iterations
     trial.evaluate.CopyFrom(run.spec.evaluate)
-    _seed(trial, proposed.train, derive_seed(run.spec.seed, "trial", trial.number))
+    recording.configure(trial, proposed.train, derive_seed(run.spec.seed, "trial", trial.number))
     _begin(work, run, trial, proposed)
 
 
@@ -34,11 +34,11 @@ def enqueue(work: Work, run: SearchRun, proposal: generate_pb.Proposal) -> pb.Tr
         parents=proposal.parents,
         note=proposal.note,
     )
-    trial = _new(work, run, proposed)
+    trial = recording.new(work, run, proposed)
     trial.enqueued = True
     trial.phase = pb.TRIAL_PHASE_ADMIT_QUEUED
     trial.evaluate.CopyFrom(run.spec.evaluate)
-    _seed(trial, proposal.train, derive_seed(run.spec.seed, "trial", trial.number))
+    recording.configure(trial, proposal.train, derive_seed(run.spec.seed, "trial", trial.number))
     return trial
 
 
@@ -46,7 +46,7 @@ def admitted(work: Work, run: SearchRun, trial: pb.Trial, proposed: dispatch_pb.
     """Record what became of an enqueued network: it is trained, or refused, or outside a constraint."""
     if proposed.HasField("network"):
         trial.network.CopyFrom(proposed.network)
-        _record_network(work.state, trial.network)
+        recording.record_network(work.state, trial.network)
     mark(work, run, trial.number)
     _begin(work, run, trial, proposed)
 
@@ -55,7 +55,7 @@ def _begin(work: Work, run: SearchRun, trial: pb.Trial, proposed: dispatch_pb.Pr
     """Have a search-phase trial trained; or end it: refused, outside a constraint, measured before."""
     failure = proposed.refusal if proposed.HasField("refusal") else None
     if failure is None and not proposed.HasField("violation"):
-        failure = _inherit(run, trial, proposed.inherit_from)
+        failure = recording.inherit(run, trial, proposed.inherit_from)
     if failure is not None:
         trial.failure.CopyFrom(failure)
         end(work, run, trial, pb.TRIAL_OUTCOME_FAILED)
@@ -120,18 +120,18 @@ def profiled(work: Work, run: SearchRun, trial: pb.Trial, result: evaluate_pb.Ev
 
 def propose_final(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTrial, source: int, repeat: int) -> None:
     """Record one final trial of a search-phase trial, trained under the final configuration, scored on test."""
-    trial = _new(work, run, proposed)
+    trial = recording.new(work, run, proposed)
     trial.final = True
     del trial.parents[:]
     trial.parents.append(run.trial_name(source))
     trial.evaluate.CopyFrom(run.spec.final.evaluate)
     trial.instrumentation.CopyFrom(run.spec.instrumentation)
     train = run.spec.final.train
-    _seed(trial, train, derive_seed(run.spec.seed, "final", source, repeat))
+    recording.configure(trial, train, derive_seed(run.spec.seed, "final", source, repeat))
     if repeat and train.HasField("seed"):
         trial.train.seed = derive_seed(train.seed, "repeat", repeat)
     fitting.fit(trial.train, trial, run.trials[source - 1], run.spec)
-    _carry_over(run, trial)
+    recording.carry_over(run, trial)
     run.final_trials.append(trial.number)
     if proposed.HasField("refusal"):
         trial.failure.CopyFrom(proposed.refusal)
@@ -236,12 +236,6 @@ def end(work: Work, run: SearchRun, trial: pb.Trial, outcome: pb.TrialOutcome.Va
     mark(work, run)
 
 
-def mark(work: Work, run: SearchRun, trial: int = 0) -> None:
-    """Note that a search or one of its trials changed: for watchers and for the next snapshot."""
-    work.touched[(run.id, trial)] = None
-    work.state.dirty[f"trial/{run.id}/{trial}" if trial else f"search/{run.id}"] = None
-
-
 def spend(run: SearchRun, trial: pb.Trial, seconds: float) -> None:
     """Book device time on a trial and its phase of the search."""
     trial.device_time_s += seconds
@@ -259,73 +253,6 @@ def objective_value(spec: pb.SearchSpec, trial: pb.Trial) -> float | None:
 def rank_key(spec: pb.SearchSpec, value: float) -> float:
     """Return a number that is smaller for better values of the first objective."""
     return -value if spec.objectives[0].goal == pb.GOAL_MAXIMIZE else value
-
-
-def _new(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTrial) -> pb.Trial:
-    number = len(run.trials) + 1
-    trial = pb.Trial()
-    trial.name = run.trial_name(number)
-    trial.number = number
-    trial.note = proposed.note
-    trial.proposal_id = proposed.proposal_id
-    trial.phase = pb.TRIAL_PHASE_TRAIN_QUEUED
-    if proposed.parents:
-        trial.parents.extend(proposed.parents)
-    if proposed.HasField("choices"):
-        trial.choices.CopyFrom(proposed.choices)
-    if proposed.instrumentation.ListFields():
-        trial.instrumentation.CopyFrom(proposed.instrumentation)
-    trial.create_time.FromMicroseconds(work.time_us)
-    if proposed.HasField("network"):
-        trial.network.CopyFrom(proposed.network)
-        _record_network(work.state, trial.network)
-    run.trials.append(trial)
-    run.active += 1
-    if run.ladder is not None:
-        run.ladder.climb(number, 0)
-    mark(work, run, number)
-    mark(work, run)
-    return trial
-
-
-def count_use(state: State, network: str) -> None:
-    """Note that one more trial has a network, where uses are counted."""
-    if state.network_uses is not None and network:
-        state.network_uses[network] = state.network_uses.get(network, 0) + 1
-
-
-def _record_network(state: State, network: pb.Network) -> None:
-    name = network.name
-    count_use(state, name)
-    if name not in state.networks:
-        state.dirty[f"network/{len(state.network_names):012d}"] = None
-        state.networks[name] = network
-        state.network_names.append(name)
-
-
-def _seed(trial: pb.Trial, train: training_pb2.TrainConfig, seed: int) -> None:
-    config = trial.train
-    config.CopyFrom(train)
-    if not config.HasField("seed"):
-        config.seed = seed
-
-
-def _inherit(run: SearchRun, trial: pb.Trial, parent: str) -> pb.Failure | None:
-    """Set initial weights from a trained parent; returns why that cannot be. The name was checked before recording."""
-    if not parent:
-        _carry_over(run, trial)
-        return None
-    source = run.trials[int(parent.rpartition("/")[2]) - 1]
-    if source.HasField("checkpoint"):
-        trial.initial_weights.CopyFrom(source.checkpoint)
-        return None
-    return pb.Failure(reason="INHERIT_UNTRAINED", message=f"{parent} has no trained weights to inherit")
-
-
-def _carry_over(run: SearchRun, trial: pb.Trial) -> None:
-    """Set the initial weights that the search took over from another, where it did."""
-    if run.spec.transfer.HasField("weights"):
-        trial.initial_weights.CopyFrom(run.spec.transfer.weights)
 
 
 def _violation(constraints: Iterable[pb.Constraint], trial: pb.Trial) -> pb.ConstraintViolation | None:
