@@ -131,9 +131,10 @@ def main() -> None:
     """Measure, print the table, then the JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="end within 50 s")
-    quick = parser.parse_args().quick
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of either loop [processors]")
+    flags = parser.parse_args()
+    quick, threads = flags.quick, flags.threads
     stretch, seconds = (4, 12.0) if quick else (40, 180.0)
-    threads = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as home:
         os.environ["NASMESH_HOME"] = home
         begin = time.perf_counter()

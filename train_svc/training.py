@@ -126,21 +126,17 @@ def assemble(
     inherited = None
     if request.HasField("initial_weights") and resumed is None:
         inherited = take_weights(module, fetch_checkpoint(store, request.initial_weights))
-    module.to(device)
-    paths = _drop_paths(module, model, config, device)
+    paths = _drop_paths(module.to(device), model, config, device)
     drops_out = _set_dropout(module, config) or paths is not None
-    entries = {entry.key: entry.value for entry in model.metadata_props}
+    entries = {prop.key: prop.value for prop in model.metadata_props}
     preprocessing = from_metadata(entries, channels=splits.samples.dims[0])
-    rows = training_rows(splits, config)
-    feed = Feed(place_samples(splits.samples, rows, device), learned(splits, rows, device), config, preprocessing)
+    feed = _feed(splits, config, preprocessing, device)
     length = training_length(config, samples=feed.samples, batch_size=feed.batch_size)
     instruments = attach(module, request.instrumentation, total_steps=length.total_steps)
-    if resumed is None:
-        question = f"{request.network.sha256} {feed.batch_size} {threads} {device}"
-        observed = bool(request.instrumentation.probes)
-        choice = _choose_arithmetic(_policy(config), _Probed(module, feed, length, question, observed), clock)
-    else:
-        choice = _recorded_arithmetic(resumed, identity)
+    question = f"{request.network.sha256} {feed.batch_size} {threads} {device}"
+    probed = _Probed(module, feed, length, question, observed=bool(request.instrumentation.probes))
+    recorded = _recorded_arithmetic(resumed, identity) if resumed is not None else None
+    choice = recorded or _choose_arithmetic(_policy(config), probed, clock)
     # Before anything keeps tensors of the module: moving it to another layout replaces them.
     choice.place(module)
     return Training(
@@ -166,6 +162,12 @@ def assemble(
         scale=LossScale(device) if choice.precision == "float16" else None,
         drops_out=drops_out,
     )
+
+
+def _feed(splits: Splits, config: training_pb2.TrainConfig, preprocessing: Preprocessing, device: torch.device) -> Feed:
+    """Return the batches of what is trained on."""
+    rows = training_rows(splits, config)
+    return Feed(place_samples(splits.samples, rows, device), learned(splits, rows, device), config, preprocessing)
 
 
 def fetch_checkpoint(store: ObjectStore, ref: object_pb2.ObjectRef) -> Checkpoint:
