@@ -1,8 +1,11 @@
 """The bytes of one shard: an .npz archive of plain arrays, checked against what its manifest promises."""
 
 import io
+import lzma
 import math
+import struct
 import zipfile
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +17,21 @@ from nasmesh.errors import Invalid
 from nasmesh.v1 import dataset_manifest_pb2 as pb
 
 _SLACK = 4096  # header of a member
+# What reading a damaged archive raises, by zipfile, its decompressors and numpy's reader of headers.
+_FAULTS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    KeyError,
+    ValueError,
+    TypeError,
+    SyntaxError,
+    OSError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+)
 
 
 class Shard(NamedTuple):
@@ -59,7 +77,7 @@ def decode(content: bytes, manifest: pb.DatasetManifest, index: int) -> Shard:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             found = {name: _member(archive, name, *what) for name, what in wanted.items()}
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+    except _FAULTS as error:
         raise Invalid("DATASET_CORRUPT", f"shard {index} is not what its manifest says: {str(error)[:200]}") from error
     labels = found[answers]
     if answers == "labels" and not ((labels >= 0) & (labels < manifest.classes)).all():

@@ -1,6 +1,7 @@
 """Arrays in files, read in pieces: .npy, members of .npz, IDX. Nothing is ever unpickled."""
 
 import gzip
+import lzma
 import math
 import struct
 import zipfile
@@ -17,7 +18,19 @@ from nasmesh.errors import Invalid
 
 _PIECE_BYTES = 8 << 20
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_READ_FAULTS = (OSError, EOFError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, NotImplementedError)
+_READ_FAULTS = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    SyntaxError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+)
 
 
 @dataclass(frozen=True, slots=True)
