@@ -146,8 +146,16 @@ class _Teller:
         known = [state.tasks[task] for task in self._tasks if task in state.tasks]
         trial = self._trial_of(state) if self.is_born else None
         self.story.stands = [task.story() for task in known]
+        for rung in trial.rungs if trial is not None else ():
+            self.story.stands.append(f"rung {rung.index}, {rung.step} updates: {_decided(rung)}")
         if trial is not None and trial.outcome:
             self.story.stands.append(f"trial {trial.number} is {_outcome(trial)}")
+
+
+def _decided(rung: pb.Rung) -> str:
+    """Return what became of a trial at a rung, and why."""
+    words = {pb.RUNG_DECISION_PROMOTED: "went on", pb.RUNG_DECISION_STOPPED: "stopped"}
+    return f"{words.get(rung.decision, 'held')}, {rung.reason}"
 
 
 def _origin(change: Change, state: State, trial: pb.Trial | None) -> Iterator[tuple[str, object]]:

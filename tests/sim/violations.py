@@ -120,7 +120,9 @@ def other_attempt_kept(history: list[Observation], rng: Random) -> Planted | Non
     acknowledged = {seen.task for seen in history if isinstance(seen, Acknowledged) and seen.done}
 
     def has_score(seen: Listed) -> bool:
-        return f"{seen.search.removeprefix('searches/')}-t{seen.trial}-evaluate" in acknowledged
+        part = seen.rungs if seen.outcome == pb.TRIAL_OUTCOME_SUCCEEDED or not seen.rungs else seen.rungs - 1
+        task = f"{seen.search.removeprefix('searches/')}-t{seen.trial}-evaluate" + (f"-r{part}" if part else "")
+        return task in acknowledged and not (seen.rungs and seen.outcome == pb.TRIAL_OUTCOME_INFEASIBLE)
 
     at = _some(history, Listed, rng, has_score)
     if at < 0:

@@ -1,0 +1,73 @@
+"""Bugs planted into early stopping: lives by seed must see each of them, and soon."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from scheduler.domain import SearchRun
+from scheduler.effects import IllegalTransitionError
+from scheduler.invariants import InvariantError
+from scheduler.ladder import Ladder, Verdict
+from scheduler.machine import reuse, rungs, searching
+from tests.sim.bugs import Patch
+from tests.sim.lives import live
+
+MOST_SEEDS = 200
+
+
+def forgotten_checkpoint(patch: Patch) -> None:
+    """A trial that goes on is trained from the beginning."""
+    before = rungs._go_on
+
+    def go_on(work: Any, run: SearchRun, ladder: Ladder, verdict: Verdict) -> None:
+        before(work, run, ladder, verdict)
+        for task_id in run.open_tasks:
+            task = work.state.tasks[task_id]
+            if task.trial == verdict.number:
+                task.checkpoint = None
+
+    patch.set(rungs, "_go_on", go_on)
+
+
+def held_in_work(patch: Patch) -> None:
+    """A held trial keeps its parallelism."""
+    patch.set(SearchRun, "in_work", property(lambda run: run.active))
+
+
+def no_room_asked(patch: Patch) -> None:
+    """The best of a full rung go on all at once, whether there is room or not."""
+    patch.set(searching, "_room_to_go_on", lambda _work, _run: 1000)
+
+
+def held_is_waited_for(patch: Patch) -> None:
+    """Equal trials wait for one that is held."""
+    patch.set(rungs, "reuse", type("Other", (), {**vars(reuse), "leave": staticmethod(lambda *_: None)}))
+
+
+def ended_stays_on_its_rung(patch: Patch) -> None:
+    """Those that failed are compared with all the same."""
+    patch.set(Ladder, "_forget", lambda _self, _number, _place: None)
+
+
+BUGS = (forgotten_checkpoint, held_in_work, no_room_asked, held_is_waited_for, ended_stays_on_its_rung)
+
+
+def first_seed(plant: Callable[[Patch], None]) -> tuple[int, str]:
+    with Patch() as patch:
+        plant(patch)
+        for seed in range(MOST_SEEDS):
+            try:
+                live(seed)
+            except (AssertionError, InvariantError, IllegalTransitionError) as error:
+                return seed, f"{type(error).__name__}: {str(error).splitlines()[0][:140]}"
+    return MOST_SEEDS, "nobody saw it"
+
+
+@pytest.mark.parametrize("plant", BUGS, ids=lambda plant: plant.__name__)
+def test_lives_when_early_stopping_has_a_bug_then_it_is_seen(
+    plant: Callable[[Patch], None], record_property: Callable[[str, object], None]
+) -> None:
+    seed, said = first_seed(plant)
+    record_property("counts", f"rungs: {plant.__name__} caught by seed {seed}: {said}")
+    assert seed < MOST_SEEDS
