@@ -19,9 +19,11 @@ with quiet_interrupts():
         admin,
         best,
         dataset,
+        export_runs,
         lifecycle,
         mesh,
         network,
+        quick,
         rehearse,
         replay,
         search,
@@ -63,6 +65,8 @@ mesh.register(app)
 serve.register(app)
 lifecycle.register(app)
 best.register(search.app)
+export_runs.register(search.app)
+quick.register(search.app)
 transfer.register(search.app)
 top.register(app)
 app.add_typer(search.app, name="search")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nasmesh.client import Client
     from nasmesh.v1 import search_pb2
 
-app = typer.Typer(no_args_is_help=True, help="Searches: create, look at, watch, cancel, get the best network.")
+app = typer.Typer(help="Searches: create, look at, watch, cancel, get the best network.")
 
 
 @app.command("create")
@@ -54,7 +54,7 @@ def create(  # noqa: PLR0913 - the flags of a command
     with connect(scheduler, insecure=insecure) as client:
         found = client.create_search(spec, search_id=identifier, validate_only=check)
     if check or not wait:
-        _tell_created(found, check=check, as_json=as_json)
+        tell_created(found, check=check, as_json=as_json)
         return
     with connect(scheduler, insecure=insecure, patience_s=patience or WATCH_PATIENCE_S) as client:
         if not as_json:
@@ -62,7 +62,8 @@ def create(  # noqa: PLR0913 - the flags of a command
         raise typer.Exit(finish(client, found.name, out=out, force=force, as_json=as_json))
 
 
-def _tell_created(found: "search_pb2.Search", *, check: bool, as_json: bool) -> None:
+def tell_created(found: "search_pb2.Search", *, check: bool, as_json: bool) -> None:
+    """Print what became of a specification: created, or checked only."""
     if as_json:
         print_json(message_dict(found))
     elif check:

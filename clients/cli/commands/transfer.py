@@ -16,7 +16,6 @@ from clients.cli.options import (
     Scheduler,
     connect,
 )
-from clients.cli.output import message_dict, print_json, print_line
 from nasmesh.errors import Invalid
 
 Subject = Annotated[
@@ -55,7 +54,7 @@ def transfer(  # noqa: PLR0913 - the flags of a command
     if not 0 < width_multiplier <= 64:
         raise Invalid("USAGE", f"--width-multiplier: {width_multiplier:g} is not above 0 and at most 64", field="width")
     from clients.cli.carrying import Wish, carried_over, find_trial
-    from clients.cli.commands.search import finish
+    from clients.cli.commands.search import finish, tell_created
     from nasmesh.client.written import dump_spec, override_spec
 
     wish = Wish(data, cells, width_multiplier, repeats, weights)
@@ -66,12 +65,7 @@ def transfer(  # noqa: PLR0913 - the flags of a command
             save.write_text(dump_spec(spec), encoding="utf-8")
         found = client.create_search(spec, search_id=identifier, validate_only=check)
     if check or not (wait or out):
-        if as_json:
-            print_json(message_dict(found))
-        elif check:
-            print_line(f"{trial.name} can be taken over; nothing was created")
-        else:
-            print_line(f"{found.name} takes {trial.name} over; watch it with: nasmesh search watch {found.name[9:]}")
+        tell_created(found, check=check, as_json=as_json)
         return
     with connect(scheduler, insecure=insecure, patience_s=WATCH_PATIENCE_S) as client:
         raise typer.Exit(finish(client, found.name, out=out, force=force, as_json=as_json))
