@@ -10,6 +10,7 @@ import nasmesh
 from clients.cli.display.view import outcome_word, score, stages, state_word
 from clients.cli.output import message_dict
 from clients.cli.report.finals import Final, final_json, finals, headline
+from clients.cli.report.reached import reached, step_json
 from nasmesh.client import Client
 from nasmesh.errors import NasmeshError
 from nasmesh.v1 import dataset_pb2, measurement_pb2, search_pb2
@@ -204,6 +205,7 @@ def report_json(collected: Collected, *, verification: Sequence[str], files: Seq
             "iterations": search.iterations,
             "trials": message_dict(search.trials),
         },
+        "reached": [step_json(step) for step in reached(search, collected.trials)],
         "environment": dict(sorted(best.environment.items())),
         "verification": list(verification),
         "files": list(files),

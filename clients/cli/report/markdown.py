@@ -16,6 +16,7 @@ from clients.cli.display.view import (
 from clients.cli.output import message_dict
 from clients.cli.report.card import snippet
 from clients.cli.report.collect import Collected
+from clients.cli.report.reached import reached
 from clients.cli.report.verify import Verification
 from nasmesh.v1 import measurement_pb2
 from nasmesh.v1.search_pb2 import Trial
@@ -30,6 +31,7 @@ def report_md(collected: Collected, verification: Verification, *, plot: bool) -
         _networks(collected),
         _lineage(collected),
         _cost(collected),
+        _reached(collected),
         ["## Checked", "", *(f"* {check}" for check in verification.checks)],
         _settings(collected),
     ]
@@ -142,6 +144,26 @@ def _cost(collected: Collected) -> list[str]:
         ),
     ]
     return ["## Cost", "", *_table(("", ""), rows)]
+
+
+def _reached(collected: Collected) -> list[str]:
+    """Return what had been found after what time: one number for the end would hide how long it took."""
+    steps = reached(collected.search, collected.trials)
+    if not steps:
+        return []
+    metric = collected.search.spec.objectives[0].metric
+    rows = (
+        (
+            format_metric(metric, step.value),
+            short(step.trial),
+            str(step.trials),
+            format_duration(step.wall_time_s),
+            format_duration(step.device_time_s),
+        )
+        for step in steps
+    )
+    headers = (metric, "trial", "trials until then", "wall time", "device time")
+    return [f"## Time to {metric.replace('_', ' ')}", "", *_table(headers, rows)]
 
 
 def _settings(collected: Collected) -> list[str]:
