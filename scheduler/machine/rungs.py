@@ -4,6 +4,7 @@ A held trial has its checkpoint and no task: it takes no device and no paralleli
 waits for its measurements. One that goes on gets tasks of its own for the next part of its training.
 """
 
+from nasmesh.v1 import object_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import SearchRun, TaskKind
 from scheduler.effects import IllegalTransitionError, Work
@@ -61,7 +62,8 @@ def _go_on(work: Work, run: SearchRun, ladder: Ladder, verdict: Verdict) -> None
     _lead_again(work, run, trial)
     trial.phase = pb.TRIAL_PHASE_TRAIN_QUEUED
     task = tasks.create(work, run, TaskKind.TRAIN, trial=number)
-    task.checkpoint = trial.checkpoint
+    task.checkpoint = object_pb2.ObjectRef()
+    task.checkpoint.CopyFrom(trial.checkpoint)  # the trial's own is overwritten when this part has been trained
     trials.mark(work, run, number)
     trials.mark(work, run)
 
