@@ -1,8 +1,10 @@
 """Images in files, whatever their form: the headers are looked at first, the pixels are read one batch at a time."""
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,11 +56,14 @@ class ImageFiles:
         self._grouped = grouped
         kept: list[Entry] = []
         looks: list[tuple[tuple[int, int], str]] = []
-        for entry in entries:
-            look = _look(entry, options, bad)
-            if look is not None:
-                kept.append(entry)
-                looks.append(look)
+        with _pool() as pool:
+            seen = pool.map(functools.partial(_look, options=options), entries)
+            for entry, look in zip(entries, seen, strict=True):
+                if isinstance(look, str):
+                    bad.add(entry.name, look)
+                else:
+                    kept.append(entry)
+                    looks.append(look)
         if not kept:
             bad.raise_any()
             raise Invalid("DATASET_EMPTY", "path: there is no image in it", field="path")
@@ -76,20 +81,35 @@ class ImageFiles:
 
     def batches(self, dtype: "np.dtype[Any]") -> Iterator[Batch]:
         """Yield the samples, answers as `dtype`; what cannot be read is noted as bad."""
-        for is_test in (False, True):
-            part = [entry for entry in self._entries if entry.is_test is is_test]
-            for first in range(0, len(part), _BATCH):
-                read = [(self._read(entry), entry) for entry in part[first : first + _BATCH]]
-                good = [(pixels, entry) for pixels, entry in read if pixels is not None]
-                if good:
-                    yield Batch(
-                        np.stack([pixels for pixels, _ in good]),
-                        np.asarray([entry.answer for _, entry in good], dtype=dtype),
-                        np.asarray([entry.group for _, entry in good], dtype=np.int64) if self._grouped else None,
-                        is_test,
-                    )
+        with _pool() as pool:
+            for is_test in (False, True):
+                part = [entry for entry in self._entries if entry.is_test is is_test]
+                for first in range(0, len(part), _BATCH):
+                    entries = part[first : first + _BATCH]
+                    found = self._batch(entries, list(pool.map(self._read, entries)), dtype)
+                    if found is not None:
+                        yield found
 
-    def _read(self, entry: Entry) -> NDArray[np.uint8] | None:
+    def _batch(
+        self, entries: Sequence[Entry], read: Sequence[NDArray[np.uint8] | str], dtype: "np.dtype[Any]"
+    ) -> Batch | None:
+        good: list[tuple[NDArray[np.uint8], Entry]] = []
+        for entry, pixels in zip(entries, read, strict=True):
+            if isinstance(pixels, str):
+                self._bad.add(entry.name, pixels)
+            else:
+                good.append((pixels, entry))
+        if not good:
+            return None
+        return Batch(
+            np.stack([pixels for pixels, _ in good]),
+            np.asarray([entry.answer for _, entry in good], dtype=dtype),
+            np.asarray([entry.group for _, entry in good], dtype=np.int64) if self._grouped else None,
+            good[0][1].is_test,
+        )
+
+    def _read(self, entry: Entry) -> NDArray[np.uint8] | str:
+        """Return the pixels of an image, or why there are none."""
         try:
             if _stamp(entry.path) != self._stamps[entry.path]:
                 raise Invalid(
@@ -101,8 +121,7 @@ class ImageFiles:
                 image = _upright(opened)
                 pixels = self._pixels(image)
         except _FAULTS as error:
-            self._bad.add(entry.name, _why(error))
-            return None
+            return _why(error)
         return pixels
 
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
@@ -116,8 +135,13 @@ class ImageFiles:
         return values[None] if values.ndim == 2 else np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
-def _look(entry: Entry, options: Options, bad: BadFiles) -> tuple[tuple[int, int], str] | None:
-    """Return (height, width) and the kind of mode from a file's header; None for one that is bad."""
+def _pool() -> ThreadPoolExecutor:
+    """Return threads that read files: decoders leave the interpreter to others meanwhile."""
+    return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="images")
+
+
+def _look(entry: Entry, options: Options) -> tuple[tuple[int, int], str] | str:
+    """Return (height, width) and the kind of mode from a file's header, or why it is bad."""
     try:
         with Image.open(entry.path, formats=FORMATS) as image:
             width, height = image.size
@@ -132,8 +156,7 @@ def _look(entry: Entry, options: Options, bad: BadFiles) -> tuple[tuple[int, int
             if mode == "deep" and not options.mode:
                 mode = "grey of 16 bits"
     except _FAULTS as error:
-        bad.add(entry.name, _why(error))
-        return None
+        return _why(error)
     return ((width, height) if rotated else (height, width)), mode
 
 

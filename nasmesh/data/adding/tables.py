@@ -11,7 +11,7 @@ from nasmesh.data.adding.columns import Columns, find_tables
 from nasmesh.data.adding.images import Entry, ImageFiles
 from nasmesh.data.adding.options import Options
 from nasmesh.data.adding.reader import BadFiles, Batch, Found, number_labels
-from nasmesh.data.adding.windows import Windows
+from nasmesh.data.adding.windows import RowsIn, Windows
 from nasmesh.data.info import IMAGE, SERIES, TABLE
 from nasmesh.errors import Invalid
 
@@ -115,13 +115,13 @@ class Tables:
             here = slice(first, first + len(values))
             mine = known.is_test[here] == is_test
             fine = known.usable[here] & np.isfinite(values).all(axis=1)
-            found, answers, groups, broken = windows.add(
-                values, known.answers[here], known.groups[here], mine, fine, np.full(len(values), file)
+            cut = windows.add(
+                RowsIn(values, known.answers[here], known.groups[here], np.full(len(values), file), mine, fine)
             )
-            for row in broken:
+            for row in cut.broken:
                 self.bad.add(self._row_name(file, row), "a window that begins there has values or labels missing")
-            if len(found):
-                yield Batch(found, answers, groups if self.found.grouped else None, is_test)
+            if len(cut.samples):
+                yield Batch(cut.samples, cut.answers, cut.groups if self.found.grouped else None, is_test)
 
     def _values(self) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
         """Yield (number of the first row, file, features [n, columns])."""
