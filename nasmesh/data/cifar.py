@@ -3,6 +3,7 @@
 Formats: https://www.cs.toronto.edu/~kriz/cifar.html. A row is 3,072 bytes, red, green, blue, 32 rows of 32 each.
 """
 
+import hashlib
 import io
 import os
 import tarfile
@@ -59,6 +60,18 @@ CIFAR100 = (
     Form(100, "cifar-100-python", ("train",), "test", "meta", True),
     Form(100, "cifar-100-binary", ("train.bin",), "test.bin", "fine_label_names.txt", False, 2),
 )
+# MD5 of the files as published (https://www.cs.toronto.edu/~kriz/cifar.html; the Python form, by file, as torchvision
+# checks them): which data a result was measured on must not depend on who copied it.
+_KNOWN = {
+    ("cifar-10-batches-py", "data_batch_1"): "c99cafc152244af753f735de768cd75f",
+    ("cifar-10-batches-py", "data_batch_2"): "d4bba439e000b95fd0a9bffe97cbabec",
+    ("cifar-10-batches-py", "data_batch_3"): "54ebc095f3ab1f0389bbae665268c751",
+    ("cifar-10-batches-py", "data_batch_4"): "634d18415352ddfa80567beed471001a",
+    ("cifar-10-batches-py", "data_batch_5"): "482c414d41f54cd18b22e5b47cb7c3cb",
+    ("cifar-10-batches-py", "test_batch"): "40351d587109b95175f43aff81a1287e",
+    ("cifar-100-python", "train"): "16019d7e3df5f24257cddd939b257f8d",
+    ("cifar-100-python", "test"): "f0ef6b0ae62326f3e7ffdfab6717acfc",
+}
 _ARCHIVES = {
     "cifar-10-batches-py": "cifar-10-python.tar.gz",
     "cifar-10-batches-bin": "cifar-10-binary.tar.gz",
@@ -98,7 +111,7 @@ def find(name: str) -> Path:
 
 def read_built_in(name: str) -> Samples:
     """Return "cifar10" or "cifar100" with its own test split; raises NotFound, Invalid (DATASET_CORRUPT…)."""
-    found = read(find(name))
+    found = read(find(name), published=True)
     return Samples(found.images, found.labels, found.test_samples)
 
 
@@ -112,8 +125,8 @@ def form_of(path: Path) -> Form | None:
     return None
 
 
-def read(path: Path) -> Archive:
-    """Return the data set at a path.
+def read(path: Path, *, published: bool = False) -> Archive:
+    """Return the data set at a path; `published`: it must be the files as published, where their digests are known.
 
     Raises Invalid (DATASET_FORMAT_UNKNOWN, DATASET_FILES_CORRUPT, DATASET_LABELS_INVALID, DATASET_PICKLED).
     """
@@ -122,10 +135,10 @@ def read(path: Path) -> Archive:
         raise Invalid("DATASET_FORMAT_UNKNOWN", f"path: {path} is no CIFAR archive", field="path")
     if path.is_dir():
         folder = path if _is_complete(path, form) else path / form.folder
-        return _assemble(form, lambda name: (folder / name).read_bytes())
+        return _assemble(form, lambda name: (folder / name).read_bytes(), published)
     try:
         with tarfile.open(path) as archive:
-            return _assemble(form, lambda name: _member(archive, f"{form.folder}/{name}"))
+            return _assemble(form, lambda name: _member(archive, f"{form.folder}/{name}"), published)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise _corrupt(path.name, str(error)) from error
 
@@ -146,8 +159,14 @@ def _member(archive: tarfile.TarFile, name: str) -> bytes:
     return file.read()
 
 
-def _assemble(form: Form, read_file: Callable[[str], bytes]) -> Archive:
-    parts = [_part(form, name, read_file(name)) for name in (*form.train, form.test)]
+def _assemble(form: Form, read_file: Callable[[str], bytes], published: bool) -> Archive:
+    def checked(name: str) -> bytes:
+        content, known = read_file(name), _KNOWN.get((form.folder, name))
+        if published and known and hashlib.md5(content, usedforsecurity=False).hexdigest() != known:
+            raise Invalid("DATASET_CORRUPT", f"{name} is not the published file; get the archive again")
+        return content
+
+    parts = [_part(form, name, checked(name)) for name in (*form.train, form.test)]
     fine_names, coarse_names = _names(form, read_file)
     coarse = [part[2] for part in parts if part[2] is not None]
     return Archive(
