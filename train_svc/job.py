@@ -32,7 +32,7 @@ def run(request: bytes, context: JobContext) -> bytes:
     """Train as asked and return the serialised TrainResult; errors are those of `train`."""
     start = pb.StartTrainingRequest.FromString(request)
     store = open_store(read_settings().store)
-    with device_loss.told_apart(), Meter(context) as meter:
+    with device_loss.told_apart(), Meter(context, processes=start.config.distribution.processes) as meter:
         result = train(start, context, store, SystemClock())
     result.peak_memory_bytes, result.predicted_memory_bytes = meter.peak_bytes, context.foretold.predicted
     return result.SerializeToString(deterministic=True)

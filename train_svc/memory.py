@@ -12,13 +12,14 @@ from nasmesh.data.info import IMAGE, DatasetInfo
 from nasmesh.data.resolve import resolve
 from nasmesh.jobs.context import JobContext
 from nasmesh.jobs.failures import OUT_OF_MEMORY, failure_of
-from nasmesh.model.admission import Admitted, admit
+from nasmesh.model.admission import Admitted
 from nasmesh.model.counting import peak_activation_bytes
 from nasmesh.settings import read_settings
 from nasmesh.store.open import open_store
 from nasmesh.v1 import train_service_pb2 as pb
 from nasmesh.v1 import training_pb2
 from train_svc.compute import best_device, describe
+from train_svc.networks import look_at
 
 _PROCESS = Path("/proc/self")
 _RESET_PEAK = "5"  # proc(5), clear_refs: the high-water mark begins anew
@@ -31,7 +32,7 @@ def weigh(request: bytes) -> int:
     """
     start = pb.StartTrainingRequest.FromString(request)
     store = open_store(read_settings().store)
-    admitted = admit(store.get(start.network), checkpoint=True)
+    admitted = look_at(store, start.network)
     return estimate(admitted, start.config, resolve(start.data, store), best_device().type)
 
 
@@ -56,12 +57,14 @@ class Meter:
     """Bounds one training on its device and measures the most that it holds, in bytes; 0: not known.
 
     On a processor the bound is the process's own (nasmesh.jobs.bounds) and the measure its resident memory; on a GPU
-    both are the allocator's. What is measured teaches this host's estimates.
+    both are the allocator's. What is measured teaches this host's estimates. Of a training over several processes
+    only this one is seen: nothing is known of it then.
     """
 
-    def __init__(self, context: JobContext) -> None:
-        """Measure the job of this context."""
+    def __init__(self, context: JobContext, *, processes: int = 1) -> None:
+        """Measure the job of this context, which `processes` work on."""
         self._context = context
+        self._alone = processes <= 1
         self._device = best_device()
         self._before = 0
         self.peak_bytes = 0
@@ -79,12 +82,12 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End; what ran out of memory wanted more than it was given."""
-        self.peak_bytes = self._peak()
+        self.peak_bytes = self._peak() if self._alone else 0
         if self._device.type == "cuda":
             self._bound(0)
             torch.cuda.empty_cache()
         ran_out = error is not None and failure_of(error).reason == OUT_OF_MEMORY
-        if error is None or ran_out:
+        if self._alone and (error is None or ran_out):
             held = max(self.peak_bytes, self._context.memory_bytes) if ran_out else self.peak_bytes
             memory.Learned(describe(self._device)).note(self._context.foretold.estimated, held)
 

@@ -21,7 +21,7 @@ from nasmesh.settings import home
 from nasmesh.store.base import ObjectStore
 from nasmesh.v1 import object_pb2, search_pb2, training_pb2
 from nasmesh.v1 import train_service_pb2 as pb
-from train_svc import compiling, compute
+from train_svc import compiling, compute, networks
 from train_svc.agreement import check_config, check_fits
 from train_svc.averaging import Average
 from train_svc.feed import Feed, learned, training_rows
@@ -117,7 +117,7 @@ def assemble(
     splits = load(request.data, store)
     check_config(config, splits.info)
     loss = loss_of(config, splits.info.task)
-    admitted = admit(store.get(request.network), checkpoint=True)
+    admitted = networks.take(store, request.network)
     model = admitted.model
     check_fits(model, splits.info)
     threads = compute.prepare(config.compute, macs_per_step=admitted.counts.macs * config.batch_size)
