@@ -292,7 +292,7 @@ def test_every_command_is_in_the_document(run: Run) -> None:
     for command in ("up", "serve", "agent", "agents", "version"):
         assert f"`nasmesh {command}" in document
     for noun, verbs in {
-        "search": ("create", "list", "show", "watch", "cancel", "best"),
+        "search": ("create", "list", "show", "watch", "cancel", "best", "export"),
         "network": ("list", "show", "export", "import", "transform"),
         "dataset": ("list",),
         "generator": ("list", "show"),
