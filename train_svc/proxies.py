@@ -18,8 +18,10 @@ from nasmesh.model.engine import elementwise
 from nasmesh.model.engine.modules import Dropout
 from nasmesh.v1 import training_pb2 as pb
 from train_svc.compute import OBSERVERS
+from train_svc.hooks import Alone
 from train_svc.paths import DropPath
 
+_TEAMS = ("team", "_team")  # where layers keep the processes that they share a batch with
 _JITTER = 1e-5  # of Mellor et al.'s code: keeps the logarithm of a zero eigenvalue finite
 _ACTIVATIONS = frozenset(
     {
@@ -55,7 +57,9 @@ class Subject:
 
     def copied(self, *, drops: bool = False) -> fx.GraphModule:
         """Return a copy in training mode in which nothing is observed, nor dropped unless `drops`."""
-        made = copy.deepcopy(self.module).train()
+        # Where processes share a training, the copy is this one's own: it waits for nobody.
+        teams = [getattr(layer, name) for layer in self.module.modules() for name in _TEAMS if name in vars(layer)]
+        made = copy.deepcopy(self.module, {id(team): Alone() for team in teams}).train()
         for layer in made.modules():
             if isinstance(layer, Dropout | DropPath):
                 layer.train(drops)

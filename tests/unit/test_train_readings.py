@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from nasmesh.clock import SystemClock
 from nasmesh.errors import Invalid
 from nasmesh.model.engine.checkpoint import load_checkpoint
 from nasmesh.model.engine.convert import to_module
@@ -13,7 +14,11 @@ from nasmesh.training_config import check_instrumentation
 from nasmesh.v1 import training_pb2 as pb
 from tests.builders import training_jobs as jobs
 from tests.builders.architectures import small_cnn
+from train_svc import together
+from train_svc.compute import Choice
 from train_svc.instruments import attach
+from train_svc.instruments_profile import profile
+from train_svc.proxies import Subject
 
 WEIGHT_STATISTICS = [
     pb.STATISTIC_MEAN,
@@ -187,3 +192,27 @@ def test_train_when_everything_is_measured_then_weights_are_those_of_a_training_
     assert found["activation_bytes", "a"].value == 100 * 6 * 4 * 4 * 4 * 4
     assert found["activation_bytes", "fc"].value == 100 * 10 * 4
     assert found["activation_bytes", "a"].unit == "bytes"
+
+
+def test_profile_when_processes_share_the_training_then_waits_for_none_of_them():
+    class Busy:
+        """Two processes, of which the other never answers; it cannot be copied either."""
+
+        rank, size = 0, 2
+
+        def total(self, _tensors):
+            raise AssertionError("nobody is asked")
+
+        average = total
+
+        def __deepcopy__(self, memo):
+            raise AssertionError("a connection cannot be copied")
+
+    module = to_module(lower(jobs.tiny()), seed=1)
+    probe = pb.Probe(tap=pb.TAP_ACTIVATION, statistics=WEIGHT_STATISTICS)
+    attach(module, pb.InstrumentationPlan(probes=[probe]), total_steps=3)
+    together.share(module, Busy())
+    subject = Subject(module, torch.full((4, 1, 8, 8), 0.5), torch.Tensor.sum)
+    times, sizes = profile(subject, Choice(), SystemClock())
+    assert (len(times), sizes[-1]) == (4, 4 * 10 * 4)
+    assert all(time > 0 for time in times)
