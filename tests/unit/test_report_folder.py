@@ -17,6 +17,7 @@ from clients.cli.report.artefacts import EVALUATION, INT8, Wanted
 from clients.cli.report.card import snippet
 from clients.cli.report.collect import collect, report_json
 from clients.cli.report.folder import FILES, check_folder, write_report
+from clients.cli.report.loader import predict_py
 from clients.cli.report.markdown import report_md
 from clients.cli.report.verify import ModelFacts, Verification, verify
 from nasmesh.client import Client, read_spec
@@ -302,3 +303,19 @@ def test_the_growth_plot_is_a_png_also_for_spaces_without_stages(ended: tuple[Fa
     assert plain is not None
     assert staged[:8] == plain[:8] == b"\x89PNG\r\n\x1a\n"
     assert int.from_bytes(staged[20:24]) > int.from_bytes(plain[20:24])  # two rows, one row
+
+
+def test_predict_py_tells_numbers_in_their_own_units(ended: tuple[FakeScheduler, Client], tmp_path: Path) -> None:
+    write_report(ended[1], "one", tmp_path / "out", force=False)
+    mean, std = [float(number) for number in range(10)], [2.0] * 10
+    images = np.random.default_rng(8).integers(0, 256, (2, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    code = "import predict, numpy; numpy.save('given.npy', predict.run(numpy.load('../images.npy')))"
+    run(code, tmp_path / "out")
+    (tmp_path / "out" / "predict.py").write_text(predict_py(mean, std))
+    told = subprocess.run(
+        [sys.executable, "out/predict.py", "images.npy"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    found = [[float(value) for value in line.split(": ")[1].split()] for line in told.stdout.splitlines()]
+    expected = np.load(tmp_path / "out" / "given.npy") * np.float32(std) + np.float32(mean)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -70,7 +70,7 @@ def gather(client: Client, collected: Collected, wanted: Wanted) -> Artefacts:
     if wanted.opset:
         model = in_opset(exported.content, wanted.opset)
         checks.append(agree(exported.content, model, f"best.onnx in opset {wanted.opset}"))
-    files = {MODEL: model, LOADER: predict_py().encode()}
+    files = {MODEL: model, LOADER: _loader(collected).encode()}
     if best.checkpoint.key:
         files[CHECKPOINT] = client.export(best.name, pb.EXPORT_FORM_CHECKPOINT).content
     if best.quantized.key:
@@ -86,6 +86,11 @@ def gather(client: Client, collected: Collected, wanted: Wanted) -> Artefacts:
     except Invalid as error:
         missing.append(f"{PYTHON}: {error.message}")
     return Artefacts(files, Verification(checks, verification.facts), evaluation, missing)
+
+
+def _loader(collected: Collected) -> str:
+    data = collected.dataset
+    return predict_py(data.target_mean, data.target_std) if data is not None else predict_py()
 
 
 def in_opset(content: bytes, opset: int) -> bytes:

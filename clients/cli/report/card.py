@@ -93,7 +93,9 @@ def _load(collected: Collected, artefacts: Artefacts) -> list[str]:
     data = collected.dataset
     if data is not None and data.target_std:
         shown = f"{_numbers(data.target_std)} and add {_numbers(data.target_mean)}"
-        lines.append(f"* The ONNX files give deviations of the targets: multiply by {shown}. {PYTHON} does it.")
+        lines.append(
+            f"* The ONNX files give deviations of the targets: multiply by {shown}. {PYTHON} and, run as a program, {LOADER} do."
+        )
     return lines + [f"* Missing: {text}" for text in artefacts.missing]
 
 

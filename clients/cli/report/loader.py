@@ -1,5 +1,7 @@
 """The text of predict.py: how anyone runs best.onnx with onnxruntime alone, fed as it was trained."""
 
+from collections.abc import Sequence
+
 _PREDICT_PY = '''"""Runs best.onnx. Needs numpy and onnxruntime only.
 
     python predict.py SAMPLES.npy    # as stored: pictures are bytes [N, channels, height, width] (or without channels)
@@ -11,6 +13,9 @@ import sys
 
 import numpy
 import onnxruntime
+
+# Of what is predicted, where that is numbers: a network's numbers are in deviations around the mean.
+TARGET_MEAN, TARGET_STD = @TARGETS@
 
 
 def load(path=pathlib.Path(__file__).with_name("best.onnx")):
@@ -52,12 +57,17 @@ def classify(samples, session=None):
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
+    if TARGET_STD:
+        for index, row in enumerate(run(numpy.load(sys.argv[1], allow_pickle=False))):
+            values = row * numpy.float32(TARGET_STD) + numpy.float32(TARGET_MEAN)
+            print(f"sample {index}: {' '.join(format(value, '.6g') for value in values)}")
+        sys.exit()
     classes, odds = classify(numpy.load(sys.argv[1], allow_pickle=False))
     for index, (label, row) in enumerate(zip(classes, odds)):
         print(f"sample {index}: class {label} ({row[label]:.1%})")
 '''
 
 
-def predict_py() -> str:
-    """Return the loader; it reads the preprocessing from the model it loads."""
-    return _PREDICT_PY
+def predict_py(target_mean: Sequence[float] = (), target_std: Sequence[float] = ()) -> str:
+    """Return the loader; it reads the preprocessing from the model it loads, and is told the targets' units."""
+    return _PREDICT_PY.replace("@TARGETS@", f"{list(target_mean)!r}, {list(target_std)!r}")
