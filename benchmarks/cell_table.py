@@ -62,7 +62,7 @@ class _ProcessorClock(SystemClock):
 
 
 @dataclass(frozen=True, slots=True)
-class _Network:
+class Network:
     """One network of the space; `digest` is equal for choices that mean the same network."""
 
     code: tuple[int, ...]
@@ -70,10 +70,12 @@ class _Network:
 
     @property
     def digest(self) -> str:
+        """The structural digest."""
         return self.admitted.digest
 
 
-def _networks() -> Iterator[_Network]:
+def networks() -> Iterator[Network]:
+    """Yield every network of the space, in the order of its choices."""
     info = catalog.describe(DATASET)
     choices = spaces.choices(SPACE, input_dims=info.sample_dims, classes=info.classes)
     rule = architecture_pb2.Preprocessing(mean=info.mean, std=info.std)
@@ -86,7 +88,7 @@ def _networks() -> Iterator[_Network]:
             classes=info.classes,
             preprocessing=rule,
         )
-        yield _Network(tuple(code), admit_lowered(built))
+        yield Network(tuple(code), admit_lowered(built))
 
 
 def _config(seed: int) -> training_pb2.TrainConfig:
@@ -102,8 +104,8 @@ def _config(seed: int) -> training_pb2.TrainConfig:
     )
 
 
-def _train(network: _Network, seed: int) -> dict[str, float]:
-    """Return what a training measures, by "metric split", with its cost as "cost_s"."""
+def train(network: Network, seed: int) -> dict[str, float]:
+    """Train a network and return what that measures, by "metric split", with its cost as "cost_s"."""
     store, clock = MemoryStore(), _ProcessorClock()
     context = JobContext("cell-table", send=lambda _: None, cancelled=threading.Event(), clock=clock)
     start = train_service_pb2.StartTrainingRequest(
@@ -132,7 +134,7 @@ def _score(
     return {f"{m.metric} {m.split}": m.value for m in scored.measurements if m.metric in _SCORED_FIGURES}
 
 
-def _measure(networks: list[_Network], seeds: int, kept: Path) -> dict[tuple[str, int], dict[str, float]]:
+def _measure(networks: list[Network], seeds: int, kept: Path) -> dict[tuple[str, int], dict[str, float]]:
     """Return the figures of every distinct network and seed, those of an earlier run included."""
     done: dict[tuple[str, int], dict[str, float]] = {}
     if kept.exists():
@@ -146,7 +148,7 @@ def _measure(networks: list[_Network], seeds: int, kept: Path) -> dict[tuple[str
             for digest, network in distinct.items():
                 if (digest, seed) in done:
                     continue
-                done[digest, seed] = _train(network, seed)
+                done[digest, seed] = train(network, seed)
                 notes.write(json.dumps({"digest": digest, "seed": seed, "figures": done[digest, seed]}) + "\n")
                 notes.flush()
                 if len(done) % 25 == 0:
@@ -154,7 +156,7 @@ def _measure(networks: list[_Network], seeds: int, kept: Path) -> dict[tuple[str
     return done
 
 
-def _table(networks: list[_Network], seeds: int, done: dict[tuple[str, int], dict[str, float]]) -> Table:
+def _table(networks: list[Network], seeds: int, done: dict[tuple[str, int], dict[str, float]]) -> Table:
     info = catalog.describe(DATASET)
     names = sorted(next(iter(done.values())))
 
@@ -235,13 +237,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("nasmesh/tables/data/digits-cell.npz"), help="file to write")
     given = parser.parse_args()
     begin = time.monotonic()
-    networks = list(_networks())
+    everything = list(networks())
     if given.quick:
-        chosen = networks[:: len(networks) // _QUICK][:_QUICK]
+        chosen = everything[:: len(everything) // _QUICK][:_QUICK]
         with tempfile.TemporaryDirectory() as folder:
             table = _table(chosen, 1, _measure(chosen, 1, Path(folder) / "trained.jsonl"))
     else:
-        table = _table(networks, given.seeds, _measure(networks, given.seeds, given.out.with_suffix(".jsonl")))
+        table = _table(everything, given.seeds, _measure(everything, given.seeds, given.out.with_suffix(".jsonl")))
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_bytes(to_bytes(table))
     _print(table, time.monotonic() - begin)

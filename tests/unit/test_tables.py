@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import cell_table
 from nasmesh import spaces
 from nasmesh.errors import Invalid, NotFound, Rejected
 from nasmesh.model.admission import admit_lowered
@@ -226,3 +227,15 @@ def test_nas_bench_201_when_the_package_is_absent_or_another_then_says_what_to_d
         with pytest.raises(Invalid) as bad:
             nas_bench_201.import_table("cifar10", _wheel(tmp_path / "bad.whl", entries))
         assert bad.value.reason == "BENCHMARK_CORRUPT"
+
+
+def test_our_own_table_when_a_network_is_trained_again_then_it_is_what_the_table_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command that made the table; on the machine that made it the values are equal, elsewhere nearly so."""
+    monkeypatch.setenv("NASMESH_HOME", str(tmp_path))
+    table = shelf.load("tables/digits-cell")
+    networks = list(itertools.islice(cell_table.networks(), 32))
+    found = cell_table.train(networks[31], 0)
+    assert found[f"accuracy {VALIDATION}"] == pytest.approx(table.value(ACCURACY, 31, 0), abs=0.05)
+    assert tuple(table.codes[31]) == networks[31].code
