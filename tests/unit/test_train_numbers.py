@@ -148,6 +148,27 @@ def test_compiling_when_auto_then_measures_once_and_only_what_can_pay(tmp_path, 
     assert compiling.worthwhile(pb.ComputePolicy(compile=pb.COMPILE_MODE_ALWAYS), watched, memory, clock)
 
 
+def test_probe_when_an_option_is_hopeless_then_gives_up_after_one_step(tmp_path):
+    clock, calls = ManualClock(), []
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            slow = torch.is_autocast_enabled("cpu")
+            clock.advance(1.0 if slow else 0.05)
+            calls.append(slow)
+            return x * self.weight
+
+    seconds = compute.probe_seconds(Network(), torch.ones(2, 2), clock)
+    options = [Choice("float32"), Choice("bfloat16"), Choice("float32", "nhwc")]
+    chosen = compute.fastest(options, seconds, ProbeMemory(tmp_path, "question"))
+    assert chosen.precision == "float32"
+    assert calls == [False] * 4 + [True] + [False] * 4
+
+
 def test_compiled_when_resumed_then_gives_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setenv("NASMESH_HOME", str(tmp_path))
     monkeypatch.setattr(compute, "_DEFAULT_THREADS", 1)
