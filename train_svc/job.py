@@ -45,6 +45,7 @@ def train(start: pb.StartTrainingRequest, context: JobContext, store: ObjectStor
     Unavailable (STORE_DOWN, RANK_LOST), and Cancelled after a checkpoint.
     """
     if start.config.distribution.processes <= 1:
+        _crew.close()  # others need the memory more than the next of several processes needs them warm
         return _train(start, context, store, clock, None)
 
     def attempt(asked: pb.StartTrainingRequest, company: Company) -> pb.TrainResult:

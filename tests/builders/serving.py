@@ -12,11 +12,11 @@ from nasmesh.store.open import open_store
 
 
 @contextmanager
-def serving(directory: Path, *, noun: str, work: str, service, stub) -> Iterator[SimpleNamespace]:
+def serving(directory: Path, *, noun: str, work: str, service, stub, slots: int = 1) -> Iterator[SimpleNamespace]:
     """Yield (table, stub, store, address); `service(table)` returns the Service, `stub` is the generated class."""
     store = f"dir:{directory / 'objects'}"
     environment = {"NASMESH_STORE": store, "NASMESH_HOME": str(directory), "OMP_NUM_THREADS": "1"}
-    table = JobTable(work=work, slots=1, directory=directory / "jobs", environment=environment, noun=noun)
+    table = JobTable(work=work, slots=slots, directory=directory / "jobs", environment=environment, noun=noun)
     made: Service = service(table)
     server = serve_threads([made], "127.0.0.1:0", workers=16)
     try:
