@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from scheduler.agents import AgentEntry, Agents
 from scheduler.domain import OPEN_SEARCHES, SearchRun, SearchState, State, Task, TaskKind, TaskState
+from scheduler.machine.tasks import is_profile
 from scheduler.placement import Placement, Waiting
 from scheduler.timers import Alarms, Leases, backoff_s
 
@@ -124,8 +125,10 @@ class Workload:
     def _enqueue(self, run: SearchRun, task: Task) -> None:
         if run.paused:
             return
-        # What was added is in the object store: every server can fetch it.
-        need = "" if run.spec.data.HasField("manifest") else run.spec.data.dataset
+        # What was added is in the object store: every server can fetch it. A table reads no data, and neither does who
+        # measures an untrained network.
+        reads = not run.spec.evaluate.table and not is_profile(task)
+        need = run.spec.data.dataset if reads and not run.spec.data.HasField("manifest") else ""
         if task.kind is TaskKind.GENERATE:
             need = run.spec.generator.generator if task.ask and task.ask.call else ""
         self._placement.add(Waiting(task.id, run.id, task.kind, need, run.spec.priority, task.order))

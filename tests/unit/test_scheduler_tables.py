@@ -1,5 +1,7 @@
 """Searches over a table in the machine: nothing is trained, nothing is taken over, and what cannot be is refused."""
 
+from functools import partial
+
 import pytest
 
 from nasmesh.errors import Invalid
@@ -13,6 +15,7 @@ from scheduler.validate import complete_spec
 from scheduler.wishes import SearchPaused, SearchResumed
 from tests.builders import scheduling as make
 from tests.builders.scheduler_play import Play, failure
+from tests.builders.scheduler_world import World
 
 TABLE = "tables/digits-cell"
 
@@ -186,3 +189,24 @@ def test_outcome_when_report_or_copy_are_no_such_objects_then_refused() -> None:
         with pytest.raises(Invalid) as caught:
             outcomes.check(play.run, task, dispatch_pb.AttemptOutcome(evaluate=found))
         assert caught.value.field == f"evaluate.{field}"
+
+
+@pytest.mark.parametrize("kind", ["table", "untrained", "training"])
+def test_work_that_reads_no_data_is_given_to_agents_without_the_data_set(kind: str) -> None:
+    world = World(1, kill_rate=0.0, agents=1)
+    world.faults = False
+    world.connect(world.agents[0])
+    agent = world.agents[0]
+    spec = _written(max_trials=1) if kind == "table" else make.make_spec(max_trials=1)
+    spec.data.dataset = "datasets/cifar10"  # the agent has digits only
+    if kind == "untrained":
+        spec.constraints.add(metric="latency_p50", max=5.0)
+    world.create("s", spec)
+    world.deliver(agent)
+    assert agent.entry is not None
+    outcome = make.make_outcome(next(iter(agent.held.values())))
+    agent.held.clear()
+    world.step(partial(world.desk.outcome, agent.entry, outcome))
+    world.deliver(agent)
+    leased = [lease.WhichOneof("work") for lease in agent.held.values()]
+    assert leased == ([] if kind == "training" else ["evaluate"])
