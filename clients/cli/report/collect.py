@@ -150,9 +150,11 @@ def _origins(client: Client, search: Search) -> list[Trial]:
 
 def _dataset(client: Client, search: Search) -> dataset_pb2.Dataset | None:
     try:
-        return client.get_dataset(search.spec.data.dataset)
+        found = client.get_dataset(search.spec.data.dataset)
     except NasmeshError:  # its servers may have left since; the report says less, and is right
         return None
+    # The name of a data set that was deleted may stand for another by now.
+    return found if found.manifest == search.spec.data.manifest else None
 
 
 def report_json(collected: Collected, *, verification: Sequence[str], files: Sequence[str]) -> dict[str, object]:
