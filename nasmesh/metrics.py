@@ -5,9 +5,11 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from nasmesh.v1 import evaluation_pb2
+from nasmesh.v1 import evaluation_pb2, training_pb2
 
 _CLASS_ACCURACY = re.compile(r"class_(0|[1-9][0-9]{0,4})_accuracy")
+# What stands before a metric's name, since a block has statistics of its weights beside those of what it computes.
+_TAP_PREFIX = {training_pb2.TAP_WEIGHT: "weight_", training_pb2.TAP_GRADIENT: "gradient_"}
 _THROUGHPUT = re.compile(r"throughput_b([1-9][0-9]{0,4})")
 
 
@@ -178,6 +180,16 @@ def throughput(batch_size: int) -> str:
 def class_accuracy(index: int) -> str:
     """Return the metric name of one class's accuracy (recall)."""
     return f"class_{index}_accuracy"
+
+
+def reading(tap: training_pb2.Tap.ValueType, statistic: training_pb2.Statistic.ValueType) -> str:
+    """Return the metric name of a statistic read at a tap."""
+    return _TAP_PREFIX.get(tap, "") + training_pb2.Statistic.Name(statistic).removeprefix("STATISTIC_").lower()
+
+
+def proxy(kind: training_pb2.ZeroCostProxy.ValueType) -> str:
+    """Return the metric name of a zero-cost proxy."""
+    return training_pb2.ZeroCostProxy.Name(kind).removeprefix("ZERO_COST_PROXY_").lower()
 
 
 def describe(metric: str) -> Metric:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx, nn
 
+from nasmesh import metrics
 from nasmesh.errors import FieldViolation, Invalid
 from nasmesh.v1 import measurement_pb2
 from nasmesh.v1 import training_pb2 as pb
@@ -16,16 +17,7 @@ from train_svc.instruments_sums import Cadence, Observer, Reading, Scratch, Step
 
 STATE_PREFIX = "observer"
 _TAP_SUFFIX = {pb.TAP_ACTIVATION: ".act", pb.TAP_OUTPUT: ".out"}
-# What stands before a metric's name, since a block has statistics of its weights beside those of what it computes.
-_TAP_PREFIX = {pb.TAP_WEIGHT: "weight_", pb.TAP_GRADIENT: "gradient_"}
-_METRIC = {
-    pb.STATISTIC_MEAN: "mean",
-    pb.STATISTIC_VARIANCE: "variance",
-    pb.STATISTIC_MEAN_SQUARE: "mean_square",
-    pb.STATISTIC_VALUE: "value",
-    pb.STATISTIC_SPARSITY: "sparsity",
-    pb.STATISTIC_NORM: "norm",
-}
+_OF_WEIGHTS = (pb.TAP_WEIGHT, pb.TAP_GRADIENT)
 
 
 @dataclass(slots=True)
@@ -95,7 +87,8 @@ class Instruments:
             if sums is None:
                 continue
             for statistic in watch.probe.statistics:
-                yield measured(_METRIC[statistic], sums.value(statistic), watch.element, steps_done)
+                metric = metrics.reading(watch.probe.tap, statistic)
+                yield measured(metric, sums.value(statistic), watch.element, steps_done)
         for reading in self._readings:
             yield from _figures(reading, steps_done)
         for name, parameter in self._scalars.items():
@@ -139,7 +132,7 @@ def _figures(reading: Reading, steps_done: int) -> Iterator[measurement_pb2.Meas
     sums = reading.last if reading.cadence.window_steps else reading.now
     means = sums.means() if sums is not None else []
     for statistic, values in zip(reading.probe.statistics, means, strict=False):
-        metric = _TAP_PREFIX[reading.probe.tap] + _METRIC[statistic]
+        metric = metrics.reading(reading.probe.tap, statistic)
         for element, value in zip(reading.elements, values, strict=True):
             yield measured(metric, value, element, steps_done)
 
@@ -166,7 +159,7 @@ def attach(module: fx.GraphModule, plan: pb.InstrumentationPlan, *, total_steps:
             found.faults.append(FieldViolation(f"{place}.from_step", what))
         elif probe.tap == pb.TAP_EDGE_SCALE:
             _edge_scales(module, probe, place, found)
-        elif probe.tap in _TAP_PREFIX:
+        elif probe.tap in _OF_WEIGHTS:
             _weights(module, probe, cadence, place, found)
         else:
             _watch(module, probe, cadence, place, found)

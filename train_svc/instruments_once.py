@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from nasmesh import metrics
 from nasmesh.clock import Clock
 from nasmesh.v1 import measurement_pb2
 from nasmesh.v1 import training_pb2 as pb
@@ -44,8 +45,7 @@ def measurements(training: Training, plan: pb.InstrumentationPlan) -> Iterator[m
     scores = once.get(_PROXIES, {}).get("scores", torch.empty(0)).tolist()
     for proxy, value in zip(plan.proxies, scores, strict=False):
         if math.isfinite(value):
-            name = pb.ZeroCostProxy.Name(proxy).removeprefix("ZERO_COST_PROXY_").lower()
-            yield measured(name, value, "", 0)
+            yield measured(metrics.proxy(proxy), value, "", 0)
     if _PROFILE in once:
         step = min(PROFILE_STEPS, training.length.total_steps)
         for name, unit in ((_MS, "ms"), (_BYTES, "bytes")):

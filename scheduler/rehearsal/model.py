@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from nasmesh import metrics
 from nasmesh.clock import derive_seed, seeded_random
 from nasmesh.data import catalog
 from nasmesh.errors import Invalid
@@ -108,18 +109,20 @@ def split_sizes(data: dataset_pb2.DatasetSpec) -> tuple[int, int, int]:
 
 
 def readings(trial: pb.Trial, elements: dict[str, list[str]], seed: int) -> list[measurement_pb2.Measurement]:
-    """Return a value for every statistic that a trial's plan asks for; `elements` names scales by block."""
-    found = []
+    """Return a value for every statistic and proxy that a trial's plan asks for; `elements` names scales by block."""
+    asked = [(metrics.proxy(proxy), "", 0) for proxy in trial.instrumentation.proxies]
     for probe in trial.instrumentation.probes:
         scales = probe.tap == training_pb2.TAP_EDGE_SCALE
         for block in probe.elements:
             for element in elements.get(block, []) if scales else [block]:
-                for statistic in probe.statistics:
-                    metric = training_pb2.Statistic.Name(statistic).removeprefix("STATISTIC_").lower()
-                    value = derive_seed(seed, trial.number, element, metric) / 2**63
-                    found.append(
-                        measurement_pb2.Measurement(
-                            metric=metric, value=value, element=element, step=1, split=measurement_pb2.SPLIT_TRAIN
-                        )
-                    )
-    return found
+                asked += [(metrics.reading(probe.tap, statistic), element, 1) for statistic in probe.statistics]
+    return [
+        measurement_pb2.Measurement(
+            metric=metric,
+            value=derive_seed(seed, trial.number, element, metric) / 2**63,
+            element=element,
+            step=step,
+            split=measurement_pb2.SPLIT_TRAIN,
+        )
+        for metric, element, step in asked
+    ]

@@ -34,6 +34,15 @@ def test_every_statistic_of_the_contract_has_a_metric() -> None:
     assert all(metrics.is_reported(name) for name in statistics)
 
 
+def test_every_reading_and_every_zero_cost_proxy_of_the_contract_has_a_metric() -> None:
+    taps = [tap for tap in training_pb2.Tap.values() if tap not in (0, training_pb2.TAP_EDGE_SCALE)]
+    statistics = [one for one in training_pb2.Statistic.values() if one not in (0, training_pb2.STATISTIC_VALUE)]
+    named = {metrics.reading(tap, statistic) for tap in taps for statistic in statistics}
+    named |= {metrics.proxy(kind) for kind in training_pb2.ZeroCostProxy.values() if kind}
+    assert {"norm", "weight_norm", "gradient_sparsity", "naswot", "grad_norm"} <= named
+    assert all(metrics.is_reported(name) and not metrics.is_known(name) for name in named)
+
+
 def test_static_metrics_are_those_of_the_untrained_network() -> None:
     assert {m.name for m in metrics.METRICS.values() if m.static} == {"parameters", "macs", "size_bytes"}
 
