@@ -8,7 +8,7 @@ from nasmesh.clock import new_id
 from nasmesh.errors import Conflict, Unavailable
 from nasmesh.logs import get_logger
 from nasmesh.rpc.identity import LOCAL, Identity
-from nasmesh.v1 import dataset_pb2, search_pb2
+from nasmesh.v1 import search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler import convert, pages, quotas
 from scheduler.datasets import visible
@@ -98,16 +98,16 @@ class Searches:
 
     def _validated(self, request: pb.CreateSearchRequest, caller: Identity) -> pb.CreateSearchResponse:
         spec = complete_spec(request.spec, self._engine.agents.generators(), visible(self._engine.state, caller))
-        self._check_data(spec.data)
+        self._check_data(spec)
         complete_transfer(spec, self._engine.state, caller)
         name = f"searches/{self._free_id(request.search_id)}" if request.search_id else ""
         return pb.CreateSearchResponse(search=search_pb2.Search(name=name, spec=spec))
 
-    def _check_data(self, data: dataset_pb2.DatasetSpec) -> None:
+    def _check_data(self, spec: search_pb2.SearchSpec) -> None:
         """Raise Unavailable (DATASET_ABSENT) where train servers are connected and none of them has built-in data."""
-        if data.HasField("manifest"):
+        if spec.data.HasField("manifest") or spec.evaluate.table:
             return
-        dataset = data.dataset
+        dataset = spec.data.dataset
         trainers = [entry for entry in self._engine.agents.connected() if TaskKind.TRAIN in entry.slots]
         if trainers and not any(entry.can_do(TaskKind.TRAIN, dataset) for entry in trainers):
             told = [d.description for entry in trainers for d in entry.server.datasets if d.name == dataset]
@@ -122,7 +122,7 @@ class Searches:
         quotas.check_open_searches(self._engine.state, caller)
         quotas.check_queued_networks(self._engine.state, caller.name)
         spec = complete_spec(request.spec, self._engine.agents.generators(), visible(self._engine.state, caller))
-        self._check_data(spec.data)
+        self._check_data(spec)
         complete_transfer(spec, self._engine.state, caller)
         self._engine.record(SearchCreated(identifier, spec, owner=caller.name, traceparent=traceparent))
         _log.info("search_created", search=identifier, generator=spec.generator.generator, data=spec.data.dataset)

@@ -191,12 +191,13 @@ def test_outcome_when_report_or_copy_are_no_such_objects_then_refused() -> None:
         assert caught.value.field == f"evaluate.{field}"
 
 
-@pytest.mark.parametrize("kind", ["table", "untrained", "training"])
+@pytest.mark.parametrize("kind", ["table", "untrained"])
 def test_work_that_reads_no_data_is_given_to_agents_without_the_data_set(kind: str) -> None:
     world = World(1, kill_rate=0.0, agents=1)
     world.faults = False
-    world.connect(world.agents[0])
     agent = world.agents[0]
+    agent.kinds = (pb.TASK_KIND_GENERATE, pb.TASK_KIND_EVALUATE)
+    world.connect(agent)
     spec = _written(max_trials=1) if kind == "table" else make.make_spec(max_trials=1)
     spec.data.dataset = "datasets/cifar10"  # the agent has digits only
     if kind == "untrained":
@@ -208,5 +209,14 @@ def test_work_that_reads_no_data_is_given_to_agents_without_the_data_set(kind: s
     agent.held.clear()
     world.step(partial(world.desk.outcome, agent.entry, outcome))
     world.deliver(agent)
-    leased = [lease.WhichOneof("work") for lease in agent.held.values()]
-    assert leased == ([] if kind == "training" else ["evaluate"])
+    assert [lease.WhichOneof("work") for lease in agent.held.values()] == ["evaluate"]
+
+
+def test_search_over_a_table_when_no_train_server_has_the_data_then_accepted_and_another_is_refused() -> None:
+    world = World(1, kill_rate=0.0, agents=1)
+    world.faults = False
+    world.connect(world.agents[0])
+    for name, spec in (("plain", make.make_spec()), ("table", _written())):
+        spec.data.dataset = "datasets/cifar10"
+        world.create(name, spec)
+    assert list(world.engine.state.searches) == ["table"]
