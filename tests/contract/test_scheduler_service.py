@@ -268,6 +268,8 @@ def test_objects_when_imported_and_exported_then_the_same_bytes() -> None:
                 if lease.HasField("train"):
                     model = store.put(ObjectKind.CHECKPOINT, content)
                     outcome.train.model.CopyFrom(model)
+                if lease.HasField("evaluate"):
+                    outcome.evaluate.report.CopyFrom(store.put(ObjectKind.REPORT, b"{}", extension="json"))
                 return outcome if not lease.HasField("finalize") else None
 
             async with working(scheduler.address, script):
@@ -281,6 +283,12 @@ def test_objects_when_imported_and_exported_then_the_same_bytes() -> None:
             export.form = pb.EXPORT_FORM_CHECKPOINT
             error = await refused(anext(aiter(stub.ExportNetwork(export))), NotFound)
             assert error.reason == "OBJECT_MISSING"
+            export.form = pb.EXPORT_FORM_REPORT
+            assert b"".join([piece.chunk async for piece in stub.ExportNetwork(export)]) == b"{}"
+            export.form = pb.EXPORT_FORM_QUANTIZED
+            error = await refused(anext(aiter(stub.ExportNetwork(export))), Stale)
+            assert error.reason == "NOT_QUANTIZED"
+            assert "evaluate.quantization" in error.message
 
     go(body())
 

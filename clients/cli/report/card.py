@@ -94,7 +94,7 @@ def _load(collected: Collected, artefacts: Artefacts) -> list[str]:
     if data is not None and data.target_std:
         shown = f"{_numbers(data.target_std)} and add {_numbers(data.target_mean)}"
         lines.append(
-            f"* The ONNX files give deviations of the targets: multiply by {shown}. {PYTHON} and, run as a program, {LOADER} do."
+            f"* The ONNX files give deviations of the targets: multiply by {shown}. {PYTHON} and {LOADER}, run, do so."
         )
     return lines + [f"* Missing: {text}" for text in artefacts.missing]
 
