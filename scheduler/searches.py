@@ -8,8 +8,8 @@ from nasmesh.clock import new_id
 from nasmesh.errors import Conflict, Unavailable
 from nasmesh.logs import get_logger
 from nasmesh.rpc.identity import LOCAL, Identity
-from nasmesh.v1 import search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
+from nasmesh.v1 import search_pb2
 from scheduler import convert, pages, quotas
 from scheduler.datasets import visible
 from scheduler.domain import OPEN_SEARCHES, SearchCancelled, SearchCreated, SearchRun, TaskKind
