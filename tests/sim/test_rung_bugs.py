@@ -30,6 +30,20 @@ def forgotten_checkpoint(patch: Patch) -> None:
     patch.set(rungs, "_go_on", go_on)
 
 
+def shared_checkpoint(patch: Patch) -> None:
+    """A part's checkpoint is the trial's own message, which the next part overwrites: read back, it differs."""
+    before = rungs._go_on
+
+    def go_on(work: Any, run: SearchRun, ladder: Ladder, verdict: Verdict) -> None:
+        before(work, run, ladder, verdict)
+        for task_id in run.open_tasks:
+            task = work.state.tasks[task_id]
+            if task.trial == verdict.number:
+                task.checkpoint = run.trials[verdict.number - 1].checkpoint
+
+    patch.set(rungs, "_go_on", go_on)
+
+
 def held_in_work(patch: Patch) -> None:
     """A held trial keeps its parallelism."""
     patch.set(SearchRun, "in_work", property(lambda run: run.active))
@@ -50,7 +64,14 @@ def ended_stays_on_its_rung(patch: Patch) -> None:
     patch.set(Ladder, "_forget", lambda _self, _number, _place: None)
 
 
-BUGS = (forgotten_checkpoint, held_in_work, no_room_asked, held_is_waited_for, ended_stays_on_its_rung)
+BUGS = (
+    forgotten_checkpoint,
+    shared_checkpoint,
+    held_in_work,
+    no_room_asked,
+    held_is_waited_for,
+    ended_stays_on_its_rung,
+)
 
 
 def first_seed(plant: Callable[[Patch], None]) -> tuple[int, str]:

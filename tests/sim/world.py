@@ -213,8 +213,11 @@ class World:
         self.finish()
 
     def _settle_in(self) -> None:
-        """Connect the agents and create the first search, so that there is something to break."""
-        for _ in range(3):
+        """Connect the agents and create the first search, so that there is something to break: rungs, too, if any."""
+        rounds = 3
+        if any(spec.HasField("early_stopping") for spec in self.client.specs.values()):
+            rounds = seeded_random(derive_seed(self.options.seed, "settle in")).choice([3, 3, 20, 40])
+        for _ in range(rounds):
             self.round()
 
     def _turn(self) -> None:
