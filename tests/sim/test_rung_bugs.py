@@ -9,7 +9,7 @@ from scheduler.domain import SearchRun
 from scheduler.effects import IllegalTransitionError
 from scheduler.invariants import InvariantError
 from scheduler.ladder import Ladder, Verdict
-from scheduler.machine import reuse, rungs, searching
+from scheduler.machine import reuse, rungs
 from tests.sim.bugs import Patch
 from tests.sim.lives import live
 
@@ -49,11 +49,6 @@ def held_in_work(patch: Patch) -> None:
     patch.set(SearchRun, "in_work", property(lambda run: run.active))
 
 
-def no_room_asked(patch: Patch) -> None:
-    """The best of a full rung go on all at once, whether there is room or not."""
-    patch.set(searching, "_room_to_go_on", lambda _work, _run: 1000)
-
-
 def held_is_waited_for(patch: Patch) -> None:
     """Equal trials wait for one that is held."""
     patch.set(rungs, "reuse", type("Other", (), {**vars(reuse), "leave": staticmethod(lambda *_: None)}))
@@ -68,7 +63,6 @@ BUGS = (
     forgotten_checkpoint,
     shared_checkpoint,
     held_in_work,
-    no_room_asked,
     held_is_waited_for,
     ended_stays_on_its_rung,
 )

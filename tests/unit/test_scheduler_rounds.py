@@ -49,6 +49,20 @@ def test_round_when_some_of_it_fail_then_it_is_full_without_them() -> None:
     assert outcomes(play) == [STOPPED, STOPPED, 0, pb.TRIAL_OUTCOME_FAILED]
 
 
+def test_round_when_more_may_go_on_than_there_is_room_for_then_the_best_first_and_the_others_when_there_is() -> None:
+    play = Rungs(stopping_spec("successive_halving", trials=6, reduction=2, max_trials=6, parallelism=2))
+    for call, number in ((1, 1), (2, 3), (3, 5)):
+        play.propose(2, call=call, next_call={"in_flight_below": 1})
+        play.part(number)
+        play.part(number + 1)
+    assert play.open() == ["s-t5-train-r1", "s-t6-train-r1"]
+    assert (play.held(), play.run.in_work) == ([4], 2)
+    play.part(6)
+    # It is held at the next rung, and gives its place to the third of the round before.
+    assert play.open() == ["s-t4-train-r1", "s-t5-train-r1"]
+    assert play.held() == [6]
+
+
 def test_rounds_when_there_are_two_then_trials_are_compared_within_their_own() -> None:
     play = Rungs(stopping_spec("successive_halving", trials=3, max_trials=6, parallelism=6))
     play.propose(6)
