@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor, fx
 from nasmesh.clock import Clock
 from nasmesh.errors import Invalid
 from nasmesh.logs import get_logger
+from nasmesh.settings import home
 from nasmesh.v1 import training_pb2 as pb
 from train_svc.compute import OBSERVERS, Choice, ProbeMemory, finish
 
@@ -109,6 +111,8 @@ def compiled(module: fx.GraphModule) -> Forward:
 
     What goes wrong there is Invalid (COMPILE_FAILED), with the field to change.
     """
+    # What it builds is loaded as machine code: not from a folder that others of this machine may write to.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(home() / "compiled")
     import torch._dynamo
     import torch._functorch.config as autograd_config
     import torch._inductor.config as inductor_config

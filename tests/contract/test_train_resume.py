@@ -62,6 +62,15 @@ def _at_work():
     return max(children, key=lambda child: sum(child.cpu_times()[:2]))
 
 
+def test_training_when_compiled_in_a_child_that_may_not_unpickle_then_ends(server):
+    start = jobs.request(jobs.stored(server.store, jobs.flat()), training_id="compiled", steps=3)
+    start.config.compute.compile = training.COMPILE_MODE_ALWAYS
+    server.stub.StartTraining(start)
+    *_, last = _watch(server, "compiled")
+    assert last.state == job_pb2.JOB_STATE_SUCCEEDED, last.failure
+    assert last.result.environment["compiled"] == "true"
+
+
 def test_training_when_its_child_is_killed_in_an_epoch_then_goes_on_to_the_same_weights(server):
     server.stub.StartTraining(_request(server, "whole"))
     *_, whole = _watch(server, "whole")
