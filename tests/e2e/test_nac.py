@@ -144,7 +144,7 @@ def test_every_restructuring_is_derived_again_from_the_live_journal(mesh: Mesh) 
     done = mesh.nasmesh("replay", "nac", *journal, "--target", mesh.addresses["generate"], "--json")
     found = json.loads(done.stdout)
     assert (done.code, found["differences"]) == (0, []), found
-    assert (found["calls"], found["proposals"], found["stored_trials"]) == (4, 4, 4)  # three of NAC, one enlarged
+    assert (found["calls"], found["proposals"], found["storedTrials"]) == (4, 4, 4)  # three of NAC, one enlarged
     checked = mesh.nasmesh("admin", "check", *journal, "--store", f"dir:{mesh.home / 'objects'}", "--json")
     assert (checked.code, json.loads(checked.stdout)["violations"]) == (0, []), checked.stdout
     assert json.loads(checked.stdout)["objects"] >= 12
