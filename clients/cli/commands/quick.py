@@ -1,6 +1,7 @@
 """`nasmesh search --data …`: a search from data, a bound and a time, without a specification."""
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -79,23 +80,30 @@ def quick(  # noqa: PLR0913 - the flags of a command
     wish = Wish(read_count(max_params), read_seconds(budget), seed, int8)
     if out is not None:
         check_folder(out, force=force)
-    with connect(scheduler, insecure=insecure, patience_s=WATCH_PATIENCE_S) as client:
+    with connect(scheduler, insecure=insecure) as client:
         dataset = _dataset(client, data, label, target or ())
         plan = infer(dataset, wish, [generator.name for generator in client.generators()])
         spec = override_spec(plan.spec, overrides or ())
         found = client.create_search(spec, search_id=identifier, validate_only=check)
-        path = save or (None if check else Path(f"{found.name.partition('/')[2]}.yaml"))
-        lines = [*plan.reasons, *([f"specification: {path}"] if path else [])]
-        if path is not None:
-            comment = "\n".join((f"nasmesh search --data {data}", *plan.reasons))
-            path.write_text(dump_spec(spec, comment=comment), encoding="utf-8")
-        if not as_json:
-            print_line("\n".join(lines))
-        if check or detach:
-            tell_created(found, check=check, as_json=as_json)
-            return
-        folder = out or Path("runs") / found.name.partition("/")[2]
+    path = save or (None if check else Path(f"{found.name.partition('/')[2]}.yaml"))
+    if path is not None:
+        _save(path, dump_spec(spec, comment="\n".join((f"nasmesh search --data {data}", *plan.reasons))))
+    if not as_json:
+        print_line("\n".join([*plan.reasons, *([f"specification: {path}"] if path else [])]))
+    if check or detach:
+        tell_created(found, check=check, as_json=as_json)
+        return
+    folder = out or Path("runs") / found.name.partition("/")[2]
+    with connect(scheduler, insecure=insecure, patience_s=WATCH_PATIENCE_S) as client:
         raise typer.Exit(finish(client, found.name, out=folder, force=force, as_json=as_json))
+
+
+def _save(path: Path, text: str) -> None:
+    """Write the specification; the search is under way by then, so a place that cannot be written is only told."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        sys.stderr.write(f"the specification is not saved: {path} cannot be written ({error.strerror})\n")
 
 
 def _refuse_beside(context: typer.Context) -> None:

@@ -62,10 +62,18 @@ def transfer(  # noqa: PLR0913 - the flags of a command
         trial = find_trial(client, subject)
         spec = override_spec(carried_over(client, trial, wish), overrides or ())
         if save is not None:
-            save.write_text(dump_spec(spec), encoding="utf-8")
+            _save(save, dump_spec(spec))
         found = client.create_search(spec, search_id=identifier, validate_only=check)
     if check or not (wait or out):
         tell_created(found, check=check, as_json=as_json)
         return
     with connect(scheduler, insecure=insecure, patience_s=WATCH_PATIENCE_S) as client:
         raise typer.Exit(finish(client, found.name, out=out, force=force, as_json=as_json))
+
+
+def _save(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        message = f"--save: {path} cannot be written ({error.strerror}); name another file"
+        raise Invalid("FILE_UNWRITABLE", message, field="save") from error
