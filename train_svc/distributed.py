@@ -5,6 +5,7 @@ place, a few times.
 """
 
 import os
+import resource
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import torch
 from nasmesh.clock import Clock
 from nasmesh.errors import Invalid, NasmeshError, Unavailable
 from nasmesh.jobs.failures import OUT_OF_MEMORY
-from nasmesh.jobs.process import ChildLimits, ChildProcess, Ended, Reply
+from nasmesh.jobs.process import BURST_BYTES, ChildLimits, ChildProcess, Ended, Reply
 from nasmesh.logs import get_logger
 from nasmesh.v1 import object_pb2, search_pb2, worker_pb2
 from nasmesh.v1 import train_service_pb2 as pb
@@ -38,9 +39,8 @@ Attempt = Callable[[pb.StartTrainingRequest, "Company"], pb.TrainResult]
 class Crew:
     """The other processes, kept from one training to the next. For the thread that made it, which must outlive them."""
 
-    def __init__(self, limits: ChildLimits | None = None) -> None:
+    def __init__(self) -> None:
         """Start nothing yet."""
-        self._limits = limits or ChildLimits()
         self._children: list[ChildProcess] = []
 
     def of(self, count: int) -> list[ChildProcess]:
@@ -52,7 +52,7 @@ class Crew:
         self._children = kept[:count]
         for number in range(len(self._children), count):
             self._children.append(
-                ChildProcess(_WORK, environment=_own_device(number + 1), limits=self._limits, on_warm=lambda: None)
+                ChildProcess(_WORK, environment=_own_device(number + 1), limits=_own_limits(), on_warm=lambda: None)
             )
         return list(self._children)
 
@@ -195,6 +195,12 @@ def _as_loss(company: Company) -> Iterator[None]:
     except RuntimeError:
         company.check()
         raise
+
+
+def _own_limits() -> ChildLimits:
+    """Return the limits that this process was started with: no process may give another more."""
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    return ChildLimits() if most == resource.RLIM_INFINITY else ChildLimits(memory_bytes=most - BURST_BYTES)
 
 
 def _own_device(rank: int) -> Mapping[str, str]:

@@ -21,7 +21,7 @@ from nasmesh.v1 import worker_pb2 as pb
 _TAIL_LINES = 6
 _LINE_CHARS = 300
 _TERMINATE_S = 0.3
-_BURST_BYTES = 1 << 30
+BURST_BYTES = 1 << 30
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -186,4 +186,4 @@ class ChildProcess:
 
 def _limit_arguments(limits: ChildLimits) -> list[str]:
     """Return the child's RLIMIT_AS and RLIMIT_DATA; a GPU's driver maps more than it uses: then no data limit."""
-    return [str(limits.address_space_bytes), str(0 if has_gpu() else limits.memory_bytes + _BURST_BYTES)]
+    return [str(limits.address_space_bytes), str(0 if has_gpu() else limits.memory_bytes + BURST_BYTES)]
