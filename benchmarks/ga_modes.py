@@ -1,6 +1,6 @@
 """NORD's three ways to train a population, side by side: one after another, one over many, one each.
 
-`python -m benchmarks.ga_modes [--quick] [--workers N] [--data NAME] [--population N]`. NORD (Kyriakides and Margaritis 2020)
+`python -m benchmarks.ga_modes [--quick] [--workers N] [--data NAME] [--population N]`. NORD (Kyriakides et al. 2020)
 timed a genetic search over networks of two convolutions, kernel and filters drawn, with the networks of a generation
 trained locally, each over all workers (data-parallel), or one on each worker. Here each is one option of the same train
 server: `parallelism` 1; `train.distribution.processes` N; `parallelism` N. The search itself is left out: its networks

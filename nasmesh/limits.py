@@ -110,7 +110,7 @@ DATASET_SHARD_BYTES: Final = 16 * MIB
 DATASET_SAMPLE_BYTES: Final = 16 * MIB
 # Data sets up to this are held in memory, whole; larger ones are read from the local cache as they are wanted.
 DATASET_MEMORY_BYTES: Final = 512 * MIB
-# Copies of added data sets on a host's disk; beyond it those opened longest ago are deleted, and fetched anew if wanted.
+# Copies of added data sets on a host's disk; beyond it the longest unopened are deleted.
 DATASET_CACHE_BYTES: Final = 256 * 1024 * MIB
 # What one data set may have in all; labels and groups of its samples are held in memory in any case.
 DATASET_SAMPLES: Final = 1_000_000_000

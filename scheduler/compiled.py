@@ -19,7 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # What a task passes through between its message and its bytes in the journal; the rest waits for sockets and disks.
 MODULES = (
     *(f"scheduler.{name}" for name in ("agents", "cold", "consequences", "convert", "desk", "domain", "effects")),
-    *(f"scheduler.{name}" for name in ("engine", "fair_queue", "fields", "outcomes", "placement", "snapshots", "step")),
+    *(
+        f"scheduler.{name}"
+        for name in ("engine", "facts", "fair_queue", "fields", "outcomes", "placement", "snapshots", "step")
+    ),
     *(f"scheduler.{name}" for name in ("timers", "waiting_line", "watch", "wishes", "workload")),
     *(f"scheduler.journal.{name}" for name in ("encoding", "ended", "records")),
     *(f"scheduler.machine.{path.stem}" for path in sorted((ROOT / "scheduler" / "machine").glob("[!_]*.py"))),

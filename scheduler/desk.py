@@ -12,8 +12,9 @@ from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2
 from scheduler import convert, holds, outcomes
 from scheduler.agents import AgentEntry, Session
-from scheduler.domain import CheckpointReported, OutcomeReported, Task, TaskKind, TaskState, about
+from scheduler.domain import Task, TaskKind, TaskState, about
 from scheduler.engine import Engine
+from scheduler.facts import CheckpointReported, OutcomeReported
 from scheduler.ownership import may_be_agent
 from scheduler.tally import tally
 

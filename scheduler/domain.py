@@ -1,4 +1,4 @@
-"""The scheduler's values: searches, tasks, attempts, the facts that change them and what follows from a fact.
+"""The scheduler's values: searches, tasks and attempts; the facts that change them are in scheduler.facts.
 
 Protobuf messages appear as opaque values (specs, trials, outcomes). Nothing here reads a clock, a file or a socket.
 """
@@ -6,23 +6,11 @@ Protobuf messages appear as opaque values (specs, trials, outcomes). Nothing her
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import islice
-from typing import NamedTuple
 
 from nasmesh.v1 import dataset_pb2, generate_service_pb2, object_pb2
-from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.cold import Networks, Tasks, Trials
 from scheduler.ladder import Ladder
-from scheduler.wishes import (
-    AgentDrained,
-    DatasetAdded,
-    DatasetDeleted,
-    SearchDeleted,
-    SearchPaused,
-    SearchResumed,
-    SearchUpdated,
-    TrialEnqueued,
-)
 
 
 class TaskKind(IntEnum):
@@ -227,95 +215,3 @@ class State:
     waiting: dict[bytes, dict[tuple[str, int], None]] = field(default_factory=dict)
     network_uses: dict[str, int] | None = field(default=None, compare=False)
     dirty: dict[str, None] = field(default_factory=dict, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Booted:
-    """A scheduler took the journal over."""
-
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class SearchCreated:
-    """A search was created; the spec is complete. `owner` is empty where nobody was asked who they are."""
-
-    search: str
-    spec: pb.SearchSpec
-    owner: str = ""
-    traceparent: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchCancelled:
-    """A person cancelled a search."""
-
-    search: str
-
-
-@dataclass(frozen=True, slots=True)
-class SearchExpired:
-    """A search used up its wall time."""
-
-    search: str
-
-
-class AttemptLeased(NamedTuple):
-    """A task was leased to an agent; the attempt's number follows from the task."""
-
-    task: str
-    agent: str
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptLost:
-    """An attempt was given up without an outcome."""
-
-    task: str
-    attempt: int
-    failure: pb.Failure
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointReported:
-    """An attempt stored a checkpoint that a next one continues from."""
-
-    task: str
-    attempt: int
-    checkpoint: object_pb2.ObjectRef
-
-
-class OutcomeReported(NamedTuple):
-    """An attempt ended with an outcome that passed the checks. `body`: the outcome's bytes, where they are at hand."""
-
-    outcome: dispatch_pb.AttemptOutcome
-    digest: bytes
-    body: bytes | None = None
-
-
-Change = (
-    Booted
-    | SearchCreated
-    | SearchCancelled
-    | SearchExpired
-    | SearchPaused
-    | SearchResumed
-    | SearchUpdated
-    | SearchDeleted
-    | TrialEnqueued
-    | AgentDrained
-    | DatasetAdded
-    | DatasetDeleted
-    | AttemptLeased
-    | AttemptLost
-    | CheckpointReported
-    | OutcomeReported
-)
-
-
-class Event(NamedTuple):
-    """A fact with its times: `time_us` since 1970 for people, `uptime_s` of schedulers for budgets."""
-
-    time_us: int
-    uptime_s: float
-    change: Change

@@ -17,22 +17,9 @@ from scheduler.activity import Activity
 from scheduler.agents import AgentEntry, Agents, Session
 from scheduler.collecting import no_collection
 from scheduler.consequences import FOLLOW, change_of, note_closed
-from scheduler.domain import (
-    OPEN_SEARCHES,
-    AttemptLeased,
-    AttemptLost,
-    Booted,
-    Change,
-    Event,
-    SearchCreated,
-    SearchExpired,
-    SearchState,
-    State,
-    Task,
-    TaskState,
-    about,
-)
+from scheduler.domain import OPEN_SEARCHES, SearchState, State, Task, TaskState, about
 from scheduler.effects import Changed, Closed, Gone, IllegalTransitionError
+from scheduler.facts import AttemptLeased, AttemptLost, Booted, Change, Event, SearchCreated, SearchExpired
 from scheduler.journal import codec
 from scheduler.journal.base import Answer, Batch, Journal
 from scheduler.journal.encoding import EventEncoder

@@ -1,7 +1,8 @@
 """One event of the journal after the other, back into the state; what contradicts is damage, and named as such."""
 
-from scheduler.domain import Event, State
+from scheduler.domain import State
 from scheduler.effects import Effect, IllegalTransitionError
+from scheduler.facts import Event
 from scheduler.journal import codec
 from scheduler.machine import apply
 

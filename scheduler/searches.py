@@ -12,8 +12,9 @@ from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1 import search_pb2
 from scheduler import convert, pages, quotas
 from scheduler.datasets import visible
-from scheduler.domain import OPEN_SEARCHES, SearchCancelled, SearchCreated, SearchRun, TaskKind
+from scheduler.domain import OPEN_SEARCHES, SearchRun, TaskKind
 from scheduler.engine import Engine
+from scheduler.facts import SearchCancelled, SearchCreated
 from scheduler.once import once
 from scheduler.origin import complete_transfer
 from scheduler.ownership import check_visible, check_writable, is_visible, unknown_search

@@ -1,4 +1,4 @@
-"""Facts that come from a person's wish about something that exists already; the others are in scheduler.domain."""
+"""Facts that come from a person's wish about something that exists already; the others are in scheduler.facts."""
 
 from dataclasses import dataclass
 

@@ -8,8 +8,9 @@ from nasmesh.clock import SystemClock
 from nasmesh.errors import NotFound, Unavailable
 from scheduler.admin.display import progress
 from scheduler.admin.places import in_use
-from scheduler.domain import OPEN_SEARCHES, SearchCreated, State
+from scheduler.domain import OPEN_SEARCHES, State
 from scheduler.engine import Engine
+from scheduler.facts import SearchCreated
 from scheduler.journal import codec, ended
 from scheduler.journal.base import Batch
 from scheduler.journal.reading import JournalReader

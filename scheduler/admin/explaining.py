@@ -9,17 +9,9 @@ from nasmesh.errors import NotFound
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.admin.display import progress
-from scheduler.domain import (
-    AttemptLeased,
-    AttemptLost,
-    Booted,
-    Change,
-    CheckpointReported,
-    OutcomeReported,
-    State,
-    Task,
-)
+from scheduler.domain import State, Task
 from scheduler.effects import Changed, Effect, Queued, Revoked
+from scheduler.facts import AttemptLeased, AttemptLost, Booted, Change, CheckpointReported, OutcomeReported
 from scheduler.journal import codec
 from scheduler.journal.reading import JournalReader
 from scheduler.replaying import replay_event

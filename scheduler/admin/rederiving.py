@@ -15,16 +15,8 @@ from nasmesh.v1 import search_pb2 as pb_search
 from scheduler import convert, outcomes
 from scheduler.admin.differing import Difference, differences
 from scheduler.admin.display import progress
-from scheduler.domain import (
-    AttemptLeased,
-    Booted,
-    Event,
-    OutcomeReported,
-    SearchRun,
-    State,
-    Task,
-    TaskKind,
-)
+from scheduler.domain import SearchRun, State, Task, TaskKind
+from scheduler.facts import AttemptLeased, Booted, Event, OutcomeReported
 from scheduler.journal import codec, ended
 from scheduler.journal.reading import JournalReader
 from scheduler.piped import PipedGenerator

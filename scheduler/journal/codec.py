@@ -7,8 +7,8 @@ from google.protobuf.message import DecodeError
 
 from nasmesh.errors import Invalid
 from nasmesh.v1 import journal_pb2 as pb
-from scheduler.domain import (
-    RESULTS_CHUNK,
+from scheduler.domain import RESULTS_CHUNK, State
+from scheduler.facts import (
     AttemptLeased,
     AttemptLost,
     Booted,
@@ -19,7 +19,6 @@ from scheduler.domain import (
     SearchCancelled,
     SearchCreated,
     SearchExpired,
-    State,
 )
 from scheduler.journal import wishes
 from scheduler.journal.assembly import Rows

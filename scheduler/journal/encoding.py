@@ -5,7 +5,7 @@ once. What comes out is the same, byte for byte, as what `codec.encode_event` ma
 """
 
 from nasmesh.v1 import journal_pb2 as pb
-from scheduler.domain import AttemptLeased, Event, OutcomeReported
+from scheduler.facts import AttemptLeased, Event, OutcomeReported
 from scheduler.fields import SMALL, sized
 from scheduler.journal import codec
 

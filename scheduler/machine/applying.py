@@ -5,8 +5,9 @@ from typing import Any
 
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
-from scheduler.domain import (
-    OPEN_SEARCHES,
+from scheduler.domain import OPEN_SEARCHES, SearchRun, SearchState, State, Task, TaskKind, TaskState
+from scheduler.effects import Changed, Effect, IllegalTransitionError, Work
+from scheduler.facts import (
     AttemptLeased,
     AttemptLost,
     Booted,
@@ -16,14 +17,7 @@ from scheduler.domain import (
     SearchCancelled,
     SearchCreated,
     SearchExpired,
-    SearchRun,
-    SearchState,
-    State,
-    Task,
-    TaskKind,
-    TaskState,
 )
-from scheduler.effects import Changed, Effect, IllegalTransitionError, Work
 from scheduler.machine import lifecycle, searching, tasks, trials, waiting
 from scheduler.wishes import (
     AgentDrained,

@@ -8,7 +8,8 @@ from pathlib import Path
 from nasmesh import ids
 from nasmesh.errors import Invalid, NotFound
 from nasmesh.v1 import search_pb2 as pb
-from scheduler.domain import OutcomeReported, SearchRun, State
+from scheduler.domain import SearchRun, State
+from scheduler.facts import OutcomeReported
 from scheduler.journal import codec
 from scheduler.journal.reading import JournalReader
 from scheduler.machine.reuse import measured

@@ -3,17 +3,9 @@
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
 from scheduler import invariants
-from scheduler.domain import (
-    AttemptLeased,
-    Booted,
-    Change,
-    Event,
-    OutcomeReported,
-    SearchCreated,
-    SearchState,
-    State,
-)
+from scheduler.domain import SearchState, State
 from scheduler.effects import Effect
+from scheduler.facts import AttemptLeased, Booted, Change, Event, OutcomeReported, SearchCreated
 from scheduler.machine import apply
 from scheduler.outcomes import complete_train
 from tests.builders import scheduling as make

@@ -16,18 +16,8 @@ from nasmesh.store.keys import ObjectKind
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import object_pb2
 from scheduler import invariants
-from scheduler.domain import (
-    OPEN_TASKS,
-    AttemptLost,
-    CheckpointReported,
-    Event,
-    OutcomeReported,
-    SearchState,
-    State,
-    Task,
-    TaskKind,
-    TaskState,
-)
+from scheduler.domain import OPEN_TASKS, SearchState, State, Task, TaskKind, TaskState
+from scheduler.facts import AttemptLost, CheckpointReported, Event, OutcomeReported
 from scheduler.invariants import InvariantError
 from scheduler.journal import codec
 from scheduler.machine import apply

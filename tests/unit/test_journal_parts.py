@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nasmesh.v1 import generate_service_pb2, journal_pb2
-from scheduler.domain import SearchCreated, State
+from scheduler.domain import State
+from scheduler.facts import SearchCreated
 from scheduler.journal import codec
 from scheduler.journal.logfile import LogFile, read_log
 from scheduler.journal.transaction import Transaction

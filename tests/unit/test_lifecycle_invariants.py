@@ -7,8 +7,9 @@ import pytest
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
 from scheduler import invariants
-from scheduler.domain import AttemptLeased, SearchCreated, State, TaskState
+from scheduler.domain import State, TaskState
 from scheduler.effects import IllegalTransitionError
+from scheduler.facts import AttemptLeased, SearchCreated
 from scheduler.wishes import SearchPaused, SearchResumed, SearchUpdated
 from tests.builders import scheduling as make
 from tests.builders.scheduler_play import Play, spec

@@ -3,8 +3,8 @@
 import pytest
 
 from nasmesh.v1 import dataset_pb2, object_pb2
-from scheduler.domain import Event
 from scheduler.effects import IllegalTransitionError
+from scheduler.facts import Event
 from scheduler.journal import codec
 from scheduler.wishes import DatasetAdded, DatasetDeleted
 from tests.builders.scheduler_play import Play, spec

@@ -4,7 +4,7 @@ import pytest
 
 from nasmesh.clock import seeded_random
 from nasmesh.v1 import dispatch_service_pb2 as pb
-from scheduler.domain import AttemptLeased, Booted, Change, Event, OutcomeReported
+from scheduler.facts import AttemptLeased, Booted, Change, Event, OutcomeReported
 from scheduler.journal import codec
 from scheduler.journal.encoding import EventEncoder
 

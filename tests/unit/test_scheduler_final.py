@@ -4,11 +4,9 @@ import pytest
 
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
-from scheduler.domain import (
-    SearchExpired,
-    SearchState,
-)
+from scheduler.domain import SearchState
 from scheduler.effects import IllegalTransitionError
+from scheduler.facts import SearchExpired
 from tests.builders import scheduling as make
 from tests.builders.scheduler_play import (
     Play,

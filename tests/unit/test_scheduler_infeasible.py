@@ -6,7 +6,8 @@ from nasmesh.errors import Invalid
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
 from scheduler import convert, invariants, outcomes
-from scheduler.domain import AttemptLeased, SearchState, State
+from scheduler.domain import SearchState, State
+from scheduler.facts import AttemptLeased
 from scheduler.machine.tasks import name_of
 from tests.builders import scheduling as make
 from tests.builders.scheduler_play import Play, spec

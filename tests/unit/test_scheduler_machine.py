@@ -5,7 +5,9 @@ import pytest
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
 from scheduler import invariants
-from scheduler.domain import (
+from scheduler.domain import SearchState, TaskState
+from scheduler.effects import Closed, Granted, IllegalTransitionError, Queued, Revoked
+from scheduler.facts import (
     AttemptLeased,
     AttemptLost,
     Booted,
@@ -13,10 +15,7 @@ from scheduler.domain import (
     Event,
     SearchCancelled,
     SearchCreated,
-    SearchState,
-    TaskState,
 )
-from scheduler.effects import Closed, Granted, IllegalTransitionError, Queued, Revoked
 from scheduler.machine import apply
 from scheduler.machine.tasks import LOSSES, TRANSITIONS, Trigger
 from tests.builders import scheduling as make

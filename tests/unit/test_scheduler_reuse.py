@@ -6,8 +6,9 @@ import pytest
 
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
-from scheduler.domain import MEASURED_CHUNK, SearchCreated, SearchRun, SearchState
+from scheduler.domain import MEASURED_CHUNK, SearchRun, SearchState
 from scheduler.effects import IllegalTransitionError
+from scheduler.facts import SearchCreated
 from scheduler.journal import codec
 from scheduler.machine import reuse
 from scheduler.wishes import SearchDeleted

@@ -1,7 +1,8 @@
 """Early stopping in rounds, by median and by Pareto rank in the pure machine; and beside trials that await equals."""
 
 from nasmesh.v1 import search_pb2 as pb
-from scheduler.domain import SearchCreated, SearchState
+from scheduler.domain import SearchState
+from scheduler.facts import SearchCreated
 from scheduler.journal import codec
 from scheduler.wishes import TrialEnqueued
 from tests.builders import scheduling as make

@@ -4,9 +4,10 @@ import pytest
 
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
-from scheduler.domain import AttemptLeased, SearchCancelled, SearchState, TaskState
+from scheduler.domain import SearchState, TaskState
 from scheduler.early_stopping import stopping_faults
 from scheduler.effects import Effect
+from scheduler.facts import AttemptLeased, SearchCancelled
 from scheduler.journal import codec
 from scheduler.ladder import ladder_of
 from scheduler.wishes import SearchPaused, SearchResumed, SearchUpdated

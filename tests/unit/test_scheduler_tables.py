@@ -10,7 +10,8 @@ from nasmesh.v1 import evaluate_service_pb2, evaluation_pb2, measurement_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler import outcomes
 from scheduler.convert import fill_lease
-from scheduler.domain import AttemptLeased, AttemptLost, SearchCancelled, SearchState
+from scheduler.domain import SearchState
+from scheduler.facts import AttemptLeased, AttemptLost, SearchCancelled
 from scheduler.validate import complete_spec
 from scheduler.wishes import SearchPaused, SearchResumed
 from tests.builders import scheduling as make

@@ -6,7 +6,7 @@ from nasmesh.errors import Invalid, NotFound
 from nasmesh.rpc.identity import LOCAL, Identity, Role
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
-from scheduler.domain import SearchCreated
+from scheduler.facts import SearchCreated
 from scheduler.origin import complete_transfer
 from tests.builders import scheduling as make
 from tests.builders.scheduler_play import Play, spec

@@ -8,16 +8,8 @@ from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import generate_service_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler import invariants
-from scheduler.domain import (
-    AttemptLeased,
-    AttemptLost,
-    SearchCancelled,
-    SearchCreated,
-    SearchRun,
-    SearchState,
-    State,
-    TaskState,
-)
+from scheduler.domain import SearchRun, SearchState, State, TaskState
+from scheduler.facts import AttemptLeased, AttemptLost, SearchCancelled, SearchCreated
 from scheduler.journal import codec
 from scheduler.machine.tasks import LOSSES
 from scheduler.wishes import SearchDeleted, SearchPaused, SearchResumed, SearchUpdated, TrialEnqueued

@@ -87,9 +87,7 @@ def add_dataset(  # noqa: PLR0913 - the flags of a command
     target: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Column or array of numbers to predict. Repeatable.")
     ] = None,
-    group: Annotated[
-        str, typer.Option(metavar="NAME", help="Column or array of subjects: none is in two splits.")
-    ] = "",
+    group: Annotated[str, typer.Option(metavar="NAME", help="Column or array of subjects; none is in two splits")] = "",
     split: Annotated[str, typer.Option(metavar="COLUMN", help='Column that says "test" where a row tests.')] = "",
     image: Annotated[str, typer.Option(metavar="COLUMN", help="Column of image files.")] = "",
     samples: Annotated[str, typer.Option(metavar="NAME", help="Array of samples.")] = "",
@@ -132,18 +130,21 @@ def add_dataset(  # noqa: PLR0913 - the flags of a command
     dataset_name(name)
     if check:
         manifest, ref = read_dataset(path, options, _nowhere)
-        item = _listed(manifest, name, ref)
-        skipped = manifest.skipped_count
+        item, skipped = _listed(manifest, name, ref), manifest.skipped_count
     else:
         with connect(scheduler, insecure=insecure, patience_s=_PATIENCE_S) as client:
             item, skipped = store_dataset(client, name, path, options)
+    _tell_added(item, skipped, stored=not check, as_json=as_json)
+
+
+def _tell_added(item: "dataset_pb2.Dataset", skipped: int, *, stored: bool, as_json: bool) -> None:
     if as_json:
-        print_json(message_dict(item) | {"skipped": skipped, "stored": not check})
+        print_json(message_dict(item) | {"skipped": skipped, "stored": stored})
         return
     _print_dataset(item)
     if skipped:
         print_line(f"left out: {skipped}, as --skip-bad says; the first 1000 are named in the manifest")
-    if not check:
+    if stored:
         print_line(f"use it: data: {{dataset: {item.name}}} in a specification")
 
 
