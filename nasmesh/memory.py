@@ -30,8 +30,9 @@ _SLACK = {"cpu": 1.35, "cuda": 1.25}
 # half-precision arithmetic compute in float32 behind it; channels first, they unfold every window for that.
 _HALF = {"cpu": 1.0, "cuda": 0.7}
 _HALF_UNFOLDED = 2.6
-# A checkpoint is copied, turned into messages and serialised beside the training.
-_CHECKPOINT_COPIES = 3
+_HALF_KERNELS = 24 * MIB  # code and buffers of a second number format on a processor
+# A checkpoint is copied, turned into messages, serialised and read back beside the training.
+_CHECKPOINT_COPIES = 4
 _COMPILER = 600 * MIB
 _BUFFER = 256 * MIB  # train_svc.samples reads no more ahead
 _PUBLISHED_ROWS, _VALIDATED_ROWS = 32, 256  # train_svc.publish, train_svc.validation
@@ -74,6 +75,8 @@ def predict(network: Network, config: pb.TrainConfig, data: Data, device: str = 
     part = math.ceil(batch / max(1, config.accumulate_batches) / processes)
     held = _state(network, config) + _samples(data, device) + _batch(data, config, part)
     held += _activations(network, config, part, device)
+    if device == "cpu" and config.compute.precision not in (pb.PRECISION_UNSPECIFIED, pb.PRECISION_FLOAT32):
+        held += _HALF_KERNELS
     if config.compute.compile not in (pb.COMPILE_MODE_UNSPECIFIED, pb.COMPILE_MODE_NEVER):
         held += _COMPILER if device == "cpu" else 0
     return processes * (_FIXED[device] + math.ceil(held))

@@ -24,7 +24,7 @@ def mib(device: str = "cpu", data: Data = DIGITS, network: Network = NETWORK, **
 
 def test_prediction_when_known_then_its_parts_add_up() -> None:
     weights, sample = 1e6 * 4 / MIB, 220_000 * 4 / MIB
-    state = weights * (2 + 1 + 3 * 2)  # weights and momentum, gradients, and three copies of what a checkpoint has
+    state = weights * (2 + 1 + 4 * 2)  # weights and momentum, gradients, and four copies of what a checkpoint has
     samples = (2 * 1797 + 3 * 64 * 4) * 64 / MIB
     assert mib(batch_size=64) == pytest.approx(40 + state + samples + 1.35 * 64 * sample, rel=1e-3)
 
@@ -61,7 +61,7 @@ def test_prediction_when_a_training_does_less_then_it_holds_less(less: dict[str,
 def test_prediction_when_arithmetic_is_half_then_a_gpu_holds_less() -> None:
     half = {"compute": {"precision": pb.PRECISION_BFLOAT16}, "batch_size": 512}
     assert mib("cuda", **half) < 0.85 * mib("cuda", batch_size=512)
-    assert mib("cpu", **half) == mib("cpu", batch_size=512)
+    assert mib("cpu", **half) == mib("cpu", batch_size=512) + 24, "a processor computes it in float32 all the same"
 
 
 def test_prediction_when_a_batch_is_larger_than_the_data_then_only_the_data_counts() -> None:
