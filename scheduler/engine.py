@@ -70,10 +70,11 @@ class Engine:
         """Take the journal over, read the state back, and give every running attempt a full lease."""
         epoch = self.journal.open()
         self._load()
+        if epoch <= self.state.epoch:
+            self.journal.withdraw()
+            raise codec.unreadable(f"epoch {epoch}, which comes after {self.state.epoch},")
         self._read_clock()
         self.journal.forget_answers(self.state.uptime_s - limits.REQUEST_KEEP_S)  # wall time may jump
-        if epoch <= self.state.epoch:
-            raise codec.unreadable(f"epoch {epoch}, which comes after {self.state.epoch},")
         self._uptime_offset_s = self.state.uptime_s - self.now
         step = self.step = Step(self.state.sequence + 1)
         self.record(Booted(epoch))

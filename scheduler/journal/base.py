@@ -48,6 +48,10 @@ class Journal(Protocol):
         """
         ...
 
+    def withdraw(self) -> None:
+        """Take `open` back and close: the epoch is what it was, so that who is refused now is refused again."""
+        ...
+
     def snapshot(self) -> tuple[int, Iterator[tuple[str, bytes]]]:
         """Return the sequence number that the snapshot stands at (0: none) and its rows in the order of keys."""
         ...

@@ -40,6 +40,12 @@ class MemoryJournal:
         self._epoch = self._disk.epoch
         return self._epoch
 
+    def withdraw(self) -> None:
+        """Put the epoch back and close; see Journal."""
+        self._disk.epoch -= 1
+        self._epoch -= 1
+        self.close()
+
     def snapshot(self) -> tuple[int, Iterator[tuple[str, bytes]]]:
         """Return the snapshot; see Journal."""
         return self._disk.snapshot_sequence, iter(sorted(self._disk.rows.items()))

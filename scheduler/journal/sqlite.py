@@ -56,6 +56,15 @@ class SqliteJournal:
             raise self._explain(error) from error
         return self._epoch
 
+    def withdraw(self) -> None:
+        """Put the epoch back and close; see Journal."""
+        try:
+            self._db().execute("UPDATE epoch SET number = number - 1 WHERE number = ?", (self._epoch,))
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
+        self._epoch -= 1
+        self.close()
+
     def snapshot(self) -> tuple[int, Iterator[tuple[str, bytes]]]:
         """Return the snapshot; see Journal."""
         try:

@@ -338,6 +338,14 @@ def test_refusal_when_repeated_then_the_same_until_the_cause_is_gone(good: Path,
     past.close()
 
 
+def test_epoch_when_wound_back_then_every_start_is_refused_in_the_same_words(good: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(good, tmp_path / "journal.db"))
+    low_epoch(path)
+    for _ in range(3):
+        with pytest.raises(Invalid, match="epoch 1, which comes after 1"):
+            recovered(path)
+
+
 def test_request_id_when_replayed_with_another_body_over_kill_9_then_conflict(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
 

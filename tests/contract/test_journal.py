@@ -68,6 +68,16 @@ def test_open_when_another_holds_it_then_locked(open_again: Open) -> None:
     second.close()
 
 
+def test_open_when_withdrawn_then_closed_and_the_epoch_is_given_again(open_again: Open) -> None:
+    journal = open_again()
+    assert journal.open() == 1
+    journal.withdraw()
+    second = open_again()
+    assert second.open() == 1
+    second.append(batch(1, b"a"))
+    second.close()
+
+
 def test_forget_answers_when_old_then_gone(open_again: Open) -> None:
     journal = open_again()
     journal.open()
