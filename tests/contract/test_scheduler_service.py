@@ -151,8 +151,9 @@ def test_lists_when_paged_and_filtered_then_each_item_once() -> None:
             assert [g.name for g in (await stub.ListGenerators(pb.ListGeneratorsRequest())).generators] == [
                 make.GENERATOR
             ]
-            datasets = (await stub.ListDatasets(pb.ListDatasetsRequest(page_size=1))).datasets
-            assert [(d.name, d.available) for d in datasets] == [("datasets/digits", True)]
+            datasets = (await stub.ListDatasets(pb.ListDatasetsRequest(page_size=3))).datasets
+            here = [(d.name.removeprefix("datasets/"), d.available) for d in datasets]
+            assert here == [("cifar10", False), ("cifar100", False), ("digits", True)]
             assert [a.name for a in (await stub.ListAgents(pb.ListAgentsRequest())).agents] == ["agents/worker"]
             for call in (
                 stub.ListSearches(pb.ListSearchesRequest(page_token=page.next_page_token)),
