@@ -5,7 +5,7 @@ Methods are commands of the engine.
 
 from functools import partial
 
-from nasmesh import ids, training_config
+from nasmesh import ids
 from nasmesh.errors import Invalid, NotFound, Raced, Stale
 from nasmesh.logs import get_logger
 from nasmesh.rpc.identity import LOCAL, Identity
@@ -17,7 +17,7 @@ from scheduler.domain import OPEN_SEARCHES, SearchRun, SearchState
 from scheduler.engine import Engine
 from scheduler.machine import searching
 from scheduler.once import once
-from scheduler.outcomes import both, merged_train
+from scheduler.outcomes import merged_plan, merged_train
 from scheduler.searches import Searches
 from scheduler.validate import check_changed
 from scheduler.wishes import AgentDrained, SearchDeleted, SearchPaused, SearchResumed, SearchUpdated, TrialEnqueued
@@ -217,11 +217,10 @@ def _complete(run: SearchRun, given: generate_service_pb2.Proposal) -> generate_
     complete.note = given.note[:_NOTE]
     try:
         complete.train.CopyFrom(merged_train(run, given.train, "proposal"))
-        training_config.check_instrumentation(given.instrumentation, "proposal.instrumentation")
+        complete.instrumentation.CopyFrom(merged_plan(run, given.instrumentation, "proposal"))
     except Invalid as error:
         field = error.field or next((violation.field for violation in error.violations), "proposal")
         raise Invalid("SPEC_INVALID", error.message, field=field, violations=error.violations) from None
-    complete.instrumentation.CopyFrom(both(run.spec.instrumentation, given.instrumentation))
     return complete
 
 

@@ -80,14 +80,18 @@ def check_checkpoint(ref: object_pb2.ObjectRef) -> None:
 
 def check_progress(progress: train_service_pb2.TrainProgress) -> bool:
     """Say whether every number of a progress mark is finite and none negative that cannot be."""
-    numbers = (progress.epoch, progress.loss, progress.accuracy, progress.learning_rate, progress.steps_per_s)
-    return all(map(math.isfinite, (*numbers, progress.elapsed_s))) and min(progress.step, progress.total_steps) >= 0
+    numbers = [progress.epoch, progress.loss, progress.accuracy, progress.learning_rate, progress.steps_per_s]
+    numbers += [progress.elapsed_s, *(found.value for found in progress.validation)]
+    counts = (progress.step, progress.total_steps, progress.validated_step)
+    return all(map(math.isfinite, numbers)) and min(counts) >= 0
 
 
 def _check_train(result: train_service_pb2.TrainResult) -> None:
     _check_object(result.checkpoint, "train.checkpoint", ObjectKind.CHECKPOINT)
     if result.HasField("model"):
         _check_object(result.model, "train.model", ObjectKind.CHECKPOINT, ObjectKind.NETWORK)
+    if not 0 <= result.steps <= _LARGEST:
+        raise _invalid("train.steps", f"{result.steps} is no number of updates")
     if not (0 <= result.peak_memory_bytes <= _LARGEST and 0 <= result.predicted_memory_bytes <= _LARGEST):
         raise _invalid("train.peak_memory_bytes", "bytes must not be negative, nor more than any machine has")
     if result.HasField("inheritance"):
@@ -167,8 +171,8 @@ def _check_proposed(run: SearchRun, trial: pb.ProposedTrial, field: str, *, fina
         network = trial.network
         ids.parse_name("networks", network.name, field=f"{field}.network.name")
         _check_object(network.object, f"{field}.network.object", ObjectKind.NETWORK, ObjectKind.CHECKPOINT)
-        if network.parameters < 0 or network.macs < 0:
-            raise _invalid(f"{field}.network", "parameters and macs must not be negative")
+        if min(network.parameters, network.macs, network.activations) < 0:
+            raise _invalid(f"{field}.network", "parameters, macs and activations must not be negative")
     if trial.HasField("violation") and not math.isfinite(trial.violation.value):
         raise _invalid(f"{field}.violation.value", "is not finite")
     if final:
@@ -178,18 +182,14 @@ def _check_proposed(run: SearchRun, trial: pb.ProposedTrial, field: str, *, fina
         search, number = ids.parse_trial(parent, field=f"{field}.parents")
         if search != run.id or number > len(run.trials):
             raise _invalid(f"{field}.parents", f"there is no trial {parent}")
-    train, plan, spec = trial.train, trial.instrumentation, run.spec
+    train, plan = trial.train, trial.instrumentation
     if train.include_validation:
         raise _invalid(f"{field}.train.include_validation", "only the final phase may train on the validation split")
     train.CopyFrom(merged_train(run, train, field))
-    if not plan.ListFields() and not spec.instrumentation.ListFields():
+    if not plan.ListFields() and not run.spec.instrumentation.ListFields():
         plan.SetInParent()
         return
-    if spec.evaluate.table:
-        message = f"{spec.evaluate.table} has no statistics of elements; use a generator that reads none"
-        raise _invalid(f"{field}.instrumentation", message)
-    training_config.check_instrumentation(plan, f"{field}.instrumentation")
-    plan.CopyFrom(both(spec.instrumentation, plan))
+    plan.CopyFrom(merged_plan(run, plan, field))
 
 
 def merged_train(run: SearchRun, overrides: training_pb2.TrainConfig, field: str) -> training_pb2.TrainConfig:
@@ -210,6 +210,17 @@ def complete_train(config: training_pb2.TrainConfig) -> training_pb2.TrainConfig
     if not config.HasField("seed"):
         result.ClearField("seed")
     return result
+
+
+def merged_plan(run: SearchRun, more: training_pb2.InstrumentationPlan, field: str) -> training_pb2.InstrumentationPlan:
+    """Return what the search's plan or a proposal's asks for."""
+    field = f"{field}.instrumentation"
+    table = run.spec.evaluate.table
+    if table and more.ListFields():
+        message = f"{field}: {table} has no statistics of elements; leave it out, or use another generator"
+        raise Invalid("TRAIN_CONFIG_INVALID", message, field=field)
+    training_config.check_instrumentation(more, field)
+    return both(run.spec.instrumentation, more)
 
 
 def both(

@@ -84,6 +84,7 @@ def table_faults(spec: pb.SearchSpec) -> Iterator[Fault]:
         "judging": bool(spec.judging),
         "early_stopping": spec.HasField("early_stopping"),
         "instrumentation": bool(spec.instrumentation.ListFields()),
+        "transfer.inherit_weights": spec.transfer.inherit_weights,
         "final.train": bool(final.train.ListFields()),
         "final.scale_up": final.HasField("scale_up"),
         "final.evaluate.table": final.evaluate.table not in ("", table),

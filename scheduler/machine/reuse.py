@@ -79,6 +79,7 @@ def take_over(work: Work, run: SearchRun, trial: pb.Trial, digest: bytes) -> boo
     trial.environment.update(source.environment)
     if source.HasField("inheritance"):
         trial.inheritance.CopyFrom(source.inheritance)
+    trial.steps = source.steps
     trial.data_digest = source.data_digest
     trial.peak_memory_bytes = source.peak_memory_bytes
     trial.predicted_memory_bytes = source.predicted_memory_bytes

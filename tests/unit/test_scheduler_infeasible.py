@@ -5,6 +5,7 @@ import pytest
 from nasmesh.errors import Invalid
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
+from nasmesh.v1 import train_service_pb2
 from scheduler import convert, invariants, outcomes
 from scheduler.domain import SearchState, State
 from scheduler.facts import AttemptLeased
@@ -104,6 +105,26 @@ def test_memory_when_it_is_negative_then_the_outcome_is_refused() -> None:
     outcome.train.peak_memory_bytes = -1
     with pytest.raises(Invalid, match="must not be negative"):
         outcomes.check(play.run, play.state.tasks["s-t1-train"], outcome)
+
+
+@pytest.mark.parametrize("steps", [-1, 2**63 - 1])
+def test_training_when_its_updates_are_no_number_of_updates_then_the_outcome_is_refused(steps: int) -> None:
+    play = Play(spec(max_trials=4, parallelism=2))
+    play.propose(1)
+    outcome = dispatch_pb.AttemptOutcome(token=leased(play), train=make.train_result(dispatch_pb.Lease(trial="t")))
+    outcome.train.steps = steps
+    with pytest.raises(Invalid, match="no number of updates"):
+        outcomes.check(play.run, play.state.tasks["s-t1-train"], outcome)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"validation": [{"metric": "loss", "value": float("nan")}]}, {"validated_step": -1}, {"loss": float("inf")}]
+)
+def test_progress_when_a_number_of_it_cannot_be_then_it_is_not_passed_on(bad: dict[str, object]) -> None:
+    good = train_service_pb2.TrainProgress(step=3, validation=[{"metric": "loss", "value": 0.5}], validated_step=2)
+    assert outcomes.check_progress(good)
+    good.MergeFrom(train_service_pb2.TrainProgress(**bad))  # type: ignore[arg-type]
+    assert not outcomes.check_progress(good)
 
 
 def _without_violation(state: State) -> None:

@@ -43,12 +43,14 @@ def test_equal_trial_when_measured_before_then_it_succeeds_at_once_and_costs_not
     play = Play(same(max_trials=1))
     measured(play)
     source = play.run.trials[0]
+    source.steps = 7
     play.tell(SearchCreated("t", same(max_trials=1)))
     trial = propose(play, "t")
     run = play.state.searches["t"]
     assert (trial.outcome, trial.reused_from) == (SUCCEEDED, "searches/s/trials/1")
     assert list(trial.measurements) == list(source.measurements)
     assert (trial.checkpoint, trial.model) == (source.checkpoint, source.model)
+    assert trial.steps == 7
     assert (trial.device_time_s, trial.device_time_saved_s) == (0.0, source.device_time_s)
     assert (run.device_time_s, run.device_time_saved_s) == (0.0, source.device_time_s)
     assert run.state is SearchState.SUCCEEDED

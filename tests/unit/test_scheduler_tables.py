@@ -7,11 +7,14 @@ import pytest
 from nasmesh.errors import Invalid
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import evaluate_service_pb2, evaluation_pb2, measurement_pb2
+from nasmesh.v1 import scheduler_service_pb2 as api
 from nasmesh.v1 import search_pb2 as pb
 from scheduler import outcomes
 from scheduler.convert import fill_lease
 from scheduler.domain import SearchState
 from scheduler.facts import AttemptLeased, AttemptLost, SearchCancelled
+from scheduler.lifecycle import Lifecycle
+from scheduler.searches import Searches
 from scheduler.validate import complete_spec
 from scheduler.wishes import SearchPaused, SearchResumed
 from tests.builders import scheduling as make
@@ -108,6 +111,7 @@ def test_target_when_the_table_reaches_it_then_the_search_ends() -> None:
         ("train.steps", "train"),
         ("early_stopping.median.rungs", "early_stopping"),
         ("instrumentation.profile", "instrumentation"),
+        ("transfer.inherit_weights", "transfer.inherit_weights"),
         ("final.train.steps", "final.train"),
         ("final.scale_up.width_multiplier", "final.scale_up"),
         ("evaluate.memory", "evaluate.memory"),
@@ -147,6 +151,24 @@ def test_proposal_when_it_would_train_otherwise_or_read_statistics_then_the_answ
         with pytest.raises(Invalid) as caught:
             outcomes.check(play.run, task, outcome)
         assert TABLE in caught.value.message
+
+
+def test_network_when_added_with_a_plan_to_a_search_over_a_table_then_refused_by_its_field() -> None:
+    world = World(1, kill_rate=0.0, agents=1)
+    world.faults = False
+    world.connect(world.agents[0])
+    world.create("s", _written(max_trials=2))
+    request = api.EnqueueTrialRequest(parent="searches/s", request_id="r")
+    request.proposal.architecture.SetInParent()
+    request.proposal.instrumentation.profile = True
+    engine = world.engine
+    lifecycle = Lifecycle(engine, Searches(engine))
+    (refused,) = engine.execute([partial(lifecycle.enqueue, request)])
+    assert isinstance(refused, Invalid)
+    assert (refused.reason, refused.field) == ("SPEC_INVALID", "proposal.instrumentation")
+    request.proposal.ClearField("instrumentation")
+    (reply,) = engine.execute([partial(lifecycle.enqueue, request)])
+    assert reply.trial.enqueued
 
 
 @pytest.mark.parametrize(
