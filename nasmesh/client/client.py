@@ -218,7 +218,11 @@ class Client(DatasetCalls, LifecycleCalls):
         Raises Invalid (OBJECT_EMPTY, OBJECT_TOO_LARGE, OBJECT_DIGEST_MISMATCH) and Unavailable (STORE_DOWN).
         """
         transfer.check_size(len(content))
-        return self._call(lambda: self._stub.ImportNetwork(transfer.chunks(content))).object
+
+        def requests() -> Iterator[pb.ImportNetworkRequest]:
+            return (pb.ImportNetworkRequest(chunk=part, sha256=digest) for part, digest in transfer.chunks(content))
+
+        return self._call(lambda: self._stub.ImportNetwork(requests())).object
 
     # --- the mesh ---------------------------------------------------------------------------------------------------
 

@@ -1,12 +1,11 @@
 """The client's calls about data sets; a base of Client."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from nasmesh.client.transfer import chunks
 from nasmesh.clock import new_id
 from nasmesh.ids import format_name, parse_name
-from nasmesh.limits import CHUNK_BYTES
 from nasmesh.v1 import dataset_pb2, object_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
@@ -29,7 +28,11 @@ class DatasetCalls:
 
         Raises Invalid (OBJECT_EMPTY, OBJECT_TOO_LARGE, OBJECT_DIGEST_MISMATCH), Unavailable (STORE_DOWN).
         """
-        return self._call(lambda: self._stub.UploadDatasetObject(_chunks(content))).object
+
+        def requests() -> Iterator[pb.UploadDatasetObjectRequest]:
+            return (pb.UploadDatasetObjectRequest(chunk=part, sha256=digest) for part, digest in chunks(content))
+
+        return self._call(lambda: self._stub.UploadDatasetObject(requests())).object
 
     def create_dataset(
         self, dataset_id: str, manifest: object_pb2.ObjectRef, *, request_id: str = ""
@@ -54,11 +57,3 @@ def dataset_name(name: str) -> str:
     """Return "datasets/{id}" for it or a bare id; raises Invalid (NAME_INVALID)."""
     identifier = parse_name("datasets", name) if "/" in name else name
     return format_name("datasets", identifier)
-
-
-def _chunks(content: bytes) -> Iterator[pb.UploadDatasetObjectRequest]:
-    digest = hashlib.sha256(content).hexdigest()
-    for start in range(0, len(content), CHUNK_BYTES):
-        yield pb.UploadDatasetObjectRequest(
-            chunk=content[start : start + CHUNK_BYTES], sha256=digest if start == 0 else ""
-        )

@@ -40,8 +40,8 @@ def check_size(size: int) -> None:
         )
 
 
-def chunks(content: bytes) -> Iterator[pb.ImportNetworkRequest]:
-    """Yield the bytes in pieces, the SHA-256 with the first."""
+def chunks(content: bytes) -> Iterator[tuple[bytes, str]]:
+    """Yield the bytes in pieces, the SHA-256 of all of them with the first."""
     digest = hashlib.sha256(content).hexdigest()
     for start in range(0, len(content), CHUNK_BYTES):
-        yield pb.ImportNetworkRequest(chunk=content[start : start + CHUNK_BYTES], sha256=digest if start == 0 else "")
+        yield content[start : start + CHUNK_BYTES], digest if start == 0 else ""
