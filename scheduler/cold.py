@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scheduler.domain import Task
 
 # Ids of the tasks of a trial; scheduler.machine.tasks makes them.
-_TRIAL_TASK = re.compile(r"(.+)-t([0-9]+)-[a-z]+(?:-r[0-9]+)?")
+_TRIAL_TASK = re.compile(r"(.+)-t([0-9]+)-(?:admit|profile|train|evaluate)(?:-r[0-9]+)?")
 
 
 class Trials:

@@ -65,6 +65,7 @@ def test_tasks_when_all_are_frozen_then_found_by_id_and_equal_to_the_replayed_on
     world = calm_world()
     world.create("a-t1-train", make.make_spec(max_trials=3))  # an id that looks like a task's
     world.create("b", make.make_spec(max_trials=3, final=True))
+    world.create("b-t1", make.make_spec(max_trials=3, final=True))  # its task b-t1-final is none of a trial of b
     finish(world)
     state, replayed = world.engine.state, world.replayed()
     assert not any(state.tasks.holds(task.id) for task in replayed.tasks.values())
