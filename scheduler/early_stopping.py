@@ -69,7 +69,7 @@ def total_steps(train: training_pb2.TrainConfig, samples: int) -> int:
     if train.WhichOneof("budget") == "steps":
         return train.steps
     share = train.data_fraction if train.HasField("data_fraction") else 1.0
-    per_epoch = max(1, int(samples * share) // max(1, train.batch_size or _BATCH))
+    per_epoch = max(1, round(share * samples) // max(1, train.batch_size or _BATCH))
     return max(1, round(train.epochs * per_epoch))
 
 

@@ -54,6 +54,8 @@ def test_rungs_of_the_median_rule_when_complete_then_at_equal_distances() -> Non
 def test_updates_when_counted_then_as_the_train_server_counts_them() -> None:
     epochs = training_pb2.TrainConfig(epochs=2.5, batch_size=64, data_fraction=0.5)
     assert total_steps(epochs, 1437) == round(2.5 * (718 // 64))
+    part = training_pb2.TrainConfig(epochs=1, batch_size=19, data_fraction=0.57)  # as a double a little less
+    assert total_steps(part, 100) == 57 // 19
     assert total_steps(training_pb2.TrainConfig(steps=7), 0) == 7
     plan = plan_of(complete("asynchronous_halving").early_stopping)
     config = training_pb2.TrainConfig(steps=90)
