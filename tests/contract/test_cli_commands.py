@@ -13,7 +13,7 @@ import pytest
 
 from clients.cli import failures
 from clients.cli.commands import serve
-from clients.cli.output import print_table
+from clients.cli.output import laid_out, print_table
 from tests.builders.cli_runs import Run, runner
 from tests.builders.fake_scheduler import EXAMPLES, FakeScheduler, running_fake
 from tests.fuzz.hostile_bombs import bombs
@@ -164,6 +164,16 @@ def test_datasets_generators_agents_version(fake: FakeScheduler, run: Run) -> No
 def test_a_table_in_a_pipe_has_a_row_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     print_table((">n", "words"), [("1", "x " * 300 + "end"), ("22", "")], empty="none")
     assert capsys.readouterr().out == " n  words\n 1  " + "x " * 300 + "end\n22\n"
+
+
+def test_a_table_on_a_terminal_breaks_sentences_and_never_names() -> None:
+    rows = [("name", "note"), ("searches/one", "a sentence of many words that does not fit")]
+    assert laid_out(rows, (False, False), 80) == ["name          note", "searches/one  " + rows[1][1]]
+    narrow = laid_out(rows, (False, False), 40)
+    assert narrow[1:] == ["searches/one  a sentence of many words", "              that does not fit"]
+    below = laid_out(rows, (False, False), 30)
+    assert below[2:] == ["searches/one", "    a sentence of many words", "    that does not fit"]
+    assert laid_out([("a", "x" * 30)], (True, False), 27) == ["a  " + "x" * 24, "   " + "x" * 6]
 
 
 def test_lists_say_what_to_do_when_they_are_empty(fake: FakeScheduler, run: Run) -> None:

@@ -64,6 +64,7 @@ def show_table(name: Name, as_json: AsJson = False) -> None:
         *((key.replace("_", " "), str(value)) for key, value in sorted(table.about.settings.items())),
     ]
     print_table(("", ""), rows, empty="")
+    print_line("")
     best = [
         (row["metric"], row["split"], f"{row['value']:.6g}", " ".join(row["choices"].values())) for row in _best(table)
     ]
@@ -73,9 +74,7 @@ def show_table(name: Name, as_json: AsJson = False) -> None:
 @app.command("spec")
 def print_spec(name: Name) -> None:
     """Print a specification of a search over a table, to begin with: random search in the table's own space."""
-    import yaml
-    from google.protobuf.json_format import MessageToDict
-
+    from nasmesh.client.written import dump_spec
     from nasmesh.v1 import search_pb2
 
     table = _readable(name)
@@ -86,7 +85,7 @@ def print_spec(name: Name) -> None:
     spec.budget.max_trials = min(100, len(table.codes))
     spec.evaluate.table = f"tables/{table.about.table_id}"
     spec.evaluate.latency = False
-    print_line(yaml.safe_dump(MessageToDict(spec), sort_keys=False).rstrip())
+    print_line(dump_spec(spec).rstrip())
 
 
 @app.command("import")
