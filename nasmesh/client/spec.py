@@ -6,6 +6,7 @@ Every fault is raised as Invalid with the path of the field at fault and the nea
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -251,8 +252,8 @@ def _check_scalar(value: object, field: FieldDescriptor, path: str) -> None:
         wrong = "" if _is_number(value) else "a finite number"
     else:
         bits = 31 if kind in (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_UINT32) else 63
-        whole = _is_number(value) and float(str(value)).is_integer()
-        wrong = "" if whole and abs(float(str(value))) < 2**bits else f"a whole number below 2^{bits}"
+        exact = Decimal(str(value)) if _is_number(value) else Decimal("NaN")  # a double would round 2^63 - 1 up
+        wrong = "" if exact == exact.to_integral_value() and abs(exact) < 2**bits else f"a whole number below 2^{bits}"
     if wrong:
         raise Invalid("VALUE_INVALID", f"{path}: {str(value)[:60]!r} must be {wrong}", field=path)
 

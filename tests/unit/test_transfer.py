@@ -9,6 +9,7 @@ import pytest
 from clients.cli.carrying import Wish, carried_over, find_trial
 from nasmesh import spaces
 from nasmesh.client import Client, read_spec
+from nasmesh.client.spec import parse_spec
 from nasmesh.client.written import dump_spec, override_spec
 from nasmesh.errors import Invalid, Rejected
 from nasmesh.model.architecture import shapes
@@ -121,3 +122,13 @@ def test_a_specification_is_written_as_it_is_read() -> None:
         assert text.startswith("# from\n# here\n")
         assert override_spec(spec, ["seed=9"]).seed == 9
         assert override_spec(spec, [f"seed={spec.seed}"]) == spec
+
+
+def test_a_specification_is_written_with_numbers_as_people_write_them() -> None:
+    spec = search_pb2.SearchSpec(seed=2**63 - 1, labels={"year": "2026"})
+    spec.budget.max_trials, spec.train.epochs, spec.train.optimizer.learning_rate = 20, 3.0, 1e-5
+    spec.generator.settings.update({"fields": 5, "seed": "7", "share": 0.5})
+    text = dump_spec(spec)
+    for line in ("seed: 9223372036854775807", "maxTrials: 20", "epochs: 3", "fields: 5", "seed: '7'", "year: '2026'"):
+        assert f"{line}\n" in text
+    assert parse_spec(text) == spec
