@@ -160,7 +160,7 @@ class _Copy:
         for place, block in enumerate(self.blocks):
             if block.id == identifier:
                 return place, block
-        raise _impossible(identifier, "there is no such block")
+        raise _impossible(identifier, f"there is no such block; it has {', '.join(block.id for block in self.blocks)}")
 
     def free_id(self, wanted: str) -> str:
         """Return an id that no block has, like the one wanted."""

@@ -133,7 +133,7 @@ def test_values_that_are_no_numbers_are_named_or_left_out(tmp_path: Path) -> Non
     x = np.ones((40, 2))
     x[3, 1] = np.inf
     np.savez(tmp_path / "d.npz", x=x, y=np.arange(40) % 2)
-    refused(tmp_path / "d.npz", "DATASET_FILES_CORRUPT", "1 samples", "d.npz:x[3]")
+    refused(tmp_path / "d.npz", "DATASET_FILES_CORRUPT", "1 sample ", "d.npz:x[3]")
 
 
 def test_a_table_whose_values_change_their_kind_further_down_is_refused(tmp_path: Path) -> None:

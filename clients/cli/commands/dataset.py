@@ -145,7 +145,9 @@ def _tell_added(item: "dataset_pb2.Dataset", skipped: int, *, stored: bool, as_j
     if skipped:
         print_line(f"left out: {skipped}, as --skip-bad says; the first 1000 are named in the manifest")
     if stored:
-        print_line(f"use it: data: {{dataset: {item.name}}} in a specification")
+        print_line(f"use it: data: {{dataset: {item.name}}} in a specification, or nasmesh search --data {item.name}")
+    else:
+        print_line("it can be added; nothing was stored (--check)")
 
 
 @app.command("delete")

@@ -57,7 +57,9 @@ def quick(  # noqa: PLR0913 - the flags of a command
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE", help="Where the specification goes; left out: ID.yaml.")
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Infer, print and check only; create nothing.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Infer, print and check only; data at a path is added, no search made.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")] = False,
     out: Out = None,
     force: Force = False,
@@ -154,4 +156,11 @@ def _dataset(client: "Client", data: str, label: str, target: Sequence[str]) -> 
     options = Options(label=label, target=tuple(target))
     stem = path.resolve().name.partition(".")[0]
     name = _NAME.sub("-", stem.lower()).strip("-")[:40] or "data"
-    return store_dataset(client, name if name[0].isalpha() else f"data-{name}", path, options)[0]
+    name = name if name[0].isalpha() else f"data-{name}"
+    try:
+        return store_dataset(client, name, path, options)[0]
+    except Invalid as error:
+        if not error.reason.startswith("DATASET_"):
+            raise
+        how = f"to say how it is read: nasmesh dataset add {name} {data} [OPTIONS], then nasmesh search --data {name}"
+        raise Invalid(error.reason, f"{error.message}; {how}", field=error.field) from error

@@ -64,9 +64,10 @@ class BadFiles:
             return
         shown = "; ".join(f"{what}: {reason}" for what, reason in self.named[:_SHOWN])
         more = f"; and {self.count - _SHOWN} more" if self.count > _SHOWN else ""
+        unit = self.unit if self.count > 1 else self.unit.removesuffix("s")
         raise Invalid(
             "DATASET_FILES_CORRUPT",
-            f"path: {self.count} {self.unit} cannot be used ({shown}{more}); mend them, or leave them out (--skip-bad)",
+            f"path: {self.count} {unit} cannot be used ({shown}{more}); mend, or leave out (--skip-bad)",
             field="path",
             metadata={"count": str(self.count), "files": ", ".join(what for what, _ in self.named[:20])},
         )
