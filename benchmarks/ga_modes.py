@@ -24,7 +24,7 @@ from benchmarks.networks import conv_unit
 from benchmarks.report import print_figures, print_table
 from nasmesh.clock import seeded_random
 from nasmesh.data import catalog
-from nasmesh.host import cpu_count, threads_per_slot
+from nasmesh.host import cpu_count, thread_environment
 from nasmesh.jobs.table import JobTable
 from nasmesh.model.encode import to_bytes
 from nasmesh.model.engine.checkpoint import load_checkpoint
@@ -126,7 +126,7 @@ def _table(directory: Path, store: str, *, slots: int) -> JobTable:
             "NASMESH_STORE": store,
             "NASMESH_HOME": str(directory),
             "NASMESH_DATA": str(settings.data),
-            "OMP_NUM_THREADS": str(threads_per_slot(slots)),
+            **thread_environment(slots),
         },
         noun="training",
     )

@@ -28,9 +28,17 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def threads_per_slot(slots: int) -> int:
-    """Return how many threads each of `slots` jobs may use so that together they fill the machine."""
-    return max(1, cpu_count() // slots)
+def thread_environment(slots: int) -> dict[str, str]:
+    """Return the environment in which each of `slots` jobs has its part of the processors and leaves others theirs.
+
+    By itself OpenMP keeps a thread turning while it waits for another; where other programs have the processors, the
+    one that it waits for does not run meanwhile, and a training's step took up to 27 times as long as with short waits.
+    """
+    return {
+        "OMP_NUM_THREADS": str(max(1, cpu_count() // slots)),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "1000",  # GNU's: some microseconds, enough from one operator's end to the next one's begin
+    }
 
 
 def package_version(name: str) -> str:

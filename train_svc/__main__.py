@@ -6,7 +6,7 @@ from nasmesh.agent.drivers.train import TrainDriver
 from nasmesh.agent.flags import ServerSettings
 from nasmesh.agent.program import Program, Served, run_server_program
 from nasmesh.agent.targets import TRAIN, LocalTarget
-from nasmesh.host import threads_per_slot
+from nasmesh.host import thread_environment
 from nasmesh.jobs.table import JobTable
 from nasmesh.rpc.server import Service
 from nasmesh.v1.train_service_pb2_grpc import add_TrainServiceServicer_to_server
@@ -25,7 +25,7 @@ def build(settings: ServerSettings) -> Served:
             "NASMESH_STORE": settings.store,
             "NASMESH_HOME": str(settings.environment.home),
             "NASMESH_DATA": str(settings.environment.data),
-            "OMP_NUM_THREADS": str(threads_per_slot(settings.slots)),
+            **thread_environment(settings.slots),
             # Each heap that the C library opens for a thread sets 64 MiB of addresses aside, which jobs are bounded by.
             "MALLOC_ARENA_MAX": "2",
         },

@@ -25,7 +25,7 @@ OBSERVERS = "_observers"
 THREADS_FROM_MACS = 500_000_000
 # Below this many updates a probe of up to 16 costs more than its answer saves; the first candidate is taken.
 PROBE_FROM_STEPS = 400
-# What torch took from OMP_NUM_THREADS, which the server sets to its processors divided by its slots.
+# What torch took from OMP_NUM_THREADS, which the server sets (nasmesh.host.thread_environment).
 _DEFAULT_THREADS = torch.get_num_threads()
 _PRECISIONS = {
     pb.PRECISION_FLOAT32: "float32",
