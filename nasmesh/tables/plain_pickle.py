@@ -69,7 +69,9 @@ def _build(name: str, stack: list[Any]) -> None:
 
 def _after_mark(stack: list[Any]) -> list[Any]:
     """Return what lies above the last mark, which goes with it."""
-    begin = next(index for index in range(len(stack) - 1, -1, -1) if stack[index] is _MARK)
+    begin = next((index for index in range(len(stack) - 1, -1, -1) if stack[index] is _MARK), None)
+    if begin is None:
+        raise _refused("an instruction ends what did not begin")
     items = stack[begin + 1 :]
     del stack[begin:]
     return items

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import cell_table
@@ -165,6 +165,7 @@ def test_plain_pickle_when_it_is_plain_data_then_reads_it(value: object) -> None
 
 @settings(max_examples=200, deadline=None)
 @given(value=plain, cut=st.integers(0, 400), garbage=st.binary(max_size=20))
+@example(value=[], cut=3, garbage=b"e")  # appends to a list what no mark has begun
 def test_plain_pickle_when_it_is_damaged_then_refused_or_read(value: object, cut: int, garbage: bytes) -> None:
     content = pickle.dumps(value, protocol=4)
     with contextlib.suppress(Invalid):
