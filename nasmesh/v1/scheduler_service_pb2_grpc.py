@@ -386,9 +386,9 @@ class SchedulerServiceServicer:
         """Gives a name to a manifest whose objects are all in the store. Searches name it in SearchSpec.data.dataset then; a search
         keeps the manifest that the name stood for when it was created.
 
-        Errors: INVALID_ARGUMENT (NAME_INVALID, MANIFEST_INVALID, OBJECT_KEY_MISMATCH, OBJECT_CORRUPT); NOT_FOUND
-        (OBJECT_MISSING); ALREADY_EXISTS (DATASET_EXISTS, REQUEST_ID_REUSED); RESOURCE_EXHAUSTED (QUOTA_EXCEEDED); UNAVAILABLE
-        (STORE_DOWN).
+        Errors: INVALID_ARGUMENT (NAME_INVALID, MANIFEST_INVALID, OBJECT_REF_INVALID, OBJECT_KEY_MISMATCH, OBJECT_CORRUPT);
+        NOT_FOUND (OBJECT_MISSING); ALREADY_EXISTS (DATASET_EXISTS, REQUEST_ID_REUSED); RESOURCE_EXHAUSTED (QUOTA_EXCEEDED);
+        UNAVAILABLE (STORE_DOWN).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

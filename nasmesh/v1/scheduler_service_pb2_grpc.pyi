@@ -158,9 +158,9 @@ class SchedulerServiceStub:
     """Gives a name to a manifest whose objects are all in the store. Searches name it in SearchSpec.data.dataset then; a search
     keeps the manifest that the name stood for when it was created.
 
-    Errors: INVALID_ARGUMENT (NAME_INVALID, MANIFEST_INVALID, OBJECT_KEY_MISMATCH, OBJECT_CORRUPT); NOT_FOUND
-    (OBJECT_MISSING); ALREADY_EXISTS (DATASET_EXISTS, REQUEST_ID_REUSED); RESOURCE_EXHAUSTED (QUOTA_EXCEEDED); UNAVAILABLE
-    (STORE_DOWN).
+    Errors: INVALID_ARGUMENT (NAME_INVALID, MANIFEST_INVALID, OBJECT_REF_INVALID, OBJECT_KEY_MISMATCH, OBJECT_CORRUPT);
+    NOT_FOUND (OBJECT_MISSING); ALREADY_EXISTS (DATASET_EXISTS, REQUEST_ID_REUSED); RESOURCE_EXHAUSTED (QUOTA_EXCEEDED);
+    UNAVAILABLE (STORE_DOWN).
     """
     DeleteDataset: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeleteDatasetRequest, _scheduler_service_pb2.DeleteDatasetResponse]
     """Forgets an added data set's name. Searches that use it go on; its objects stay until nothing names them
@@ -331,9 +331,9 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """Gives a name to a manifest whose objects are all in the store. Searches name it in SearchSpec.data.dataset then; a search
     keeps the manifest that the name stood for when it was created.
 
-    Errors: INVALID_ARGUMENT (NAME_INVALID, MANIFEST_INVALID, OBJECT_KEY_MISMATCH, OBJECT_CORRUPT); NOT_FOUND
-    (OBJECT_MISSING); ALREADY_EXISTS (DATASET_EXISTS, REQUEST_ID_REUSED); RESOURCE_EXHAUSTED (QUOTA_EXCEEDED); UNAVAILABLE
-    (STORE_DOWN).
+    Errors: INVALID_ARGUMENT (NAME_INVALID, MANIFEST_INVALID, OBJECT_REF_INVALID, OBJECT_KEY_MISMATCH, OBJECT_CORRUPT);
+    NOT_FOUND (OBJECT_MISSING); ALREADY_EXISTS (DATASET_EXISTS, REQUEST_ID_REUSED); RESOURCE_EXHAUSTED (QUOTA_EXCEEDED);
+    UNAVAILABLE (STORE_DOWN).
     """
     DeleteDataset: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeleteDatasetRequest, _scheduler_service_pb2.DeleteDatasetResponse]  # type: ignore[assignment]
     """Forgets an added data set's name. Searches that use it go on; its objects stay until nothing names them
@@ -627,9 +627,9 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gives a name to a manifest whose objects are all in the store. Searches name it in SearchSpec.data.dataset then; a search
         keeps the manifest that the name stood for when it was created.
 
-        Errors: INVALID_ARGUMENT (NAME_INVALID, MANIFEST_INVALID, OBJECT_KEY_MISMATCH, OBJECT_CORRUPT); NOT_FOUND
-        (OBJECT_MISSING); ALREADY_EXISTS (DATASET_EXISTS, REQUEST_ID_REUSED); RESOURCE_EXHAUSTED (QUOTA_EXCEEDED); UNAVAILABLE
-        (STORE_DOWN).
+        Errors: INVALID_ARGUMENT (NAME_INVALID, MANIFEST_INVALID, OBJECT_REF_INVALID, OBJECT_KEY_MISMATCH, OBJECT_CORRUPT);
+        NOT_FOUND (OBJECT_MISSING); ALREADY_EXISTS (DATASET_EXISTS, REQUEST_ID_REUSED); RESOURCE_EXHAUSTED (QUOTA_EXCEEDED);
+        UNAVAILABLE (STORE_DOWN).
         """
 
     @_abc_1.abstractmethod
