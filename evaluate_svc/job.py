@@ -58,7 +58,12 @@ def evaluate(
     scored = scoring.score(subject.outputs, subject.preprocessing, splits, config, marks.tick)
     timed = _time(subject, content, admitted, splits, config, clock)
     peak = _peak_bytes(subject, content, splits, config) if config.memory else None
-    copy = score_copy(content, subject.preprocessing, splits, config, clock) if _wants_copy(config) else None
+    copy = None
+    if _wants_copy(config):
+        # How far it is was told to the end above; only whether to stop is asked again.
+        copy = score_copy(
+            content, subject.preprocessing, splits, config, clock, lambda _, __: context.raise_if_cancelled()
+        )
     found = [*scored.measurements(config), *_static(admitted, content), *timed.measurements()]
     if peak is not None:
         found.append(measurement("peak_memory_bytes", peak))

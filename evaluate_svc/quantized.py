@@ -1,6 +1,6 @@
 """The 8-bit copy of a network, scored beside it on the same samples in the same way."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,15 +52,19 @@ def score_copy(
     splits: Splits,
     config: evaluation_pb2.EvaluateConfig,
     clock: Clock,
+    tick: Callable[[int, int], None],
 ) -> Copy:
-    """Make the copy and measure it on the processor; raises Rejected (NETWORK_NOT_QUANTIZABLE), and as scoring does."""
+    """Make the copy and measure it on the processor; raises Rejected (NETWORK_NOT_QUANTIZABLE), and as scoring does.
+
+    `tick` as for scoring.
+    """
     copy = quantize(content, config.quantization, _calibration(splits, preprocessing))
     engine = open_plain(copy, threads=config.threads)
     plain = evaluation_pb2.EvaluateConfig()
     plain.CopyFrom(config)
     del plain.metrics[:]
     del plain.throughput_batch_sizes[:]
-    scored = scoring.score(engine.outputs, preprocessing, splits, plain, lambda _, __: None)
+    scored = scoring.score(engine.outputs, preprocessing, splits, plain, tick)
     one = scoring.inputs(splits, scoring.rows_of(splits, config.split)[:1], preprocessing)
     timed = speed.measure(lambda: open_plain(copy, threads=config.threads).outputs, one, plain, clock)
     method = evaluation_pb2.Quantization.Name(config.quantization).removeprefix("QUANTIZATION_").lower()

@@ -143,6 +143,16 @@ def test_evaluate_when_cancelled_then_stops_between_batches(trained):
         _evaluate(store, result.model, context)
 
 
+def test_evaluate_when_cancelled_while_the_8_bit_copy_is_scored_then_stops(trained):
+    store, result = trained
+
+    def cancel(context: Context) -> None:  # the first scoring is over with its last mark
+        context.cancelled = context.marks[-1][0].samples == context.marks[-1][0].total_samples
+
+    with pytest.raises(Cancelled):
+        _evaluate(store, result.model, Context(cancel), quantization=evaluation_pb2.QUANTIZATION_DYNAMIC)
+
+
 def test_evaluate_when_the_object_is_missing_or_junk_then_refuses(trained):
     store, _ = trained
     with pytest.raises(NotFound):
