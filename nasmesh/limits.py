@@ -104,6 +104,8 @@ CHECKPOINT_BYTES: Final = 1_900_000_000
 STATE_BYTES: Final = 1 * MIB
 # A shard or a manifest of an added data set; it is held whole by whoever checks its digest.
 DATASET_OBJECT_BYTES: Final = 64 * MIB
+# An added data set as it is listed, names of classes and statistics of columns with it; below MESSAGE_BYTES.
+DATASET_LISTED_BYTES: Final = 3 * MIB
 # Shards are made about so large: small beside a host's memory, large beside a round trip.
 DATASET_SHARD_BYTES: Final = 16 * MIB
 # One sample must fit a shard several times over.

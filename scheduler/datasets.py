@@ -44,6 +44,13 @@ class Datasets:
         name = ids.format_name("datasets", request.dataset_id, field="dataset_id")
         found = await asyncio.to_thread(_checked, self._store, request.manifest)
         dataset = manifest.dataset_of(found, name, request.manifest)
+        if dataset.ByteSize() > limits.DATASET_LISTED_BYTES:
+            raise Invalid(
+                "MANIFEST_INVALID",
+                f"manifest: names of classes and statistics have {dataset.ByteSize():,} bytes, no list holds more than"
+                f" {limits.DATASET_LISTED_BYTES:,}; shorten class_names",
+                field="manifest.class_names",
+            )
         dataset.owner = caller.name
         return await self._core.submit(partial(self._create, request, dataset, caller))
 

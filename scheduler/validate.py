@@ -52,6 +52,7 @@ def complete_spec(
         *constraint_faults(spec, classes),
         *_budget_faults(spec.budget),
         *_number_faults(spec),
+        *_enum_faults(spec),
         *_train_faults(full),
         *_evaluate_faults(full),
         *stopping_faults(full, _train_samples(full.data, added)),
@@ -199,6 +200,15 @@ def _number_faults(spec: pb.SearchSpec) -> Iterator[Fault]:
                 f"labels[{key[:40]}]",
                 f"at most {_LABEL_CHARS} characters in keys and values, no ',', no '=' in keys",
             )
+
+
+def _enum_faults(spec: pb.SearchSpec) -> Iterator[Fault]:
+    if spec.cache not in pb.CacheMode.values():
+        yield "cache", f"{spec.cache} is unknown; use CACHE_MODE_REUSE or CACHE_MODE_REPEAT"
+    if spec.final.pick not in pb.FinalPick.values():
+        yield "final.pick", f"{spec.final.pick} is unknown; use FINAL_PICK_BEST or FINAL_PICK_LAST"
+    if spec.judging not in pb.Judging.values():
+        yield "judging", f"{spec.judging} is unknown; use JUDGING_EARLY or JUDGING_LATE"
 
 
 def _train_faults(full: pb.SearchSpec) -> Iterator[Fault]:

@@ -52,8 +52,6 @@ def _list(known: Iterable[str]) -> str:
 
 def constraint_faults(spec: pb.SearchSpec, classes: int | None) -> Iterator[Fault]:
     """Yield what is wrong with the constraints; `classes` as for the objectives."""
-    if spec.judging not in pb.Judging.values():
-        yield "judging", f"{spec.judging} is unknown; use JUDGING_EARLY or JUDGING_LATE"
     bounds: dict[str, tuple[float, float]] = {}
     for index, constraint in enumerate(spec.constraints):
         field = f"constraints[{index}]"

@@ -134,6 +134,27 @@ def test_a_name_is_given_once_and_only_to_what_is_there(files: Path) -> None:
     go(body())
 
 
+def test_what_no_message_could_list_is_not_given_a_name(files: Path) -> None:
+    async def body() -> None:
+        store = MemoryStore()
+        async with running(store=store) as scheduler, client(scheduler.address) as stub:
+            manifest = manifest_of(await upload(stub, files), store)
+            classes = manifest.classes = manifest.samples = 16_000
+            manifest.class_names[:] = [f"{index:0256}" for index in range(classes)]
+            manifest.class_counts[:] = [1] * classes
+            del manifest.shards[1:]
+            manifest.shards[0].samples = classes
+            manifest.splits[0].samples += classes - sum(part.samples for part in manifest.splits)
+            ref = (await stub.UploadDatasetObject(pieces(manifest.SerializeToString()))).object
+            wide = stub.CreateDataset(pb.CreateDatasetRequest(dataset_id="wide", manifest=ref))
+            error = await refused(wide, Invalid)
+            assert (error.reason, error.field) == ("MANIFEST_INVALID", "manifest.class_names")
+            names = [dataset.name for dataset in (await stub.ListDatasets(pb.ListDatasetsRequest())).datasets]
+            assert "datasets/wide" not in names
+
+    go(body())
+
+
 def test_uploads_of_no_sense_are_refused() -> None:
     async def body() -> None:
         async with running() as scheduler, client(scheduler.address) as stub:
