@@ -362,7 +362,7 @@ class TrainConfig(_message.Message):
     sam_rho: _builtins.float
     """Radius of sharpness-aware minimisation (Foret et al. 2021); 0: off. A step costs two passes [0]."""
     validate_every_steps: _builtins.int
-    """Steps between two validations while training; 0: none. Early-stopping rules set their own. There is none where the
+    """Steps between two validations while training; 0: none. Rungs are evaluations of their own. There is none where the
     validation split is trained on.
     """
     @_builtins.property
