@@ -39,7 +39,8 @@ class DatasetCalls:
     ) -> dataset_pb2.Dataset:
         """Give a name to an uploaded manifest.
 
-        Raises Invalid (NAME_INVALID, MANIFEST_INVALID), NotFound (OBJECT_MISSING), Conflict (DATASET_EXISTS).
+        Raises Invalid (NAME_INVALID, MANIFEST_INVALID), NotFound (OBJECT_MISSING), Conflict (DATASET_EXISTS), Busy
+        (QUOTA_EXCEEDED).
         """
         request = pb.CreateDatasetRequest(dataset_id=dataset_id, manifest=manifest, request_id=request_id or new_id())
         return self._call(lambda: self._stub.CreateDataset(request)).dataset
