@@ -98,6 +98,15 @@ def test_predict_py_agrees_with_the_five_lines(ended: tuple[FakeScheduler, Clien
         [sys.executable, "out/predict.py", "images.npy"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert [line.split("class ")[1].split(" ")[0] for line in done.stdout.splitlines()] == expected
+    names = [f"'{letter}\\" for letter in "abcdefghij"]  # as awkward in Python as folders may be called
+    (tmp_path / "out" / "predict.py").write_text(predict_py(class_names=names))
+    told = run(
+        "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')",
+        tmp_path / "out",
+        "predict.py",
+        "../images.npy",
+    )
+    assert [line.split("class ")[1].split(" (")[0] for line in told.splitlines()] == [names[int(it)] for it in expected]
 
 
 def test_per_image_standardisation_is_done_by_predict_py() -> None:

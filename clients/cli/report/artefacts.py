@@ -90,7 +90,9 @@ def gather(client: Client, collected: Collected, wanted: Wanted) -> Artefacts:
 
 def _loader(collected: Collected) -> str:
     data = collected.dataset
-    return predict_py(data.target_mean, data.target_std) if data is not None else predict_py()
+    if data is None:
+        return predict_py()
+    return predict_py(data.target_mean, data.target_std, collected.class_names)
 
 
 def in_opset(content: bytes, opset: int) -> bytes:

@@ -87,7 +87,9 @@ def _load(collected: Collected, artefacts: Artefacts) -> list[str]:
     if PYTHON in artefacts.files:
         lines.append(f"* `python {PYTHON} SAMPLES.npy`, or `import model; model.load()`: PyTorch, and nothing of ours.")
     if CHECKPOINT in artefacts.files:
-        lines.append(f"* `{CHECKPOINT}` holds weights and optimiser state: `nasmesh search transfer` starts from it.")
+        lines.append(
+            f"* `{CHECKPOINT}` holds weights and optimiser state: `nasmesh search transfer --weights` trains on."
+        )
     if INT8 in artefacts.files:
         lines.append(f"* `{INT8}` is the 8-bit copy, loaded and fed like best.onnx; its scores are below.")
     data = collected.dataset

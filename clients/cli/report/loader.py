@@ -16,6 +16,8 @@ import onnxruntime
 
 # Of what is predicted, where that is numbers: a network's numbers are in deviations around the mean.
 TARGET_MEAN, TARGET_STD = @TARGETS@
+# Of classes, by number; empty where they have no names.
+CLASS_NAMES = @CLASSES@
 
 
 def load(path=pathlib.Path(__file__).with_name("best.onnx")):
@@ -64,10 +66,13 @@ if __name__ == "__main__":
         sys.exit()
     classes, odds = classify(numpy.load(sys.argv[1], allow_pickle=False))
     for index, (label, row) in enumerate(zip(classes, odds)):
-        print(f"sample {index}: class {label} ({row[label]:.1%})")
+        print(f"sample {index}: class {CLASS_NAMES[label] if CLASS_NAMES else label} ({row[label]:.1%})")
 '''
 
 
-def predict_py(target_mean: Sequence[float] = (), target_std: Sequence[float] = ()) -> str:
-    """Return the loader; it reads the preprocessing from the model it loads, and is told the targets' units."""
-    return _PREDICT_PY.replace("@TARGETS@", f"{list(target_mean)!r}, {list(target_std)!r}")
+def predict_py(
+    target_mean: Sequence[float] = (), target_std: Sequence[float] = (), class_names: Sequence[str] = ()
+) -> str:
+    """Return the loader; it reads the preprocessing from the model it loads, and is told targets' units and names."""
+    text = _PREDICT_PY.replace("@TARGETS@", f"{list(target_mean)!r}, {list(target_std)!r}")
+    return text.replace("@CLASSES@", ascii(list(class_names)))
