@@ -36,21 +36,29 @@ class _Events:
     """One folder of event files, hidden until it is whole."""
 
     def __init__(self, target: Path) -> None:
+        # Not SummaryWriter: it passes events to a thread by pickling them, through a queue that may never drain.
         try:
-            from tensorboardX import SummaryWriter
+            from tensorboardX import summary
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event
         except ModuleNotFoundError as error:
             message = f"--tensorboard needs {error.name}, which is not installed; pip install 'nasmesh[tracking]'"
             raise Invalid("TENSORBOARDX_MISSING", message, field="tensorboard") from error
+        self._event = Event
+        self._summary = summary
         self._target = target
         self._part = target.with_name(f".{target.name}.{os.getpid()}")
         shutil.rmtree(self._part, ignore_errors=True)
-        self._writer = SummaryWriter(str(self._part))
+        self._part.mkdir()
+        self._writer = EventsWriter(str(self._part / "events"))
 
     def scalar(self, name: str, value: float, step: int, time_s: float) -> None:
-        self._writer.add_scalar(name, value, step, walltime=time_s)
+        summary = self._summary.scalar(name, value)
+        self._writer.write_event(self._event(summary=summary, wall_time=time_s, step=step))
 
     def text(self, name: str, text: str, time_s: float) -> None:
-        self._writer.add_text(name, text, 0, walltime=time_s)
+        summary = self._summary.text(name, text)
+        self._writer.write_event(self._event(summary=summary, wall_time=time_s))
 
     def finish(self) -> None:
         """Put the folder in its place, where there was one in that one's."""
