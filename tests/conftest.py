@@ -1,6 +1,7 @@
 """Settings of every test run."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,8 @@ from tests.builders.own_logs import logs_as_before
 
 # Tests open sessions of their own; see nasmesh/model/runtime.py.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# Who runs the tests in a shell's background hands down that interrupts are ignored; programs under test are interrupted.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -37,7 +37,7 @@ SPECS: dict[str, tuple[list[str], int, list[str]]] = {
     "no objective": (["objectives=[]"], 2, ["objectives", "at least one"]),
     "chain without kernels": (["space.chain.kernels=[]"], 2, ["space.chain.kernels", "at least one"]),
     "envelope without stages": (["space={envelope: {stages: []}}"], 2, ["space.envelope.stages", "at least one"]),
-    "no space": (["space={}"], 2, ["space", "envelope, chain or fixed"]),
+    "no space": (["space={}"], 2, ["space", "envelope, chain, fixed or cell"]),
     "unknown field": (["train.epoch=1"], 2, ["train.epoch", "epochs"]),
     "wrong enum value": (["objectives.0.goal=UP"], 2, ["objectives", "goal"]),
     "fraction above one": (["train.dataFraction=2", "final.train.dataFraction=1"], 2, ["train.data_fraction"]),

@@ -85,7 +85,7 @@ def test_bytes_that_are_no_answer_are_refused_before_they_cost_anything(
         (pb.Generator(), "name"),
         (pb.Generator(name="generators/../x"), "name"),
         (pb.Generator(name="generators/x", version="\x1b[2J"), "not printable"),
-        (pb.Generator(name="generators/x", spaces=["everything"]), "use envelope, chain or fixed"),
+        (pb.Generator(name="generators/x", spaces=["everything"]), "use envelope, chain, fixed or cell"),
     ],
 )
 def test_a_description_that_misleads_is_refused_at_the_start(
