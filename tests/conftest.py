@@ -10,7 +10,7 @@ from tests.builders.own_logs import logs_as_before
 
 # Tests open sessions of their own; see nasmesh/model/runtime.py.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-# Who runs the tests in a shell's background hands down that interrupts are ignored; programs under test are interrupted.
+# A shell that runs the tests in its background hands down that interrupts are ignored; what is tested is interrupted.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
