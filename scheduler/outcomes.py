@@ -81,7 +81,8 @@ def check_checkpoint(ref: object_pb2.ObjectRef) -> None:
 def check_progress(progress: train_service_pb2.TrainProgress) -> bool:
     """Say whether every number of a progress mark is finite and none negative that cannot be."""
     numbers = [progress.epoch, progress.loss, progress.accuracy, progress.learning_rate, progress.steps_per_s]
-    numbers += [progress.elapsed_s, *(found.value for found in progress.validation)]
+    numbers.append(progress.elapsed_s)
+    numbers.extend([found.value for found in progress.validation])
     counts = (progress.step, progress.total_steps, progress.validated_step)
     return all(map(math.isfinite, numbers)) and min(counts) >= 0
 
