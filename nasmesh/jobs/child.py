@@ -134,7 +134,8 @@ def _outcome(work: Work, job: pb.RunJob, context: JobContext) -> pb.JobFinished:
 def _weighed(weigh: Weigh | None, job: pb.WeighJob) -> pb.JobWeighed:
     weighed = pb.JobWeighed(job_id=job.job_id)
     try:
-        weighed.memory_bytes = weigh(job.request) if weigh is not None else 0
+        with tracing.continued(job.traceparent, "weigh", {"job": job.job_id}):
+            weighed.memory_bytes = weigh(job.request) if weigh is not None else 0
     except Exception as error:  # noqa: BLE001 - whatever it raises ends this job, not the child
         weighed.failure.CopyFrom(failure_of(error))
     return weighed

@@ -64,7 +64,8 @@ class Slot:
             child = self._ready_child()
         except NasmeshError as error:
             return worker_pb2.JobWeighed(failure=failures.failure_of(error))
-        child.send(worker_pb2.WorkerRequest(weigh=worker_pb2.WeighJob(job_id=job_id, request=job.view.request)))
+        weigh = worker_pb2.WeighJob(job_id=job_id, request=job.view.request, traceparent=job.traceparent)
+        child.send(worker_pb2.WorkerRequest(weigh=weigh))
         until = self._clock.monotonic() + _WEIGH_S
         while not self._board.closed and self._clock.monotonic() < until:
             event = child.next_event(_MEMORY_CHECK_S)

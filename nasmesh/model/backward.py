@@ -93,6 +93,9 @@ def _trace(model: onnx.ModelProto, dims: Mapping[str, Dims], interface: Interfac
         made_by.update((name, node) for name in node.output)
         inputs = ["" if not name or name in given else name for name in node.input]
         outputs = [name for name in node.output if name in dims]
+        if _is_view(node, dims, rates) and not inputs[0]:
+            given.update(outputs)  # of what is given: as it lies there
+            continue
         if _is_view(node, dims, rates):
             for name in outputs:
                 trace.storage[name] = trace.storage[inputs[0]]
@@ -115,10 +118,11 @@ def _trace(model: onnx.ModelProto, dims: Mapping[str, Dims], interface: Interfac
         if beside:
             trace.beside[place] = beside
         if node.op_type in _CONVOLUTIONS:
-            trace.workspace[place] = sizes[inputs[0]] + seen.n
+            trace.workspace[place] = sizes.get(inputs[0], 0) + seen.n
         _used(trace, inputs, place)
     for value in model.graph.output:
-        trace.last_use[trace.storage[value.name]] = len(model.graph.node)
+        if value.name in trace.storage:
+            trace.last_use[trace.storage[value.name]] = len(model.graph.node)
     return trace
 
 
@@ -222,6 +226,8 @@ def _factors(node: _Node) -> Saved:
 
 def _windowed(node: _Node) -> Saved:
     """A convolution keeps its input; where padding differs at both ends, a padded copy instead."""
+    if not node.inputs[0]:
+        return (), 0.0  # of what is given, nothing is kept
     pads = node.pads()
     half = len(pads) // 2
     if pads[:half] != pads[half:]:

@@ -92,7 +92,8 @@ def test_trace_when_a_search_ran_then_one_tree_from_the_client_to_the_store(seen
     for path in (
         ("store put", "attempt", "lease", "task generate", *up),
         ("queued", "task train", "trial", *up),
-        ("store get", "job", "attempt", "lease", "task train", "trial", *up),
+        ("store get", "weigh", "attempt", "lease", "task train", "trial", *up),
+        ("job", "attempt", "lease", "task train", "trial", *up),
         ("store put", "train", "job", "attempt", "lease", "task train", "trial", *up),
         ("store get", "job", "attempt", "lease", "task evaluate", "trial", *up),
     ):

@@ -125,10 +125,12 @@ class Host:
         return found
 
     def _hello(self, link: Link, message: pb.WorkRequest) -> AgentEntry:
-        entry = self.desk.hello(link, message.hello)
-        for token in message.hello.held:
-            self.world.checks.spoken[token.task, token.attempt] = None
-        return entry
+        stale = message.hello.epoch > self.engine.state.epoch  # refused before a word of it is heard
+        try:
+            return self.desk.hello(link, message.hello)
+        finally:  # also where the journal refuses what follows from it: the agent has spoken all the same
+            for token in () if stale else message.hello.held:
+                self.world.checks.spoken[token.task, token.attempt] = None
 
     def notice(self, link: Link) -> None:
         """See that a stream has ended."""
