@@ -269,19 +269,23 @@ class AgentSlots(_message.Message):
 
     KIND_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
     kind: _search_pb2.TaskKind.ValueType
     """The kind."""
     slots: _builtins.int
     """Attempts at once."""
+    ahead: _builtins.int
+    """Attempts beyond the slots that it ever holds leases for, so that the next one is at hand when a slot comes free [0]."""
     def __init__(
         self,
         *,
         kind: _search_pb2.TaskKind.ValueType = ...,
         slots: _builtins.int = ...,
+        ahead: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "kind", b"kind", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -325,19 +329,25 @@ class AgentReady(_message.Message):
 
     KIND_FIELD_NUMBER: _builtins.int
     FREE_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
     kind: _search_pb2.TaskKind.ValueType
     """The kind."""
     free: _builtins.int
-    """How many leases the agent can take now, in all."""
+    """How many leases the agent can take now, in all, and begin at once."""
+    ahead: _builtins.int
+    """How many more it takes that wait for a slot: none, unless its attempts are so short that dispatch would be felt. It
+    is given one only where no agent with a free slot is there for the task, and gives it back where it waits too long.
+    """
     def __init__(
         self,
         *,
         kind: _search_pb2.TaskKind.ValueType = ...,
         free: _builtins.int = ...,
+        ahead: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["free", b"free", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "free", b"free", "kind", b"kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -944,7 +954,10 @@ class TrainWork(_message.Message):
 
     @_builtins.property
     def gang(self) -> _train_service_pb2.GangMember:
-        """Place in a training over several servers; absent: alone."""
+        """Place in a training over several servers; absent: alone. All members have the same token. Rank 0's outcome is the
+        attempt's. Another member says nothing of an end that came with it, and holds its place until it is told to stop; a
+        failure of its own, or its release, ends the attempt of all.
+        """
 
     def __init__(
         self,
@@ -1212,6 +1225,7 @@ class Attempt(_message.Message):
     LEASE_TIME_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """Task id."""
     number: _builtins.int
@@ -1238,6 +1252,10 @@ class Attempt(_message.Message):
     def checkpoint(self) -> _object_pb2.ObjectRef:
         """Last checkpoint it reported."""
 
+    @_builtins.property
+    def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Agents that hold the other places of its gang, by rank from 1; `agent` has rank 0. Empty: it trains alone."""
+
     def __init__(
         self,
         *,
@@ -1251,10 +1269,11 @@ class Attempt(_message.Message):
         lease_time: _timestamp_pb2.Timestamp | None = ...,
         failure: _search_pb2.Failure | None = ...,
         checkpoint: _object_pb2.ObjectRef | None = ...,
+        members: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "failure", b"failure", "lease_time", b"lease_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "checkpoint", b"checkpoint", "failure", b"failure", "kind", b"kind", "lease_time", b"lease_time", "number", b"number", "search", b"search", "task", b"task", "task_state", b"task_state", "trial", b"trial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "checkpoint", b"checkpoint", "failure", b"failure", "kind", b"kind", "lease_time", b"lease_time", "members", b"members", "number", b"number", "search", b"search", "task", b"task", "task_state", b"task_state", "trial", b"trial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

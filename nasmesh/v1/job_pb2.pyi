@@ -70,6 +70,7 @@ class Server(_message.Message):
     DATASETS_FIELD_NUMBER: _builtins.int
     GENERATORS_FIELD_NUMBER: _builtins.int
     PROCESS_ID_FIELD_NUMBER: _builtins.int
+    GANG_ADDRESS_FIELD_NUMBER: _builtins.int
     engine: _builtins.str
     """Engine and version, for example "torch 2.13.0"."""
     version: _builtins.str
@@ -78,6 +79,10 @@ class Server(_message.Message):
     """Jobs at once."""
     process_id: _builtins.int
     """Operating-system process id, for people."""
+    gang_address: _builtins.str
+    """HOST:PORT where a training that this server leads over several servers expects the others; its host is the address by
+    which they reach this one. Empty: it takes part in none. Only for train servers.
+    """
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]:
         """Devices that it computes on."""
@@ -100,10 +105,11 @@ class Server(_message.Message):
         datasets: _abc.Iterable[_dataset_pb2.Dataset] | None = ...,
         generators: _abc.Iterable[_generate_service_pb2.Generator] | None = ...,
         process_id: _builtins.int = ...,
+        gang_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "devices", b"devices", "engine", b"engine", "generators", b"generators", "process_id", b"process_id", "slots", b"slots", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "devices", b"devices", "engine", b"engine", "gang_address", b"gang_address", "generators", b"generators", "process_id", b"process_id", "slots", b"slots", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -455,19 +455,25 @@ class JournalAttemptLeased(_message.Message):
 
     TASK_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """Task id."""
     agent: _builtins.str
     """"agents/{id}"."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Agents with the other places of a gang, by rank from 1."""
+
     def __init__(
         self,
         *,
         task: _builtins.str = ...,
         agent: _builtins.str = ...,
+        members: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "members", b"members", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -878,6 +884,7 @@ class AttemptRecord(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Number, from 1."""
     agent: _builtins.str
@@ -894,6 +901,10 @@ class AttemptRecord(_message.Message):
     def failure(self) -> _search_pb2.Failure:
         """Why it ended, where it failed."""
 
+    @_builtins.property
+    def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Agents with the other places of a gang, by rank from 1."""
+
     def __init__(
         self,
         *,
@@ -904,10 +915,11 @@ class AttemptRecord(_message.Message):
         failure: _search_pb2.Failure | None = ...,
         digest: _builtins.bytes = ...,
         ended: _builtins.bool = ...,
+        members: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "digest", b"digest", "ended", b"ended", "epoch", b"epoch", "failure", b"failure", "lease_time_us", b"lease_time_us", "number", b"number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "digest", b"digest", "ended", b"ended", "epoch", b"epoch", "failure", b"failure", "lease_time_us", b"lease_time_us", "members", b"members", "number", b"number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -491,7 +491,9 @@ class Distribution(_message.Message):
     processes: _builtins.int
     """Processes in all, 1 to 64 [1]."""
     across_hosts: _builtins.bool
-    """Whether they may run on different hosts; otherwise one server runs them all. Refused for now."""
+    """Whether each process runs on a train server of its own, on whatever hosts those are: all are leased together or none.
+    Only for servers that were started with an address for gangs. Otherwise one server runs them all.
+    """
     def __init__(
         self,
         *,
