@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from clients.cli.display.view import duration_in_words
 from nasmesh import spaces
 from nasmesh.errors import Invalid
 from nasmesh.spaces.envelope_network import encode, initial_network
@@ -75,9 +76,9 @@ def infer(dataset: dataset_pb2.Dataset, wish: Wish, generators: Sequence[str]) -
         reasons.append(f"bound: at most {wish.max_parameters:,} parameters, the final network's too")
     _training(spec, dataset, wish, samples, start)
     reasons.append(
-        f"time: {wish.budget_s * SEARCH_SHARE:.0f} s to search ({spec.train.epochs:.3g} epochs of "
-        f"{spec.train.data_fraction:.0%} of the data a network), about {spec.final.max_train_time_s:.0f} s to train "
-        "the best fully, then the test split once"
+        f"time: {duration_in_words(wish.budget_s * SEARCH_SHARE)} to search ({_epochs(spec.train.epochs)} of "
+        f"{spec.train.data_fraction:.0%} of the data a network), about "
+        f"{duration_in_words(spec.final.max_train_time_s)} to train the best fully, then the test split once"
     )
     if wish.int8:
         spec.final.evaluate.quantization = evaluation_pb2.QUANTIZATION_STATIC
@@ -90,6 +91,10 @@ def _told(dataset: dataset_pb2.Dataset, samples: int) -> str:
     dims = "x".join(map(str, dataset.sample_dims))
     word = kind.removeprefix("SAMPLE_KIND_").lower()
     return f"data: {dataset.name}, {samples:,} {word} samples of {dims} to train on, {task}"
+
+
+def _epochs(number: float) -> str:
+    return "1 epoch" if number == 1 else f"{number:.3g} epochs"
 
 
 def _envelope(spec: search_pb2.SearchSpec, dataset: dataset_pb2.Dataset, wish: Wish, samples: int) -> Start:

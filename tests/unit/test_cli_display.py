@@ -9,6 +9,7 @@ from clients.cli.display.lines import QUIET_S, PlainLines, describe
 from clients.cli.display.render import render
 from clients.cli.display.view import (
     SearchView,
+    duration_in_words,
     format_count,
     format_duration,
     format_metric,
@@ -200,6 +201,22 @@ def test_counts_are_short(value: float, text: str) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.25, "0.2 s"), (42.9, "42 s"), (187, "3:07"), (3753, "1:02:33")])
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (18.4, "18 s"),
+        (99.6, "100 s"),
+        (480, "8 min"),
+        (270, "4.5 min"),
+        (3599, "1 h"),
+        (5400, "1 h 30 min"),
+        (36000, "10 h"),
+    ],
+)
+def test_durations_in_words_are_whole(seconds: float, text: str) -> None:
+    assert duration_in_words(seconds) == text
 
 
 def test_metrics_have_their_units() -> None:

@@ -195,6 +195,16 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
+def duration_in_words(seconds: float) -> str:
+    """Return a duration as a sentence has it: 45 s, 4.5 min, 1 h 30 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 600:
+        return f"{seconds / 60:.2g} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return " ".join([*([f"{hours} h"] if hours else []), *([f"{minutes} min"] if minutes or not hours else [])])
+
+
 def short(name: str) -> str:
     """Return the last part of a resource name; of a digest the first 12 digits."""
     last = name.rsplit("/", 1)[-1]
