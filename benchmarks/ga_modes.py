@@ -16,6 +16,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -79,29 +80,20 @@ class Server:
         self, *, parallelism: int, processes: int, layout: training_pb2.Layout.ValueType = training_pb2.LAYOUT_NHWC
     ) -> list[pb.TrainResult]:
         """Train all, so many at once, each over so many processes; returns the results in order."""
-        waiting = list(reversed(self.networks))
-        running: list[str] = []
-        order: list[str] = []
-        while waiting or running:
-            while waiting and len(running) < parallelism:
-                order.append(self._start(waiting.pop(), processes, layout))
-                running.append(order[-1])
-            # Whoever ends first makes room, as in a search without a generation barrier.
-            running = [job for job in running if not self.table.get(job).ended]
-            time.sleep(0.002)
-        return [self._result(job) for job in order]
+        # Whoever ends first takes the next network, as in a search without a generation barrier.
+        with ThreadPoolExecutor(parallelism) as callers:
+            return list(callers.map(lambda network: self._train(network, processes, layout), self.networks))
 
-    def _start(self, network: object_pb2.ObjectRef, processes: int, layout: training_pb2.Layout.ValueType) -> str:
+    def _train(
+        self, network: object_pb2.ObjectRef, processes: int, layout: training_pb2.Layout.ValueType
+    ) -> pb.TrainResult:
         config = training_pb2.TrainConfig(steps=self.steps, batch_size=BATCH, seed=SEED)
         config.distribution.processes = processes
         config.compute.layout = layout
         job = f"t{next(self.numbers)}"
         start = pb.StartTrainingRequest(training_id=job, network=network, config=config, data=self.data)
         self.table.start(job, check_start(start, slots=self.table.slots), slots=slots_of(start))
-        return job
-
-    def _result(self, job: str) -> pb.TrainResult:
-        view = self.table.get(job)
+        *_, view = self.table.watch(job)
         if view.state != job_pb2.JOB_STATE_SUCCEEDED or not view.result:
             raise RuntimeError(f"{job}: {view.failure}")
         return pb.TrainResult.FromString(view.result)

@@ -9,10 +9,7 @@ is one; on processors its slots share the cores. To reach on a GPU: three times 
 
 import argparse
 import itertools
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,6 +21,7 @@ from random import Random
 
 import grpc
 
+from benchmarks.processes import Program
 from benchmarks.report import print_figures, print_table
 from nasmesh import spaces
 from nasmesh.host import compute_device, cpu_count
@@ -37,7 +35,6 @@ from nasmesh.v1 import train_service_pb2 as pb
 from nasmesh.v1.train_service_pb2_grpc import TrainServiceStub
 
 SLOTS = (1, 2, 4, 8)
-_START_S = 120.0
 _numbers = itertools.count()
 
 
@@ -91,25 +88,17 @@ def small_networks(store: DirectoryStore, count: int) -> list[object_pb2.ObjectR
 @contextmanager
 def serving(directory: Path, slots: int, memory: str) -> Iterator[Running]:
     """Run a train server with so many slots on loopback."""
-    port_file = directory / f"port-{slots}"
-    command = [sys.executable, "-m", "train_svc", "--listen", "127.0.0.1:0", "--port-file", str(port_file)]
-    command += ["--slots", str(slots), "--work-dir", str(directory / f"work-{slots}")]
-    command += ["--store", f"dir:{directory / 'objects'}"] + (["--memory", memory] if memory else [])
-    with (directory / f"log-{slots}").open("wb") as log:
-        process = subprocess.Popen(
-            command, env={**os.environ, "NASMESH_HOME": str(directory / "home")}, stdout=log, stderr=log
-        )
-    try:
-        end = time.monotonic() + _START_S
-        while not port_file.exists():
-            if process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError((directory / f"log-{slots}").read_text()[-2000:])
-            time.sleep(0.05)
-        with grpc.insecure_channel(port_file.read_text().strip()) as channel:
-            yield Running(slots, TrainServiceStub(channel), [])
-    finally:
-        process.terminate()
-        process.wait(30)
+    home = directory / f"slots-{slots}"
+    home.mkdir()
+    flags = [
+        "--slots",
+        str(slots),
+        "--store",
+        f"dir:{directory / 'objects'}",
+        *(["--memory", memory] if memory else []),
+    ]
+    with Program("train_svc", home, *flags) as program, grpc.insecure_channel(program.address) as channel:
+        yield Running(slots, TrainServiceStub(channel), [])
 
 
 def train_round(server: Running, workload: Workload) -> float:
