@@ -1,4 +1,4 @@
-"""One agent of a benchmark's load: a real Work stream over gRPC, one message in and one out for each task."""
+"""One agent of a benchmark's load: a real Work stream over gRPC, and leases ahead by the rule of real agents."""
 
 import asyncio
 import socket
@@ -13,6 +13,8 @@ import grpc.aio
 
 from benchmarks import noop
 from nasmesh.agent.backoff import Backoff
+from nasmesh.agent.pace import Pace
+from nasmesh.limits import LEASES_AHEAD
 from nasmesh.rpc import options
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import dispatch_service_pb2_grpc as rpc
@@ -55,14 +57,14 @@ class Reach:
 class Manner:
     """How the agents of a process work. `mean_s` 0: work takes no time; else log-normal, really slept.
 
-    `ahead` leases wait at the agent while it works on one. `tracing` notes when outcomes were sent and leases came, on
-    the machine's monotonic clock, by kind of work and trial.
+    `ahead`: leases wait at the agent for its slot, as many as nasmesh.agent.pace says. `tracing` notes when outcomes
+    were sent and leases came, on the machine's monotonic clock, by kind of work and trial.
     """
 
     outcomes: noop.Outcomes
     mean_s: float = 0.0
     sigma: float = 0.0
-    ahead: int = 0
+    ahead: bool = True
     dataset: str = noop.DATASET
     own_connection: bool = True
     flowing: bool = False
@@ -83,17 +85,19 @@ class Tally:
 
 
 class LoadAgent:
-    """Leases, works, says the outcome together with the wish for the next lease; comes back when its stream breaks."""
+    """Leases, works, says outcomes together with the wish for the next leases; comes back when its stream breaks."""
 
     def __init__(self, name: str, kinds: Sequence[noop.Kind], manner: Manner) -> None:
-        """Work on these kinds, one at a time of each."""
-        self._hello = noop.hello(name, kinds, slots=1 + manner.ahead, dataset=manner.dataset)
-        self._kinds = kinds
+        """Work on these kinds, one task after the other, whatever kind it is."""
+        self._hello = noop.hello(name, kinds, ahead=LEASES_AHEAD, dataset=manner.dataset)
         self._manner = manner
         self._random = Random(name)
         self._backoff = Backoff(seed=self._random.getrandbits(32))
         self._waiting: deque[pb.Lease] = deque()
-        self._is_working = False
+        self._held = dict.fromkeys(kinds, 0)
+        self._pace = Pace()
+        self._unsaid: dict[noop.Kind, list[pb.AttemptOutcome]] = {}
+        self._work: asyncio.Task[None] | None = None
         self._began = 0.0
         self._open = 0
         self._call: Call | None = None
@@ -104,7 +108,7 @@ class LoadAgent:
     @property
     def is_busy(self) -> bool:
         """Whether anything is in hand or not acknowledged."""
-        return self._open > 0 or self._is_working
+        return self._open > 0 or self._work is not None
 
     def busy_s(self, now: float) -> float:
         """Return how long it has worked until now."""
@@ -128,10 +132,8 @@ class LoadAgent:
             await asyncio.sleep(self._backoff.next_s())
 
     async def offer(self) -> None:
-        """Say that every slot is free."""
-        free = 1 + self._manner.ahead
-        report = pb.AgentReport(ready=[pb.AgentReady(kind=kind, free=free) for kind in self._kinds])
-        await self._say(pb.WorkRequest(report=report))
+        """Say what every slot can take."""
+        await self._say(pb.WorkRequest(report=pb.AgentReport(ready=[self._ready(kind) for kind in self._held])))
 
     async def _converse(self, over: grpc.aio.Channel) -> None:
         call: Call = rpc.DispatchServiceStub(over).Work()
@@ -164,48 +166,70 @@ class LoadAgent:
         if self._manner.tracing:
             now = time.monotonic()
             self._manner.came.update((f"{lease.WhichOneof('work')} {lease.trial}", now) for lease in leases)
-        if not self._manner.mean_s or leases[0].HasField("generate"):
-            await self._finish(leases)
-            return
-        self._waiting.extend(leases)
-        if not self._is_working:
-            self._is_working = True
+        for lease in leases:
+            self._held[_kind_of(lease)] += 1
+            if self._manner.mean_s and not lease.HasField("generate"):
+                self._waiting.append(lease)
+            else:
+                self._pace.ended(0.0)
+                self._finish(lease)
+        if self._waiting and self._work is None:
             self._work = asyncio.create_task(self._toil())
+        await self._tell()
 
     async def _toil(self) -> None:
-        """Sleep for each lease that waits."""
+        """Sleep for each lease that waits; what was done is told meanwhile."""
         mean, sigma = self._manner.mean_s, self._manner.sigma
+        telling = []
         while self._waiting:
             lease = self._waiting.popleft()
             asked = mean * self._random.lognormvariate(-sigma * sigma / 2, sigma)
             self._began = time.monotonic()
             await asyncio.sleep(asked)
-            self.tally.busy_s += time.monotonic() - self._began
-            self.tally.asked_s += asked
+            slept = time.monotonic() - self._began
             self._began = 0.0
-            await self._finish([lease])
-        self._is_working = False
+            self.tally.busy_s += slept
+            self.tally.asked_s += asked
+            self._pace.ended(slept)
+            self._finish(lease)
+            telling.append(asyncio.create_task(self._tell()))
+        self._work = None
+        await asyncio.gather(*telling)
 
-    async def _finish(self, leases: Sequence[pb.Lease]) -> None:
-        request = pb.WorkRequest()
-        for lease in leases:
-            request.report.outcomes.append(self._manner.outcomes.of(lease))
-            if self._manner.flowing:
-                kind = _kind_of(lease)
-                free = 1 + self._manner.ahead - sum(_kind_of(other) == kind for other in self._waiting)
-                request.report.ready.add(kind=kind, free=free)
+    def _finish(self, lease: pb.Lease) -> None:
+        kind = _kind_of(lease)
+        self._held[kind] -= 1
+        self._open += 1
+        self._unsaid.setdefault(kind, []).append(self._manner.outcomes.of(lease))
         if self._manner.tracing:
-            now = time.monotonic()
-            for lease in leases:
-                call = lease.generate.request.call if lease.HasField("generate") else 0
-                self._manner.sent[f"{lease.WhichOneof('work')} {lease.trial or call}"] = now
-        self._open += len(leases)
-        await self._say(request)
+            call = lease.generate.request.call if lease.HasField("generate") else 0
+            self._manner.sent[f"{lease.WhichOneof('work')} {lease.trial or call}"] = time.monotonic()
+
+    async def _tell(self) -> None:
+        """Say what was done since the last message, and what can be taken now."""
+        async with self._writing:  # a stream has one writer at a time; what ends meanwhile goes with the next message
+            unsaid, self._unsaid = self._unsaid, {}
+            if unsaid:
+                request = pb.WorkRequest()
+                for kind, outcomes in unsaid.items():
+                    request.report.outcomes.extend(outcomes)
+                    if self._manner.flowing:
+                        request.report.ready.append(self._ready(kind))
+                await self._write(request)
+
+    def _ready(self, kind: noop.Kind) -> pb.AgentReady:
+        """Kinds share the agent's time, and with it what should wait."""
+        left = 1 - self._held[kind]
+        ahead = self._pace.ahead(1) // len(self._held) if self._manner.ahead else 0
+        return pb.AgentReady(kind=kind, free=max(0, left), ahead=max(0, ahead + min(0, left)))
 
     async def _say(self, request: pb.WorkRequest) -> None:
-        async with self._writing:  # a stream has one writer at a time
-            if self._call is not None and self.connected.is_set():
-                await self._call.write(request)
+        async with self._writing:
+            await self._write(request)
+
+    async def _write(self, request: pb.WorkRequest) -> None:
+        if self._call is not None and self.connected.is_set():
+            await self._call.write(request)
 
 
 def _kind_of(lease: pb.Lease) -> noop.Kind:

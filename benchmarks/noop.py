@@ -32,11 +32,11 @@ def spec(*, max_trials: int, parallelism: int, dataset: str = DATASET) -> search
     return result
 
 
-def hello(name: str, kinds: Sequence[Kind], *, slots: int = 1, dataset: str = DATASET) -> pb.AgentHello:
+def hello(name: str, kinds: Sequence[Kind], *, slots: int = 1, ahead: int = 0, dataset: str = DATASET) -> pb.AgentHello:
     """Return how an agent introduces itself; a data set of its own keeps it to the searches on that."""
     message = pb.AgentHello(agent=f"agents/{name}", version="0", accepts_batches=True)
     for kind in kinds:
-        message.slots.add(kind=kind, slots=slots)
+        message.slots.add(kind=kind, slots=slots, ahead=ahead)
     message.server.engine = "nothing"
     message.server.datasets.append(dataset_pb2.Dataset(name=dataset, available=True))
     if GENERATE in kinds:

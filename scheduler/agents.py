@@ -28,9 +28,9 @@ class Session(Protocol):
 class AgentEntry:
     """One agent.
 
-    `draining` is its own wish, `drained` a person's. `free` is what it last said it can take, less what it was given
-    since; `held` and `used` are what it holds. The latter follow from the state; `free` does not, so that whoever gives
-    and takes back must keep it right.
+    `draining` is its own wish, `drained` a person's. `free` is what it last said it can begin at once, less what it was
+    given since, `ahead` the same of what would wait there for a slot; `held` and `used` are what it holds. The latter
+    follow from the state; `free` and `ahead` do not, so that whoever gives and takes back must keep them right.
     """
 
     name: str
@@ -42,18 +42,42 @@ class AgentEntry:
     draining: bool = False
     drained: bool = False
     accepts_batches: bool = False
+    most_ahead: dict[TaskKind, int] = field(default_factory=dict)
     free: dict[TaskKind, int] = field(default_factory=dict)
+    ahead: dict[TaskKind, int] = field(default_factory=dict)
     held: dict[str, TaskKind] = field(default_factory=dict)
     used: dict[TaskKind, int] = field(default_factory=dict)
     sorts: dict[TaskKind, frozenset[str] | None] = field(default_factory=dict)
 
     def room(self, kind: TaskKind) -> int:
-        """Return how many leases of a kind it can be given now: within its slots, and what it asked for."""
+        """Return how many leases of a kind it can begin now: within its slots, and what it asked for."""
         free = self.free.get(kind, 0)
         if free <= 0 or self.session is None or self.draining or self.drained:
             return 0
         left = self.slots.get(kind, 0) - self.used.get(kind, 0)
         return free if free < left else left
+
+    def room_ahead(self, kind: TaskKind) -> int:
+        """Return how many leases of a kind it would take beyond those, to begin them when a slot comes free."""
+        ahead = self.ahead.get(kind, 0)
+        if ahead <= 0 or self.session is None or self.draining or self.drained:
+            return 0
+        left = self.slots.get(kind, 0) + self.most_ahead.get(kind, 0) - self.used.get(kind, 0)
+        return ahead if ahead < left else left
+
+    def given(self, kind: TaskKind) -> bool:
+        """Take a lease off what it asked for; returns whether it is one that waits there for a slot."""
+        free = self.free.get(kind, 0)
+        if free > 0:
+            self.free[kind] = free - 1
+            return False
+        self.ahead[kind] = max(0, self.ahead.get(kind, 0) - 1)
+        return True
+
+    def taken_back(self, kind: TaskKind, *, ahead: bool) -> None:
+        """Put back what `given` took, because the agent never heard of the lease."""
+        room = self.ahead if ahead else self.free
+        room[kind] = room.get(kind, 0) + 1
 
     def sort(self, kind: TaskKind) -> frozenset[str] | None:
         """Return what it can do of a kind: names of generators or data sets; None: anything."""

@@ -57,8 +57,7 @@ def _granted(engine: "Engine", effect: Granted, _time_us: int) -> None:
     if entry is None:
         return
     kind = task.kind
-    entry.free[kind] = max(0, entry.free.get(kind, 0) - 1)
-    engine.step.given.append((entry, kind))
+    engine.step.given.append((entry, kind, entry.given(kind)))
     if entry.session is not None:
         message = dispatch_pb.WorkResponse()
         convert.fill_lease(message.lease, state, task)

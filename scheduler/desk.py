@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from nasmesh import __version__, ids
 from nasmesh.errors import Invalid, NotFound, Stale, Unavailable
+from nasmesh.limits import LEASES_AHEAD
 from nasmesh.logs import get_logger
 from nasmesh.rpc.identity import LOCAL, Identity
 from nasmesh.settings_schema import read_settings_schema
@@ -48,6 +49,7 @@ class Desk:
         entry = AgentEntry(
             name=hello.agent,
             slots={TaskKind(slots.kind): slots.slots for slots in hello.slots},
+            most_ahead={TaskKind(slots.kind): slots.ahead for slots in hello.slots if slots.ahead},
             server=hello.server,
             labels=dict(hello.labels),
             session=session,
@@ -69,6 +71,7 @@ class Desk:
         self._seen(entry)
         kind = _KINDS[ready.kind]
         entry.free[kind] = ready.free
+        entry.ahead[kind] = ready.ahead
         self._engine.work.offer(entry, kind)
 
     def report(self, entry: AgentEntry, report: pb.AgentReport) -> None:
@@ -121,6 +124,7 @@ class Desk:
         if entry.session is session:
             entry.session = None
             entry.free.clear()
+            entry.ahead.clear()
             _log.info("agent_disconnected", agent=entry.name, held=len(entry.held))
 
     def attempt(self, task_id: str, number: int, *, caller: Identity = LOCAL) -> pb.Attempt:
@@ -215,8 +219,9 @@ class Desk:
 
 
 def _check_ready(ready: pb.AgentReady) -> None:
-    if ready.kind not in _KINDS or not 0 <= ready.free <= _SLOTS:
-        raise Invalid("READY_INVALID", f"ready: {ready.free} of kind {ready.kind} makes no sense", field="ready")
+    if ready.kind not in _KINDS or not 0 <= ready.free <= _SLOTS or not 0 <= ready.ahead <= LEASES_AHEAD:
+        said = f"{ready.free} free and {ready.ahead} ahead of kind {ready.kind}"
+        raise Invalid("READY_INVALID", f"ready: {said} makes no sense", field="ready")
 
 
 def _no_attempt(task_id: str, number: int) -> NotFound:
@@ -228,8 +233,9 @@ def _check_hello(hello: pb.AgentHello) -> None:
     kinds = [slots.kind for slots in hello.slots]
     if not kinds or len(set(kinds)) != len(kinds) or not _KINDS.keys() >= set(kinds):
         raise Invalid("HELLO_INVALID", "hello.slots: name each kind of task that is taken, once", field="hello.slots")
-    if any(not 0 < slots.slots <= _SLOTS for slots in hello.slots):
-        raise Invalid("HELLO_INVALID", f"hello.slots: 1 to {_SLOTS} slots of a kind", field="hello.slots")
+    if any(not 0 < slots.slots <= _SLOTS or not 0 <= slots.ahead <= LEASES_AHEAD for slots in hello.slots):
+        message = f"hello.slots: 1 to {_SLOTS} slots of a kind, 0 to {LEASES_AHEAD} ahead"
+        raise Invalid("HELLO_INVALID", message, field="hello.slots")
     if len(hello.held) > _HELD or len(hello.labels) > 64:
         raise Invalid("HELLO_INVALID", "hello: too many attempts or labels", field="hello.held")
     for generator in hello.server.generators:

@@ -174,8 +174,8 @@ class Engine:
         step.results[:] = [error] * len(step.results)
         if self.traces is not None:
             self.traces.drop()
-        for entry, kind in step.given:  # no agent has heard of these leases, so none will say again that it has room
-            entry.free[kind] = entry.free.get(kind, 0) + 1
+        for entry, kind, ahead in step.given:  # agents never heard of these, so none will say again that it has room
+            entry.taken_back(kind, ahead=ahead)
         self._load()
 
     def stood_still(self, seconds: float) -> None:

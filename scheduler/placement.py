@@ -35,7 +35,9 @@ class Placement:
     def __init__(self) -> None:
         """Hold nothing."""
         self._queues: dict[TaskKind, dict[str, FairQueue]] = {kind: {} for kind in _KINDS}
-        self._lines = {kind: WaitingLine(kind) for kind in _KINDS}
+        self._lines = {kind: WaitingLine(kind, AgentEntry.room) for kind in _KINDS}
+        # Behind them: those that work already, and would have the next lease at hand.
+        self._ahead = {kind: WaitingLine(kind, AgentEntry.room_ahead) for kind in _KINDS}
         self._running: dict[TaskKind, Counter[str]] = {kind: Counter() for kind in _KINDS}
         self._at_work: dict[str, tuple[TaskKind, str]] = {}
         self._needs: dict[str, dict[tuple[TaskKind, str], None]] = {}
@@ -52,8 +54,7 @@ class Placement:
     def offer(self, agent: AgentEntry, kind: TaskKind | None = None) -> None:
         """Note that an agent may have room now, for one kind or for any."""
         for one in agent.slots if kind is None else (kind,):
-            if agent.room(one) > 0:
-                self._lines[one].join(agent)
+            self._join(agent, one)
 
     def started(self, task: str, kind: TaskKind, search: str) -> None:
         """Count a running task towards its search's share."""
@@ -90,30 +91,37 @@ class Placement:
         """
         left = most
         for kind in _KINDS:
-            line = self._lines[kind]
+            line, ahead = self._lines[kind], self._ahead[kind]
             unserved: set[str] = set()
-            while line and left != 0 and (found := self._best(kind, unserved, is_queued)) is not None:
+            while (line or ahead) and left != 0 and (found := self._best(kind, unserved, is_queued)) is not None:
                 need, place = found
-                agent = line.first(need)
+                agent = line.first(need) or ahead.first(need)
                 if agent is None:
                     unserved.add(need)
                     continue
                 task = self._queues[kind][need].take(place[3])
                 # To the end of the line, so that work spreads over agents.
                 line.leave(agent.name)
+                ahead.leave(agent.name)
                 lease(task, agent)
                 left = None if left is None else left - 1
-                if agent.room(kind) > 0:
-                    line.join(agent)
+                self._join(agent, kind)
 
     def clear(self) -> None:
         """Forget all tasks and agents."""
         for kind in _KINDS:
             self._queues[kind].clear()
             self._lines[kind].clear()
+            self._ahead[kind].clear()
             self._running[kind].clear()
         self._at_work.clear()
         self._needs.clear()
+
+    def _join(self, agent: AgentEntry, kind: TaskKind) -> None:
+        if agent.room(kind) > 0:
+            self._lines[kind].join(agent)
+        elif agent.room_ahead(kind) > 0:
+            self._ahead[kind].join(agent)
 
     def _best(self, kind: TaskKind, unserved: set[str], is_queued: Callable[[str], bool]) -> tuple[str, Place] | None:
         """Return the need whose first search comes first, with that search's place."""

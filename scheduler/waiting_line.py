@@ -4,6 +4,7 @@ Agents that can do the same stand in one line, so that finding the first one for
 once, however many agents there are.
 """
 
+from collections.abc import Callable
 from itertools import count
 
 from scheduler.agents import AgentEntry
@@ -16,9 +17,10 @@ Sort = frozenset[str] | None
 class WaitingLine:
     """Agents that may have room for a kind."""
 
-    def __init__(self, kind: TaskKind) -> None:
-        """Hold nobody."""
+    def __init__(self, kind: TaskKind, room: Callable[[AgentEntry, TaskKind], int]) -> None:
+        """Hold nobody; `room` tells how many leases of the kind an agent takes here."""
         self._kind = kind
+        self._room = room
         self._lines: dict[Sort, dict[str, tuple[int, AgentEntry]]] = {}
         self._sorts: dict[str, Sort] = {}
         self._numbers = count()
@@ -66,7 +68,7 @@ class WaitingLine:
     def _first_with_room(self, sort: Sort) -> tuple[int, AgentEntry] | None:
         while line := self._lines.get(sort):
             number, agent = next(iter(line.values()))
-            if agent.room(self._kind) > 0:
+            if self._room(agent, self._kind) > 0:
                 return number, agent
             self.leave(agent.name)
         return None

@@ -63,7 +63,9 @@ class Agent:
         self._connection: Connection | None = None
         self._connections = 0
         self._heartbeats = Heartbeats(self._beat, clock=self._clock)
-        self._work = Workload(drivers, spool=self._spool, send=self._send, reported=self._heartbeats.progress)
+        self._work = Workload(
+            drivers, spool=self._spool, send=self._send, reported=self._heartbeats.progress, clock=self._clock
+        )
 
     def readings(self) -> Sequence[Reading]:
         """Return what metrics tell of the agent."""

@@ -1,18 +1,18 @@
 """The work in hand: takes leases, runs them in their drivers' slots, keeps outcomes until they are acknowledged."""
 
-import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from nasmesh.agent.attempt import Attempt
 from nasmesh.agent.backoff import Backoff
 from nasmesh.agent.drivers.driver import Driver
+from nasmesh.agent.errands import Errands
 from nasmesh.agent.held import Held
 from nasmesh.agent.spool import Spool, about, job_id_of
+from nasmesh.clock import Clock
 from nasmesh.errors import Invalid, NasmeshError, Unavailable
 from nasmesh.jobs.failures import failure, failure_of
-from nasmesh.limits import DRAIN_GRACE_S, MESSAGE_BYTES, RELEASE_GRACE_S
+from nasmesh.limits import DRAIN_GRACE_S, LEASE_AHEAD_S, LEASES_AHEAD, MESSAGE_BYTES, RELEASE_GRACE_S
 from nasmesh.logs import bind, get_logger
 from nasmesh.telemetry import tracing
 from nasmesh.telemetry.samples import Reading, Sample
@@ -29,18 +29,22 @@ Send = Callable[[pb.WorkRequest], None]
 class Workload:
     """Attempts and outcomes of one agent, in memory and in the spool. Methods may be called from any thread."""
 
-    def __init__(self, drivers: Sequence[Driver], *, spool: Spool, send: Send, reported: Callable[[], None]) -> None:
+    def __init__(
+        self, drivers: Sequence[Driver], *, spool: Spool, send: Send, reported: Callable[[], None], clock: Clock
+    ) -> None:
         """Take over what an earlier process left in the spool; `send` speaks to the scheduler if it can be reached."""
         self._drivers = {driver.kind: driver for driver in drivers}
         self._spool = spool
         self._send = send
         self._reported = reported
-        self._held = Held()
+        self._held = Held(clock)
         self._server: job_pb2.Server | None = None
         self._may_start = False
         self._on_hold = False
         self._draining = threading.Event()
-        self._errands = ThreadPoolExecutor(2, thread_name_prefix="agent-errands")
+        self._closed = False
+        self._watching = threading.Lock()
+        self._errands = Errands()
         self._load()
 
     @property
@@ -60,7 +64,7 @@ class Workload:
                 raise
             server.CopyFrom(self._server)
         self._server = server
-        return server, [pb.AgentSlots(kind=kind, slots=driver.slots) for kind, driver in self._drivers.items()]
+        return server, [_slots_of(kind, driver) for kind, driver in self._drivers.items()]
 
     def resume(self, superseded: Sequence[pb.AttemptToken]) -> None:
         """After a welcome: drop what is no longer this agent's, send outcomes again, start what waits, offer slots."""
@@ -113,7 +117,8 @@ class Workload:
 
     def close(self) -> None:
         """Start no more errands."""
-        self._errands.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
+        self._errands.close()
 
     def cancel(self, cancel: pb.CancelAttempt) -> None:
         """Make an attempt stop, if it is in hand."""
@@ -121,6 +126,7 @@ class Workload:
         if attempt is not None:
             _LOG.info("attempt_cancelled", **attempt.about, why=cancel.reason, wanted_later=cancel.checkpoint)
             attempt.cancel(grace_s=RELEASE_GRACE_S if cancel.checkpoint else None)
+            self._start_waiting()
 
     def take(self, lease: pb.Lease) -> None:
         """Accept a lease and start it as soon as its kind has a slot; one that is in hand already is not doubled."""
@@ -152,6 +158,7 @@ class Workload:
         if attempt is not None:
             _LOG.info("attempt_superseded", **attempt.about)
             attempt.cancel(superseded=True)
+            self._start_waiting()
         elif self._held.acknowledge(job_id) is not None:
             _LOG.info("outcome_superseded", **about(token))
             self._spool.drop(token)
@@ -186,6 +193,19 @@ class Workload:
             return
         while (attempt := self._held.start_next(self._slots)) is not None:
             threading.Thread(target=self._work_on, args=(attempt,), name=attempt.job_id, daemon=True).start()
+        if self._held.has_waiting and self._watching.acquire(blocking=False):
+            timer = threading.Timer(LEASE_AHEAD_S / 2, self._look_at_waiting)
+            timer.daemon = True
+            timer.start()
+
+    def _look_at_waiting(self) -> None:
+        """Give back what has waited for a slot too long: somebody else may have one."""
+        self._watching.release()
+        for attempt in self._held.overdue(LEASE_AHEAD_S):
+            _LOG.info("attempt_waits_too_long", **attempt.about)
+            attempt.cancel()
+        if not self._closed:
+            self._start_waiting()
 
     def _slots(self, kind: search_pb2.TaskKind.ValueType) -> int:
         driver = self._drivers.get(kind)
@@ -216,8 +236,9 @@ class Workload:
                 self._tell(told)
                 told = None
                 self._await_server(attempt.kind)
+            # What waits begins before anybody is told, so that no time passes between two attempts.
+            self._start_waiting()
             self._tell(told, attempt.kind)
-        self._start_waiting()
 
     def _outcome(self, attempt: Attempt) -> pb.AttemptOutcome:
         driver = self._drivers.get(attempt.kind)
@@ -256,24 +277,18 @@ class Workload:
         for kind in kinds:
             driver = self._drivers.get(kind)
             if driver is not None and not self._draining.is_set():
-                free = 0 if self._on_hold else self._held.free(kind, driver.slots)
-                report.ready.add(kind=kind, free=free)
+                free, ahead = (0, 0) if self._on_hold else self._held.room(kind, driver.slots)
+                report.ready.add(kind=kind, free=free, ahead=ahead)
         if report.outcomes or report.ready:
             self._send(pb.WorkRequest(report=report))
 
     def _forget_job(self, kind: search_pb2.TaskKind.ValueType, job_id: str) -> None:
         if kind in self._drivers:
-            # Refused once the agent has closed; a server forgets by itself what nobody deletes.
-            with contextlib.suppress(RuntimeError):
-                self._errands.submit(self._forget, self._drivers[kind], job_id)
+            self._errands.forget(self._drivers[kind], job_id)
 
-    @staticmethod
-    def _forget(driver: Driver, job_id: str) -> None:
-        try:
-            driver.forget(job_id)
-        except NasmeshError as error:
-            # It may never have been started; what is left a server forgets by itself after a day.
-            _LOG.debug("job_not_deleted", job=job_id, reason=error.reason)
+
+def _slots_of(kind: search_pb2.TaskKind.ValueType, driver: Driver) -> pb.AgentSlots:
+    return pb.AgentSlots(kind=kind, slots=driver.slots, ahead=LEASES_AHEAD)
 
 
 def _described(attempt: Attempt) -> dict[str, str | int | float | bool]:

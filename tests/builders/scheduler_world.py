@@ -98,7 +98,8 @@ class World:
     def check(self) -> None:
         engine = self.engine
         invariants.check(engine.state)
-        slots = {(e.name, k): n for e in engine.agents.connected() for k, n in e.slots.items()}
+        agents = engine.agents.connected()
+        slots = {(e.name, k): n + e.most_ahead.get(k, 0) for e in agents for k, n in e.slots.items()}
         invariants.check_leases(engine.state, engine.work.leases.armed(), slots)
 
     def replayed(self) -> State:

@@ -8,6 +8,7 @@ import pytest
 from agent_fakes import TRAIN, WAIT_S, FakeDriver, FakeScheduler, lease, token
 
 from nasmesh.agent.loop import Agent
+from nasmesh.limits import LEASES_AHEAD
 from nasmesh.v1 import dispatch_service_pb2 as pb
 
 
@@ -84,6 +85,24 @@ def test_a_drained_agent_offers_nothing_until_it_is_wanted_again(scheduler: Fake
     assert [ready.free for ready in reports(scheduler)[-1].ready] == [0]
     scheduler.say(drain=pb.DrainNotice(draining=False))
     scheduler.wait_for(lambda: scheduler.readies()[-1].free == 2)
+
+
+def test_an_agent_of_short_attempts_has_the_next_at_hand_and_gives_back_what_waits_too_long(
+    scheduler: FakeScheduler, driver: FakeDriver
+) -> None:
+    assert [slots.ahead for slots in scheduler.hellos()[0].slots] == [LEASES_AHEAD]
+    assert [ready.ahead for ready in reports(scheduler)[-1].ready] == [0], "nothing is known of its attempts yet"
+    scheduler.say(lease=lease("task-0"))
+    scheduler.wait_for_outcomes(1)
+    assert reports(scheduler)[-1].ready[0].ahead > 0
+    driver.work = driver.wait_for_go
+    scheduler.say(batch=pb.WorkBatch(leases=[lease(f"task-{number}") for number in (1, 2, 3)]))
+    assert {driver.started.get(timeout=WAIT_S).token.task for _ in range(3)} == {"task-0", "task-1", "task-2"}
+    back = scheduler.wait_for_outcomes(2)[1]
+    assert back.token == token("task-3")
+    assert back.HasField("released")
+    last = reports(scheduler)[-1].ready[0]
+    assert (last.free, last.ahead) == (0, 0), "what holds it up takes long"
 
 
 @pytest.mark.usefixtures("driver")

@@ -1,6 +1,7 @@
 """An agent with the server beside it, as nasmesh.agent does it, on the real spool; and what it promised to keep."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -53,6 +54,7 @@ class SimAgent:
         self.alive = False
         self.highest_epoch = 0
         self.reports = world.rng.random() < 0.5
+        self.ahead = world.rng.choice((0, 0, 1, 3))
         self.start()
 
     # --- its life ----------------------------------------------------------------------------------------------
@@ -76,7 +78,7 @@ class SimAgent:
             job_id = job_id_of(kept.lease.token)
             if job_id not in self.outcomes:
                 self.leases[job_id] = kept.lease
-                self._begin(kept.lease)
+        self._begin_waiting()
 
     def die(self, *, power_cut: bool, results_lost: bool) -> None:
         """End the process; in-process servers forget what they worked on, others go on."""
@@ -110,6 +112,8 @@ class SimAgent:
     def connect(self, host: "Host") -> None:
         hello = make.make_hello(self.name.partition("/")[2], slots=SLOTS, kinds=self.kinds)
         hello.epoch = self.epoch
+        for slots in hello.slots:
+            slots.ahead = self.ahead
         for lease in self.leases.values():
             hello.held.append(lease.token)
         for outcome in self.outcomes.values():
@@ -142,9 +146,6 @@ class SimAgent:
                 self._acknowledged(message.outcome_reply)
             case "cancel":
                 self._cancel(job_id_of(message.cancel.token))
-            case "batch":
-                for part in message.batch.messages:
-                    self.hear(part)
             case _:
                 pass  # notices of draining change nothing: the scheduler stops leasing by itself
 
@@ -171,10 +172,13 @@ class SimAgent:
 
     def _free(self) -> list[pb.AgentReady]:
         busy = [_kind_of(lease) for lease in self.leases.values()]
-        return [
-            pb.AgentReady(kind=search_pb2.TaskKind.ValueType(kind), free=max(0, SLOTS - busy.count(kind)))
-            for kind in self.kinds
-        ]
+        found = []
+        for kind in self.kinds:
+            left = SLOTS - busy.count(kind)
+            ready = pb.AgentReady(kind=search_pb2.TaskKind.ValueType(kind), free=max(0, left))
+            ready.ahead = max(0, self.ahead + min(0, left))
+            found.append(ready)
+        return found
 
     def _take(self, lease: pb.Lease) -> None:
         job_id = job_id_of(lease.token)
@@ -183,12 +187,16 @@ class SimAgent:
         elif job_id not in self.leases:
             self._spooled(lambda: self.spool.put_lease(lease))
             self.leases[job_id] = lease
-            self._begin(lease)
+            self._begin_waiting()
 
-    def _begin(self, lease: pb.Lease) -> None:
-        job_id = job_id_of(lease.token)
-        if job_id not in self.jobs:
-            self.jobs[job_id] = Job(lease, self.now() + self.world.duration(lease))
+    def _begin_waiting(self) -> None:
+        """Begin what has a slot: also what a server came back without."""
+        at_work = Counter(_kind_of(lease) for job_id, lease in self.leases.items() if job_id in self.jobs)
+        for job_id, lease in self.leases.items():
+            kind = _kind_of(lease)
+            if job_id not in self.jobs and at_work[kind] < SLOTS:
+                at_work[kind] += 1
+                self.jobs[job_id] = Job(lease, self.now() + self.world.duration(lease))
 
     def _supersede(self, token: pb.AttemptToken) -> None:
         job_id = job_id_of(token)
@@ -196,6 +204,7 @@ class SimAgent:
         if lease is not None or self.outcomes.pop(job_id, None) is not None:
             self._drop(token)
         if lease is not None:
+            self._begin_waiting()
             self.offer()
 
     def _cancel(self, job_id: str) -> None:
@@ -227,10 +236,12 @@ class SimAgent:
             self.beat()
         if self.old and self.world.duplicates("outcome"):
             self.say(outcome=self.world.rng.choice(self.old))  # a retry that was under way for long
+        self._begin_waiting()
         for job_id, lease in list(self.leases.items()):
             job = self.jobs.get(job_id)
-            if job is None:  # the server came back without it: it is started again
-                self._begin(lease)
+            if job is None:
+                if self.world.gives_back():  # it has waited for a slot too long
+                    self._finish(lease, pb.AttemptOutcome(token=lease.token, released=pb.AttemptReleased()))
             elif self.now() >= job.done_at:
                 if job.outcome is None:
                     job.outcome = self.world.work.outcome(lease)
@@ -266,6 +277,7 @@ class SimAgent:
         if self._spooled(lambda: self.spool.put_outcome(outcome)):
             self.promised[job_id] = content
         self.leases.pop(job_id, None)
+        self._begin_waiting()
         self.outcomes[job_id] = outcome
         if self.reports:
             self.say(report=pb.AgentReport(outcomes=[outcome], ready=self._free()))

@@ -231,8 +231,9 @@ class Checks:
             used[key] = used.get(key, 0) + 1
         for (agent, kind), count in used.items():
             entry = engine.agents.get(agent)
-            if entry is not None and entry.session is not None and count > entry.slots.get(kind, 0):
-                raise InvariantError(f"I8: {agent} runs {count} {kind.name} in {entry.slots} slots")
+            most = entry.slots.get(kind, 0) + entry.most_ahead.get(kind, 0) if entry is not None else 0
+            if entry is not None and entry.session is not None and count > most:
+                raise InvariantError(f"I8: {agent} runs {count} {kind.name} in {most} slots")
 
     def _running(self) -> Iterable[Task]:
         for run in self.shadow.searches.values():

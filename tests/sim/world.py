@@ -81,6 +81,10 @@ class World:
         chance = self.options.duplicates if kind in ("outcome", "report", "request", "heartbeat") else 0.0
         return self.faulty and chance > 0 and self.rng.random() < chance
 
+    def gives_back(self) -> bool:
+        """Say whether an agent finds that a lease has waited too long for a slot."""
+        return self.rng.random() < 0.1
+
     def vary(self, result: pb.GenerateResult) -> None:
         """Have the generator ask for its next call in some way, and propose networks that end at once."""
         result.next_call.after_results = self.rng.choice([0, 0, 1, 2])

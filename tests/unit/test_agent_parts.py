@@ -13,11 +13,13 @@ from nasmesh.agent.flags import default_name, parse_agent_flags, parse_server_fl
 from nasmesh.agent.heartbeats import Heartbeats
 from nasmesh.agent.held import Held
 from nasmesh.agent.lifetime import locked_directory, write_address
+from nasmesh.agent.pace import Pace
 from nasmesh.agent.spool import Spool, job_id_of
-from nasmesh.clock import SystemClock
+from nasmesh.clock import ManualClock, SystemClock
 from nasmesh.errors import Busy, Conflict, Invalid, NasmeshError, NotFound, Raced, Unavailable
 from nasmesh.exits import exit_code
 from nasmesh.ids import format_name
+from nasmesh.limits import LEASES_AHEAD
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import job_pb2, object_pb2, search_pb2
 
@@ -92,12 +94,12 @@ def test_heartbeats_follow_the_lease_and_hurry_for_progress() -> None:
 
 
 def test_held_starts_as_many_as_there_are_slots_and_counts_the_free_ones(tmp_path: Path) -> None:
-    held = Held()
+    held = Held(SystemClock())
     first, second = attempt(tmp_path, "a"), attempt(tmp_path, "b")
     assert held.add(first)
     assert held.add(second)
     assert not held.add(first)
-    assert held.free(TRAIN, 3) == 1
+    assert held.room(TRAIN, 3) == (1, 0)
     assert held.start_next(lambda _kind: 1) is first
     assert held.start_next(lambda _kind: 1) is None
     outcome = pb.AttemptOutcome(token=first.token)
@@ -109,6 +111,49 @@ def test_held_starts_as_many_as_there_are_slots_and_counts_the_free_ones(tmp_pat
     assert held.acknowledge("a-1") == outcome
     assert held.acknowledge("a-1") is None
     assert held.wait_until_empty(0.0)
+
+
+@pytest.mark.parametrize(
+    ("took", "slots", "longest", "ahead"),
+    [
+        ([], 1, 0.0, 0),
+        ([0.0], 1, 0.0, LEASES_AHEAD),
+        ([0.02], 1, 0.0, 3),
+        ([0.02], 4, 0.0, 8),
+        ([0.1], 1, 0.0, 1),
+        ([0.13], 1, 0.0, 0),
+        ([30.0], 4, 0.0, 0),
+        ([0.02], 1, 5.0, 0),
+        ([0.02] * 50 + [1.0], 1, 0.0, 0),
+        ([1.0] + [0.02] * 50, 1, 0.0, 3),
+    ],
+)
+def test_pace_has_as_many_leases_wait_as_cover_the_way_to_the_scheduler(
+    took: list[float], slots: int, longest: float, ahead: int
+) -> None:
+    pace = Pace()
+    for seconds in took:
+        pace.ended(seconds)
+    assert pace.ahead(slots, longest) == ahead
+
+
+def test_held_gives_back_what_waits_too_long_though_no_slot_is_free(tmp_path: Path) -> None:
+    clock = ManualClock()
+    held = Held(clock)
+    for name in ("a", "b", "c"):
+        held.add(attempt(tmp_path, name))
+    first = held.start_next(lambda _kind: 1)
+    assert first is not None
+    assert held.overdue(0.5) == []
+    clock.advance(0.5)
+    late = held.overdue(0.5)
+    assert [one.token.task for one in late] == ["b", "c"]
+    assert held.start_next(lambda _kind: 1) is None
+    late[1].cancel()
+    assert held.start_next(lambda _kind: 1) is late[1], "it only has to be given back"
+    held.end(late[1], None)
+    held.end(first, None)
+    assert held.room(TRAIN, 1) == (0, 0), "b waits still, and what takes half a second needs nobody waiting"
 
 
 def test_on_cancel_is_called_once_also_when_it_comes_late(tmp_path: Path) -> None:

@@ -49,6 +49,33 @@ def test_placement_when_priorities_differ_then_higher_first_then_older() -> None
     assert [task for task, _ in matched(agents, placement)] == ["urgent", "old", "new"]
 
 
+def test_placement_when_no_agent_is_free_then_leases_wait_where_they_are_wanted() -> None:
+    agents, placement = Agents(), Placement()
+    busy, idle = agent(agents, "busy"), agent(agents, "idle")
+    for order in range(5):
+        placement.add(Waiting(f"t{order}", f"t{order}", TRAIN, "datasets/d", 0, order))
+    busy.most_ahead, busy.ahead, busy.free[TRAIN] = {TRAIN: 2}, {TRAIN: 8}, 0
+    agents.grant("busy", "t", TRAIN)
+    placement.offer(busy)
+    placement.offer(idle)
+    assert [name for _, name in matched(agents, placement)] == ["idle", "busy", "busy"]
+    assert busy.room_ahead(TRAIN) == 0, "its slot and two ahead"
+    agents.release("busy", "t")
+    busy.drained = True
+    placement.offer(busy)
+    assert matched(agents, placement) == []
+
+
+def test_agent_when_a_lease_is_taken_back_then_it_has_the_same_room_again() -> None:
+    entry = agent(Agents(), "a")
+    entry.most_ahead, entry.ahead = {TRAIN: 1}, {TRAIN: 1}
+    assert [entry.given(TRAIN), entry.given(TRAIN)] == [False, True]
+    assert (entry.free[TRAIN], entry.ahead[TRAIN]) == (0, 0)
+    entry.taken_back(TRAIN, ahead=True)
+    entry.taken_back(TRAIN, ahead=False)
+    assert (entry.free[TRAIN], entry.ahead[TRAIN]) == (1, 1)
+
+
 def test_placement_when_several_agents_are_free_then_work_spreads() -> None:
     agents, placement = Agents(), Placement()
     for name in ("a", "b", "c"):
