@@ -2,32 +2,52 @@
 
 import fcntl
 import os
+import select
 import signal
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 from nasmesh.agent.loop import Agent
+from nasmesh.clock import SystemClock
 from nasmesh.errors import Invalid, NasmeshError, Unavailable
 from nasmesh.exits import INTERRUPTED, OK
 
 
 class Lifetime:
-    """Waits for a signal or for an agent that gives up. The second signal ends the process at once."""
+    """Waits for a signal or for an agent that gives up. The second signal ends the process at once.
+
+    It waits on a socket that the interpreter writes to whichever thread a signal interrupts. A thread that is being
+    started may take a signal that was meant for the main one, which then sleeps on in any lock.
+    """
 
     def __init__(self) -> None:
         """Take over SIGTERM and SIGINT; call on the main thread."""
-        self._ended = threading.Event()
+        self._ended = False
         self._signal = 0
         self._error: NasmeshError | None = None
+        self._hears, self._tells = socket.socketpair()
+        for end in (self._hears, self._tells):
+            end.setblocking(False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        signal.set_wakeup_fd(self._tells.fileno(), warn_on_full_buffer=False)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Return when the program should end, or after the time; says whether it should."""
-        return self._ended.wait(timeout_s)
+        clock = SystemClock()
+        until = None if timeout_s is None else clock.monotonic() + timeout_s
+        while not self._ended:
+            left = None if until is None else until - clock.monotonic()
+            if left is not None and left <= 0:
+                break
+            select.select([self._hears], [], [], left)
+            with suppress(BlockingIOError):
+                self._hears.recv(64)
+        return self._ended
 
     def follow(self, agent: Agent) -> threading.Thread:
         """Run an agent on a thread; where the scheduler refuses it for good, the program ends."""
@@ -38,7 +58,9 @@ class Lifetime:
             except NasmeshError as error:
                 self._error = error
             finally:
-                self._ended.set()
+                self._ended = True
+                with suppress(BlockingIOError):  # then there is enough to be heard
+                    self._tells.send(b"\0")
 
         thread = threading.Thread(target=run, name="agent", daemon=True)
         thread.start()
@@ -54,7 +76,7 @@ class Lifetime:
         if self._signal:
             os._exit(128 + number)
         self._signal = number
-        self._ended.set()
+        self._ended = True
 
 
 @contextmanager

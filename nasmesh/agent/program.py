@@ -25,6 +25,9 @@ JOB_GRACE_S = 10.0
 STOP_GRACE_S = 1.0
 """How long calls in hand may take after that; watches of ended jobs have returned by then."""
 
+ENDS_S = 20.0
+"""Within this time of a signal a server has ended: DRAIN_S for what its agent holds, STOP_GRACE_S, and its children."""
+
 
 @dataclass(frozen=True, slots=True)
 class Served:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from agent_fakes import WAIT_S, FakeScheduler, lease, token
 
+from nasmesh.agent.program import ENDS_S
 from nasmesh.rpc.channel import open_channel
 from nasmesh.v1 import train_service_pb2, train_service_pb2_grpc
 
@@ -97,6 +98,21 @@ def test_sigterm_gives_running_work_back_with_its_checkpoint(
     assert process.wait(WAIT_S) == 0
     assert scheduler.hellos()[0].labels == {"room": "a"}
     assert list((tmp_path / "home" / "fake_svc" / "agent" / "attempts").iterdir()) == []
+
+
+def test_sigterm_ends_a_program_in_time_whose_job_is_deaf_and_whose_scheduler_is_silent(
+    start: Start, scheduler: FakeScheduler, tmp_path: Path
+) -> None:
+    scheduler.acknowledge = False
+    process = start(*program("--scheduler", scheduler.address, "--name", "host-1"))
+    scheduler.wait_for(scheduler.readies)
+    scheduler.say(lease=lease("deaf"))
+    scheduler.wait_for(lambda: any(line.train.step == 1 for line in scheduler.heartbeats()))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(ENDS_S) == 0
+    assert scheduler.outcomes()[0].HasField("released")
+    # Nobody has acknowledged it: it waits on disk for the next process.
+    assert len(list((tmp_path / "home" / "fake_svc" / "agent" / "attempts").glob("*.outcome"))) == 1
 
 
 def test_a_killed_program_resumes_its_lease_from_the_checkpoint(start: Start, scheduler: FakeScheduler) -> None:
