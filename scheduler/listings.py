@@ -9,7 +9,7 @@ from nasmesh.errors import Invalid, NotFound, Stale
 from nasmesh.rpc.identity import LOCAL, Identity
 from nasmesh.v1 import dataset_pb2, generate_service_pb2, object_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
-from scheduler import convert, pages
+from scheduler import compiled, convert, pages
 from scheduler.activity_message import activity_message
 from scheduler.datasets import visible
 from scheduler.engine import Engine
@@ -132,7 +132,11 @@ class Listings:
         """Describe this scheduler."""
         engine = self._engine
         response = pb.GetServerInfoResponse(
-            version=__version__, epoch=engine.state.epoch, journal=engine.journal.kind_name, store=self._store_kind
+            version=__version__,
+            epoch=engine.state.epoch,
+            journal=engine.journal.kind_name,
+            store=self._store_kind,
+            compiled=compiled.in_use(),
         )
         response.start_time.FromMicroseconds(engine.start_time_us)
         response.activity.CopyFrom(activity_message(engine))

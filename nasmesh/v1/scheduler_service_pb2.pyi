@@ -1871,6 +1871,7 @@ class GetServerInfoResponse(_message.Message):
     JOURNAL_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
     ACTIVITY_FIELD_NUMBER: _builtins.int
+    COMPILED_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of nasmesh."""
     epoch: _builtins.int
@@ -1879,6 +1880,8 @@ class GetServerInfoResponse(_message.Message):
     """Journal kind: "sqlite" or "memory"."""
     store: _builtins.str
     """Object store kind: "directory" or "memory"."""
+    compiled: _builtins.bool
+    """Whether its inner loop runs as machine code, made from exactly its sources by `make compile`."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it started."""
@@ -1896,10 +1899,11 @@ class GetServerInfoResponse(_message.Message):
         journal: _builtins.str = ...,
         store: _builtins.str = ...,
         activity: Global___SchedulerActivity | None = ...,
+        compiled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "epoch", b"epoch", "journal", b"journal", "start_time", b"start_time", "store", b"store", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "compiled", b"compiled", "epoch", b"epoch", "journal", b"journal", "start_time", b"start_time", "store", b"store", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

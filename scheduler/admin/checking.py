@@ -11,6 +11,7 @@ from nasmesh.v1 import search_pb2 as pb
 from scheduler import invariants
 from scheduler.admin.differing import differences
 from scheduler.admin.display import progress
+from scheduler.compiled import is_built
 from scheduler.datasets import shards_of
 from scheduler.domain import OPEN_TASKS, State
 from scheduler.journal import codec
@@ -44,6 +45,8 @@ class Report:
     tasks: dict[str, int] = field(default_factory=dict)
     objects: int = 0
     objects_bytes: int = 0
+    compiled: bool = False
+    """Whether a scheduler that is started from these sources runs its compiled form."""
     violations: list[Violation] = field(default_factory=list)
 
     def add(self, invariant: str, what: str) -> None:
@@ -58,7 +61,7 @@ def check(path: Path, store: ObjectStore | None = None) -> Report:
     Unavailable (JOURNAL_IO, STORE_DOWN).
     """
     reader = JournalReader(path)
-    report = Report(str(path), path.stat().st_size if path.is_file() else 0)
+    report = Report(str(path), path.stat().st_size if path.is_file() else 0, compiled=is_built())
     report.epoch = reader.open()
     try:
         report.schema = reader.schema

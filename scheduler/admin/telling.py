@@ -27,6 +27,8 @@ def report(found: Report, *, as_json: bool) -> None:
         say(f"{name}: {told or 'none'}")
     if found.objects:
         say(f"objects: {found.objects} read, {size(found.objects_bytes)}")
+    form = "the compiled form of its inner loop" if found.compiled else "its sources as they are (see make compile)"
+    say(f"a scheduler started from here runs {form}")
     for violation in found.violations:
         say(f"VIOLATION {violation.what}")
     say(f"violations: {len(found.violations) or 'none'}")

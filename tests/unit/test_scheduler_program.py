@@ -20,6 +20,7 @@ from nasmesh.rpc.channel import errors_from_rpc, open_channel
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2_grpc as rpc
 from nasmesh.v1 import search_pb2
+from scheduler import compiled
 from scheduler.__main__ import main
 from scheduler.journal.sqlite import SqliteJournal
 from tests.builders import scheduling as make
@@ -74,7 +75,7 @@ def test_program_when_started_then_serves_and_ends_cleanly_on_a_signal(tmp_path:
                 status = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
                 assert status.status == health_pb2.HealthCheckResponse.SERVING
                 info = rpc.SchedulerServiceStub(channel).GetServerInfo(pb.GetServerInfoRequest())
-                assert (info.journal, info.store) == ("sqlite", "directory")
+                assert (info.journal, info.store, info.compiled) == ("sqlite", "directory", compiled.is_built())
             process.send_signal(number)
             assert process.wait(10) == 0
     assert (tmp_path / "home" / "journal.db").exists()

@@ -109,7 +109,7 @@ def version(scheduler: Scheduler = SCHEDULER, as_json: AsJson = False, insecure:
     try:
         with connect(scheduler, insecure=insecure) as client:
             info = client.server_info()
-            server = message_dict(info) | {"address": scheduler}
+            server = message_dict(info) | {"address": scheduler, "compiled": info.compiled}
     except NasmeshError as error:  # a version is wanted with or without a mesh
         why = f"none answers at {scheduler}" if error.reason == "UNREACHABLE" else error.message
     if as_json:
@@ -120,4 +120,5 @@ def version(scheduler: Scheduler = SCHEDULER, as_json: AsJson = False, insecure:
         print_line(f"scheduler: {why}")
     else:
         kinds = f"journal {server.get('journal')}, store {server.get('store')}"
-        print_line(f"scheduler: {server.get('version')} at {scheduler}, {kinds}")
+        form = "inner loop compiled" if server.get("compiled") else "inner loop not compiled"
+        print_line(f"scheduler: {server.get('version')} at {scheduler}, {kinds}, {form}")
