@@ -9,7 +9,6 @@ engine, and processor times, are printed too.
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -29,29 +28,12 @@ from nasmesh.model.encode import to_bytes
 from nasmesh.model.engine.checkpoint import write_back
 from nasmesh.model.engine.convert import to_module
 from nasmesh.model.lower import lower
-from nasmesh.v1 import architecture_pb2, evaluation_pb2
+from nasmesh.v1 import evaluation_pb2
 
 TARGET = 1.0
 _BATCH = 256
 _BATCH_BY_HAND = 64
 _IMAGES, _QUICK_IMAGES = 10_000, 192
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """One network twice."""
-
-    name: str
-    architecture: architecture_pb2.Architecture
-    by_hand: nn.Module
-
-
-def _cases() -> list[_Case]:
-    return [
-        _Case("resnet8", networks.resnet8_architecture(), networks.ResNet8()),
-        _Case("nac", networks.nac_architecture(), networks.Nac()),
-        _Case("depthwise", networks.depthwise_architecture(), networks.Depthwise()),
-    ]
 
 
 def _splits(images: int) -> Splits:
@@ -100,7 +82,7 @@ def _through_us(content: bytes, splits: Splits, engine: evaluation_pb2.EvaluateE
     return evaluate
 
 
-def _measure(case: _Case, splits: Splits, seconds: float) -> dict[str, list[Timing]]:
+def _measure(case: networks.Twin, splits: Splits, seconds: float) -> dict[str, list[Timing]]:
     model = lower(case.architecture)
     converted = to_module(model, seed=1)
     case.by_hand.load_state_dict(converted.state_dict(), strict=False)
@@ -126,7 +108,7 @@ def main() -> None:
     splits = _splits(images)
     rows: list[list[object]] = []
     figures: dict[str, float | int] = {}
-    for case in _cases():
+    for case in networks.twins():
         times = _measure(case, splits, seconds)
         ours, torchs, hand = times["onnxruntime"], times["our torch"], times["by hand"]
         ratio = spread([a.wall_s / b.wall_s for a, b in zip(ours, hand, strict=True)])

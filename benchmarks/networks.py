@@ -1,6 +1,7 @@
 """Three networks, each as an architecture and as a PyTorch module written by hand with the same parameter names."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -254,3 +255,22 @@ class Depthwise(nn.Module):
             x = y + x if stride == 1 and number > 1 else y
         logits: Tensor = self.head_fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
         return logits
+
+
+# --- both ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """One network twice."""
+
+    name: str
+    architecture: pb.Architecture
+    by_hand: nn.Module
+
+
+def twins() -> list[Twin]:
+    """Return the three networks, each twice."""
+    return [
+        Twin("resnet8", resnet8_architecture(), ResNet8()),
+        Twin("nac", nac_architecture(), Nac()),
+        Twin("depthwise", depthwise_architecture(), Depthwise()),
+    ]

@@ -31,7 +31,7 @@ from nasmesh.model.encode import to_bytes
 from nasmesh.model.lower import lower
 from nasmesh.store.keys import ObjectKind
 from nasmesh.store.memory import MemoryStore
-from nasmesh.v1 import architecture_pb2, dataset_pb2, object_pb2, train_service_pb2, training_pb2
+from nasmesh.v1 import dataset_pb2, object_pb2, train_service_pb2, training_pb2
 from train_svc import compute
 from train_svc.step import Update
 from train_svc.training import Training, assemble
@@ -40,23 +40,6 @@ TARGET = 1.02
 _SAMPLES = 2000
 _STEPS = 100_000
 _RATE, _DECAY, _MOMENTUM, _PAD = 0.01, 5e-4, 0.9, 4
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """One network twice."""
-
-    name: str
-    architecture: architecture_pb2.Architecture
-    by_hand: nn.Module
-
-
-def _cases() -> list[_Case]:
-    return [
-        _Case("resnet8", networks.resnet8_architecture(), networks.ResNet8()),
-        _Case("nac", networks.nac_architecture(), networks.Nac()),
-        _Case("depthwise", networks.depthwise_architecture(), networks.Depthwise()),
-    ]
 
 
 def random_images(store: MemoryStore, folder: Path) -> dataset_pb2.DatasetSpec:
@@ -143,7 +126,9 @@ class _Outcome:
     wall_ratio: Spread
 
 
-def _measure(case: _Case, store: MemoryStore, data: dataset_pb2.DatasetSpec, *, batch: int, seconds: float) -> _Outcome:
+def _measure(
+    case: networks.Twin, store: MemoryStore, data: dataset_pb2.DatasetSpec, *, batch: int, seconds: float
+) -> _Outcome:
     config = training_pb2.TrainConfig(
         steps=_STEPS,
         batch_size=batch,
@@ -185,7 +170,7 @@ def main() -> None:
         os.environ["NASMESH_HOME"] = folder
         store = MemoryStore()
         data = random_images(store, Path(folder))
-        for case in _cases():
+        for case in networks.twins():
             found = _measure(case, store, data, batch=batch, seconds=seconds)
             rows.append([case.name, found.ours_ms, found.by_hand_ms, found.ratio, found.wall_ratio])
             figures[f"{case.name}_step_ratio"] = found.ratio.median

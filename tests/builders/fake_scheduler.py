@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from nasmesh.client import read_spec
+from nasmesh.client import Client, read_spec
 from nasmesh.errors import Conflict, NotFound, Stale, Unavailable
 from nasmesh.model.lower import lower
 from nasmesh.rpc.call import caller_waits
@@ -306,7 +306,7 @@ class FakeScheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
 
     def GetServerInfo(self, request: pb.GetServerInfoRequest, context: object) -> pb.GetServerInfoResponse:
         self._serve("GetServerInfo")
-        return pb.GetServerInfoResponse(version="0.1.0", epoch=3, journal="sqlite", store="directory")
+        return pb.GetServerInfoResponse(version="0.1.0", epoch=3, journal="sqlite", store="directory", compiled=True)
 
 
 def serve_fake(fake: FakeScheduler, listen: str = "127.0.0.1:0") -> RunningServer:
@@ -324,3 +324,12 @@ def running_fake() -> Iterator[tuple[FakeScheduler, str]]:
         yield fake, server.address
     finally:
         server.stop(0.0)
+
+
+@contextmanager
+def played_search() -> Iterator[tuple[FakeScheduler, Client]]:
+    """Yield a fake scheduler whose search "one" of examples/digits.yaml has ended, and a client of it."""
+    with running_fake() as (fake, address), Client(address, patience_s=1.0) as client:
+        client.create_search(read_spec(EXAMPLES / "digits.yaml"), search_id="one")
+        fake.play("searches/one")
+        yield fake, client

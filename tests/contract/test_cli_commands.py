@@ -14,8 +14,8 @@ import pytest
 from clients.cli import failures
 from clients.cli.commands import serve
 from clients.cli.output import laid_out, print_table
-from tests.builders.cli_runs import Run, runner
-from tests.builders.fake_scheduler import EXAMPLES, FakeScheduler, running_fake
+from tests.builders.cli_runs import Run, fake_of_the_shell, runner
+from tests.builders.fake_scheduler import EXAMPLES, FakeScheduler
 from tests.fuzz.hostile_bombs import bombs
 
 DIGITS = str(EXAMPLES / "digits.yaml")
@@ -23,9 +23,7 @@ DIGITS = str(EXAMPLES / "digits.yaml")
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeScheduler]:
-    with running_fake() as (served, address):
-        monkeypatch.setenv("NASMESH_SCHEDULER", address)
-        monkeypatch.setenv("NASMESH_HOME", str(tmp_path / "home"))
+    with fake_of_the_shell(monkeypatch, tmp_path / "home") as served:
         yield served
 
 
@@ -157,7 +155,7 @@ def test_datasets_generators_agents_version(fake: FakeScheduler, run: Run) -> No
     assert json.loads(run("generator", "show", "generators/nac", "--json")[1])["settingsSchema"]
     assert "train 1" in run("agents")[1]
     assert json.loads(run("agents", "--json")[1])[0]["connected"] is True
-    assert "journal sqlite" in run("version")[1]
+    assert "journal sqlite, store directory, inner loop compiled" in run("version")[1]
     assert json.loads(run("version", "--json")[1])["scheduler"]["epoch"] == "3"
 
 

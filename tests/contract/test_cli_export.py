@@ -10,17 +10,15 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
 from nasmesh.v1 import measurement_pb2, search_pb2
-from tests.builders.cli_runs import Run, runner
-from tests.builders.fake_scheduler import EXAMPLES, START, FakeScheduler, running_fake
+from tests.builders.cli_runs import Run, fake_of_the_shell, runner
+from tests.builders.fake_scheduler import EXAMPLES, START, FakeScheduler
 
 DIGITS = str(EXAMPLES / "digits.yaml")
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    with running_fake() as (served, address):
-        monkeypatch.setenv("NASMESH_SCHEDULER", address)
-        monkeypatch.setenv("NASMESH_HOME", str(tmp_path / "home"))
+    with fake_of_the_shell(monkeypatch, tmp_path / "home") as served:
         yield served
 
 

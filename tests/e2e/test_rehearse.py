@@ -9,19 +9,11 @@ import pytest
 
 from nasmesh.client import parse_spec
 from nasmesh.v1 import search_pb2
+from tests.builders.specs import chains
 from tests.e2e.mesh import ROOT, clean_environment, command, survivors
 from tests.e2e.toys import Toys
 
-SPEC = """
-data: { dataset: datasets/digits }
-generator: { generator: generators/random }
-space: { chain: { minLayers: 1, maxLayers: 3, kernels: [1, 3], channels: [4, 8], pooling: true } }
-objectives: [{ metric: accuracy, goal: GOAL_MAXIMIZE }]
-budget: { maxTrials: 12 }
-parallelism: 1
-train: { epochs: 1 }
-seed: 9
-"""
+SPEC = chains(trials=12, layers=3, channels=(4, 8), more="parallelism: 1\nseed: 9")
 
 
 def test_rehearsal_when_trials_come_one_by_one_then_it_proposes_what_a_real_search_does(tmp_path: Path) -> None:

@@ -15,15 +15,9 @@ from scheduler.admin import __main__ as admin
 from scheduler.rehearsal import __main__ as rehearsal
 from tests.builders import journals
 from tests.builders.access import Mesh, make_mesh, serving
+from tests.builders.specs import chains
 
-SPEC = """
-data: { dataset: datasets/digits }
-generator: { generator: generators/random }
-space: { chain: { minLayers: 1, maxLayers: 2, kernels: [1, 3], channels: [2, 4], pooling: true } }
-objectives: [{ metric: accuracy, goal: GOAL_MAXIMIZE }]
-budget: { maxTrials: 2 }
-train: { epochs: 1 }
-"""
+SPEC = chains(trials=2, layers=2, channels=(2, 4))
 
 
 @dataclass(frozen=True)

@@ -24,18 +24,10 @@ from scheduler.rehearsal.fitting import fitted, line
 from scheduler.rehearsal.model import Model, split_sizes, train_samples
 from scheduler.rehearsal.rehearsing import Rehearsal, Timed, rehearse
 from tests.builders import journals
+from tests.builders.specs import chains
 from tests.e2e.specs import NAC
 
-CHAIN = """
-data: { dataset: datasets/digits }
-generator: { generator: generators/random }
-space: { chain: { minLayers: 1, maxLayers: 2, kernels: [1, 3], channels: [2, 4, 8], pooling: true } }
-objectives: [{ metric: accuracy, goal: GOAL_MAXIMIZE }]
-budget: { maxTrials: 4 }
-parallelism: 2
-train: { epochs: 1 }
-seed: 5
-"""
+CHAIN = chains(trials=4, layers=2, channels=(2, 4, 8), more="parallelism: 2\nseed: 5")
 # Every training takes 10 s, every scoring 1 s, every call of the generator half a second.
 BY_HAND = Model(
     train_s=10, seconds_per_mac=0, evaluate_s=1, evaluate_seconds_per_mac=0, noise=0, call_s=0.5, proposal_s=0

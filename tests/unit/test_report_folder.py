@@ -24,7 +24,7 @@ from nasmesh.client import Client, read_spec
 from nasmesh.errors import Conflict, Invalid, NasmeshError, Stale
 from nasmesh.store.keys import ObjectKind, object_ref
 from nasmesh.v1 import search_pb2
-from tests.builders.fake_scheduler import EXAMPLES, FakeScheduler, make_trial, running_fake
+from tests.builders.fake_scheduler import EXAMPLES, FakeScheduler, make_trial, played_search, running_fake
 
 PLOT = b"\x89PNG\r\n\x1a\n and so on"
 WRITTEN_OUT = artefacts.written_out
@@ -40,10 +40,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def ended() -> Iterator[tuple[FakeScheduler, Client]]:
-    with running_fake() as (fake, address), Client(address, patience_s=1.0) as client:
-        client.create_search(read_spec(EXAMPLES / "digits.yaml"), search_id="one")
-        fake.play("searches/one")
-        yield fake, client
+    with played_search() as found:
+        yield found
 
 
 def run(code: str, where: Path, *arguments: str) -> str:

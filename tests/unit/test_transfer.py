@@ -18,7 +18,7 @@ from nasmesh.model.transform import fit_to
 from nasmesh.v1 import architecture_pb2 as arch
 from nasmesh.v1 import search_pb2, space_pb2
 from tests.builders.architectures import small_cnn
-from tests.builders.fake_scheduler import EXAMPLES, FakeScheduler, make_trial, running_fake
+from tests.builders.fake_scheduler import EXAMPLES, FakeScheduler, make_trial, played_search
 from tests.unit.test_model_standalone import built
 
 OTHER = arch.Preprocessing(mean=[0.5], std=[0.2])
@@ -26,10 +26,8 @@ OTHER = arch.Preprocessing(mean=[0.5], std=[0.2])
 
 @pytest.fixture
 def played() -> Iterator[tuple[FakeScheduler, Client]]:
-    with running_fake() as (fake, address), Client(address, patience_s=1.0) as client:
-        client.create_search(read_spec(EXAMPLES / "digits.yaml"), search_id="one")
-        fake.play("searches/one")
-        yield fake, client
+    with played_search() as found:
+        yield found
 
 
 def of_space(fake: FakeScheduler, space: space_pb2.Space, number: int = 1, **values: str) -> search_pb2.Trial:
