@@ -26,5 +26,5 @@ class Step:
     outbox: list[tuple[Session, dispatch_pb.WorkResponse]] = field(default_factory=list)
     news: dict[str, list[Change]] = field(default_factory=dict)
     ended: dict[str, None] = field(default_factory=dict)
-    given: list[tuple[AgentEntry, TaskKind]] = field(default_factory=list)
+    given: list[tuple[AgentEntry, TaskKind, bool]] = field(default_factory=list)
     batch: Batch | None = None

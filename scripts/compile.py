@@ -63,8 +63,11 @@ def main() -> int:
         built = Path(part, "built")
         sources = [name.replace(".", "/") + ".py" for name in compiled.MODULES]
         told = io.StringIO()
-        with contextlib.redirect_stdout(told):
-            extensions = mypycify(sources, target_dir=str(Path(part, "c")), opt_level="3", debug_level="0")
+        try:
+            with contextlib.redirect_stdout(told):
+                extensions = mypycify(sources, target_dir=str(Path(part, "c")), opt_level="3", debug_level="0")
+        except SystemExit:  # it has said why, and to whom
+            return _fail(f"the sources cannot be compiled:\n{told.getvalue()}")
         if "warning:" in told.getvalue():  # a generator that is made a list, above all: one without an end would hang
             return _fail(f"this means something else when it is compiled:\n{told.getvalue()}")
         setup(
