@@ -68,6 +68,13 @@ class Fit:
 
         Raises Invalid (NETWORK_DIVERGED) with step and rate, and Cancelled after a checkpoint when asked to stop.
         """
+        try:
+            return self._run()
+        finally:
+            # However it ends: nothing of this training is written once it is over.
+            self._writer.close()
+
+    def _run(self) -> tuple[object_pb2.ObjectRef, pb.TrainProgress]:
         training = self._training
         training.module.train()
         try:

@@ -31,6 +31,8 @@ _crew = Crew()
 def run(request: bytes, context: JobContext) -> bytes:
     """Train as asked and return the serialised TrainResult; errors are those of `train`."""
     start = pb.StartTrainingRequest.FromString(request)
+    if context.checkpoint is not None:  # an earlier try ran out of memory
+        start.resume_from.CopyFrom(context.checkpoint)
     store = open_store(read_settings().store)
     with device_loss.told_apart(), Meter(context, processes=start.config.distribution.processes) as meter:
         result = train(start, context, store, SystemClock())

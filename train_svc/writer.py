@@ -43,6 +43,12 @@ class Writer:
         self._thread = threading.Thread(target=run, name="checkpoint", daemon=True)
         self._thread.start()
 
+    def close(self) -> None:
+        """Wait for what is being written; how that ends is of interest to nobody any more."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
     def collect(self, *, wait: bool = False) -> object_pb2.ObjectRef | None:
         """Return what has been stored since the last call, None for nothing; raises what writing it raised."""
         if self._thread is None or (self._thread.is_alive() and not wait):

@@ -103,6 +103,7 @@ class Child:
             cancelled=cancelled,
             memory_bytes=job.memory_bytes,
             foretold=Foretold(job.predicted_memory_bytes, job.estimated_memory_bytes),
+            checkpoint=job.checkpoint if job.HasField("checkpoint") else None,
         )
         with bind(job=job.job_id), tracing.continued(job.traceparent, "job", {"job": job.job_id}) as span:
             with bounded(job.memory_bytes):

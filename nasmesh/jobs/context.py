@@ -40,15 +40,17 @@ class JobContext:
         clock: Clock | None = None,
         memory_bytes: int = 0,
         foretold: Foretold = NOTHING_FORETOLD,
+        checkpoint: object_pb2.ObjectRef | None = None,
     ) -> None:
         """Bind to one job; `send` takes marks, `cancelled` is set by whoever wants the job to stop.
 
         `memory_bytes`: the most that it may hold beyond what its process held before it [0: no bound], and what was
-        foretold of that.
+        foretold of that. `checkpoint`: the last that an earlier try at this job stored.
         """
         self.job_id = job_id
         self.memory_bytes = memory_bytes
         self.foretold = foretold
+        self.checkpoint = checkpoint
         self._send = send
         self._cancelled = cancelled
         self._clock = clock or SystemClock()

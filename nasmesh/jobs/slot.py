@@ -95,6 +95,7 @@ class Slot:
             memory_bytes=job.claim.held,
             predicted_memory_bytes=job.claim.predicted,
             estimated_memory_bytes=job.claim.estimated,
+            checkpoint=job.view.checkpoint,
         )
         self._held_before, self._killed_before = child.resident_bytes(), killed_for_memory()
         child.send(worker_pb2.WorkerRequest(run=run))

@@ -27,7 +27,7 @@ from nasmesh.v1 import object_pb2 as nasmesh_dot_v1_dot_object__pb2
 from nasmesh.v1 import search_pb2 as nasmesh_dot_v1_dot_search__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17nasmesh/v1/worker.proto\x12\nnasmesh.v1\x1a\x14nasmesh/v1/job.proto\x1a\x17nasmesh/v1/object.proto\x1a\x17nasmesh/v1/search.proto\"\x86\x01\n\rWorkerRequest\x12!\n\x03run\x18\x01 \x01(\x0b\x32\x12.nasmesh.v1.RunJobH\x00\x12#\n\x04stop\x18\x02 \x01(\x0b\x32\x13.nasmesh.v1.StopJobH\x00\x12%\n\x05weigh\x18\x03 \x01(\x0b\x32\x14.nasmesh.v1.WeighJobH\x00\x42\x06\n\x04kind\"\x94\x01\n\x06RunJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07request\x18\x02 \x01(\x0c\x12\x13\n\x0btraceparent\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x1e\n\x16predicted_memory_bytes\x18\x05 \x01(\x03\x12\x1e\n\x16\x65stimated_memory_bytes\x18\x06 \x01(\x03\"@\n\x08WeighJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07request\x18\x02 \x01(\x0c\x12\x13\n\x0btraceparent\x18\x03 \x01(\t\"\x19\n\x07StopJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\xbc\x01\n\x0bWorkerReply\x12(\n\x05ready\x18\x01 \x01(\x0b\x32\x17.nasmesh.v1.WorkerReadyH\x00\x12#\n\x04mark\x18\x02 \x01(\x0b\x32\x13.nasmesh.v1.JobMarkH\x00\x12+\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x17.nasmesh.v1.JobFinishedH\x00\x12)\n\x07weighed\x18\x04 \x01(\x0b\x32\x16.nasmesh.v1.JobWeighedH\x00\x42\x06\n\x04kind\"!\n\x0bWorkerReady\x12\x12\n\nprocess_id\x18\x01 \x01(\x03\"V\n\x07JobMark\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08progress\x18\x02 \x01(\x0c\x12)\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\"g\n\nJobWeighed\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0cmemory_bytes\x18\x02 \x01(\x03H\x00\x12&\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.nasmesh.v1.FailureH\x00\x42\t\n\x07outcome\"\xc1\x01\n\x0bJobFinished\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x06result\x18\x02 \x01(\x0cH\x00\x12&\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.nasmesh.v1.FailureH\x00\x12)\n\x07stopped\x18\x04 \x01(\x0b\x32\x16.nasmesh.v1.JobStoppedH\x00\x12\x32\n\tviolation\x18\x05 \x01(\x0b\x32\x1f.nasmesh.v1.ConstraintViolationB\t\n\x07outcome\"\x0c\n\nJobStopped\"\x8a\x02\n\tJobRecord\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07request\x18\x02 \x01(\x0c\x12#\n\x05state\x18\x03 \x01(\x0e\x32\x14.nasmesh.v1.JobState\x12\x10\n\x08sequence\x18\x04 \x01(\x03\x12\x10\n\x08progress\x18\x05 \x01(\x0c\x12)\n\ncheckpoint\x18\x06 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12\x0e\n\x06result\x18\x07 \x01(\x0c\x12$\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x13.nasmesh.v1.Failure\x12\x32\n\tviolation\x18\t \x01(\x0b\x32\x1f.nasmesh.v1.ConstraintViolationb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17nasmesh/v1/worker.proto\x12\nnasmesh.v1\x1a\x14nasmesh/v1/job.proto\x1a\x17nasmesh/v1/object.proto\x1a\x17nasmesh/v1/search.proto\"\x86\x01\n\rWorkerRequest\x12!\n\x03run\x18\x01 \x01(\x0b\x32\x12.nasmesh.v1.RunJobH\x00\x12#\n\x04stop\x18\x02 \x01(\x0b\x32\x13.nasmesh.v1.StopJobH\x00\x12%\n\x05weigh\x18\x03 \x01(\x0b\x32\x14.nasmesh.v1.WeighJobH\x00\x42\x06\n\x04kind\"\xbf\x01\n\x06RunJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07request\x18\x02 \x01(\x0c\x12\x13\n\x0btraceparent\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x1e\n\x16predicted_memory_bytes\x18\x05 \x01(\x03\x12\x1e\n\x16\x65stimated_memory_bytes\x18\x06 \x01(\x03\x12)\n\ncheckpoint\x18\x07 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\"@\n\x08WeighJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07request\x18\x02 \x01(\x0c\x12\x13\n\x0btraceparent\x18\x03 \x01(\t\"\x19\n\x07StopJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\xbc\x01\n\x0bWorkerReply\x12(\n\x05ready\x18\x01 \x01(\x0b\x32\x17.nasmesh.v1.WorkerReadyH\x00\x12#\n\x04mark\x18\x02 \x01(\x0b\x32\x13.nasmesh.v1.JobMarkH\x00\x12+\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x17.nasmesh.v1.JobFinishedH\x00\x12)\n\x07weighed\x18\x04 \x01(\x0b\x32\x16.nasmesh.v1.JobWeighedH\x00\x42\x06\n\x04kind\"!\n\x0bWorkerReady\x12\x12\n\nprocess_id\x18\x01 \x01(\x03\"V\n\x07JobMark\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08progress\x18\x02 \x01(\x0c\x12)\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\"g\n\nJobWeighed\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0cmemory_bytes\x18\x02 \x01(\x03H\x00\x12&\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.nasmesh.v1.FailureH\x00\x42\t\n\x07outcome\"\xc1\x01\n\x0bJobFinished\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x06result\x18\x02 \x01(\x0cH\x00\x12&\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.nasmesh.v1.FailureH\x00\x12)\n\x07stopped\x18\x04 \x01(\x0b\x32\x16.nasmesh.v1.JobStoppedH\x00\x12\x32\n\tviolation\x18\x05 \x01(\x0b\x32\x1f.nasmesh.v1.ConstraintViolationB\t\n\x07outcome\"\x0c\n\nJobStopped\"\x8a\x02\n\tJobRecord\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07request\x18\x02 \x01(\x0c\x12#\n\x05state\x18\x03 \x01(\x0e\x32\x14.nasmesh.v1.JobState\x12\x10\n\x08sequence\x18\x04 \x01(\x03\x12\x10\n\x08progress\x18\x05 \x01(\x0c\x12)\n\ncheckpoint\x18\x06 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12\x0e\n\x06result\x18\x07 \x01(\x0c\x12$\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x13.nasmesh.v1.Failure\x12\x32\n\tviolation\x18\t \x01(\x0b\x32\x1f.nasmesh.v1.ConstraintViolationb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,23 +37,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERREQUEST']._serialized_start=112
   _globals['_WORKERREQUEST']._serialized_end=246
   _globals['_RUNJOB']._serialized_start=249
-  _globals['_RUNJOB']._serialized_end=397
-  _globals['_WEIGHJOB']._serialized_start=399
-  _globals['_WEIGHJOB']._serialized_end=463
-  _globals['_STOPJOB']._serialized_start=465
-  _globals['_STOPJOB']._serialized_end=490
-  _globals['_WORKERREPLY']._serialized_start=493
-  _globals['_WORKERREPLY']._serialized_end=681
-  _globals['_WORKERREADY']._serialized_start=683
-  _globals['_WORKERREADY']._serialized_end=716
-  _globals['_JOBMARK']._serialized_start=718
-  _globals['_JOBMARK']._serialized_end=804
-  _globals['_JOBWEIGHED']._serialized_start=806
-  _globals['_JOBWEIGHED']._serialized_end=909
-  _globals['_JOBFINISHED']._serialized_start=912
-  _globals['_JOBFINISHED']._serialized_end=1105
-  _globals['_JOBSTOPPED']._serialized_start=1107
-  _globals['_JOBSTOPPED']._serialized_end=1119
-  _globals['_JOBRECORD']._serialized_start=1122
-  _globals['_JOBRECORD']._serialized_end=1388
+  _globals['_RUNJOB']._serialized_end=440
+  _globals['_WEIGHJOB']._serialized_start=442
+  _globals['_WEIGHJOB']._serialized_end=506
+  _globals['_STOPJOB']._serialized_start=508
+  _globals['_STOPJOB']._serialized_end=533
+  _globals['_WORKERREPLY']._serialized_start=536
+  _globals['_WORKERREPLY']._serialized_end=724
+  _globals['_WORKERREADY']._serialized_start=726
+  _globals['_WORKERREADY']._serialized_end=759
+  _globals['_JOBMARK']._serialized_start=761
+  _globals['_JOBMARK']._serialized_end=847
+  _globals['_JOBWEIGHED']._serialized_start=849
+  _globals['_JOBWEIGHED']._serialized_end=952
+  _globals['_JOBFINISHED']._serialized_start=955
+  _globals['_JOBFINISHED']._serialized_end=1148
+  _globals['_JOBSTOPPED']._serialized_start=1150
+  _globals['_JOBSTOPPED']._serialized_end=1162
+  _globals['_JOBRECORD']._serialized_start=1165
+  _globals['_JOBRECORD']._serialized_end=1431
 # @@protoc_insertion_point(module_scope)

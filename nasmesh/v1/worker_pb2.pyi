@@ -71,6 +71,7 @@ class RunJob(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PREDICTED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     ESTIMATED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job."""
     request: _builtins.bytes
@@ -83,6 +84,10 @@ class RunJob(_message.Message):
     """What was foretold for it, in bytes; 0: nothing was."""
     estimated_memory_bytes: _builtins.int
     """The same before what this host has learned was applied: what a measurement is compared with."""
+    @_builtins.property
+    def checkpoint(self) -> _object_pb2.ObjectRef:
+        """Last checkpoint that an earlier try at this job stored, where it goes on; unset: nobody has tried, or stored one."""
+
     def __init__(
         self,
         *,
@@ -92,10 +97,11 @@ class RunJob(_message.Message):
         memory_bytes: _builtins.int = ...,
         predicted_memory_bytes: _builtins.int = ...,
         estimated_memory_bytes: _builtins.int = ...,
+        checkpoint: _object_pb2.ObjectRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimated_memory_bytes", b"estimated_memory_bytes", "job_id", b"job_id", "memory_bytes", b"memory_bytes", "predicted_memory_bytes", b"predicted_memory_bytes", "request", b"request", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "estimated_memory_bytes", b"estimated_memory_bytes", "job_id", b"job_id", "memory_bytes", b"memory_bytes", "predicted_memory_bytes", b"predicted_memory_bytes", "request", b"request", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

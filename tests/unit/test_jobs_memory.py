@@ -113,6 +113,15 @@ def test_job_when_it_holds_more_than_foretold_then_it_runs_again_with_all_there_
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="with a GPU addresses bound nothing")
+def test_job_when_it_runs_again_then_it_goes_on_from_its_last_checkpoint(make: Make) -> None:
+    table = make(1000)
+    start(table, "stored-1", "50 600")
+    assert pb.TrainResult.FromString(end_of(table, "stored-1").result).checkpoint.key == "half"
+    start(table, "stored-2", "50 40")
+    assert not pb.TrainResult.FromString(end_of(table, "stored-2").result).HasField("checkpoint")
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="with a GPU addresses bound nothing")
 def test_job_when_it_holds_more_than_there_is_then_outside_with_numbers_and_the_next_one_runs(make: Make) -> None:
     table = make(100, slots=1)
     start(table, "job", "50 2000")

@@ -1,6 +1,7 @@
 import itertools
 import math
 import sys
+import threading
 
 import numpy as np
 import onnx
@@ -11,15 +12,17 @@ import torch
 from nasmesh.data.load import load
 from nasmesh.data.preprocessing import from_metadata
 from nasmesh.errors import Invalid
-from nasmesh.jobs.context import Cancelled
+from nasmesh.jobs.context import Cancelled, JobContext
 from nasmesh.model.engine.checkpoint import load_checkpoint
 from nasmesh.store.memory import MemoryStore
+from nasmesh.store.open import open_store
 from nasmesh.v1 import measurement_pb2
 from nasmesh.v1 import training_pb2 as pb
+from nasmesh.v1.train_service_pb2 import TrainProgress, TrainResult
 from tests.builders import training_jobs as jobs
 from tests.builders.training_jobs import DIGITS, Context
 from train_svc import compute, fit, publish
-from train_svc.job import warm
+from train_svc.job import run, warm
 
 NESTEROV = pb.OptimizerConfig(kind=pb.OPTIMIZER_KIND_NESTEROV, learning_rate=0.05, weight_decay=3e-4)
 EVERY_STEP = 1e-9  # seconds between checkpoints: one after each update
@@ -182,6 +185,42 @@ def test_train_when_the_loss_diverges_then_says_where_and_with_which_rate(store)
     assert caught.value.reason == "NETWORK_DIVERGED"
     assert caught.value.metadata["learning_rate"] == "1e+30"
     assert 0 < int(caught.value.metadata["step"]) < 60
+
+
+def test_train_when_it_diverges_while_a_checkpoint_is_written_then_that_is_over_before_it_ends(store, monkeypatch):
+    put, kinds = store.put, []
+
+    def slow(kind, content):
+        threading.Event().wait(0.3)
+        kinds.append(kind)
+        return put(kind, content)
+
+    network = jobs.stored(store)
+    monkeypatch.setattr(store, "put", slow)
+    diverging = pb.OptimizerConfig(learning_rate=1e30)
+    start = jobs.request(network, steps=60, optimizer=diverging, checkpoint_interval_s=EVERY_STEP)
+    with pytest.raises(Invalid, match="not finite"):
+        jobs.run(start, store)
+    assert kinds, "it was begun, and is not written later"
+
+
+def test_train_when_an_earlier_try_stored_a_checkpoint_then_it_goes_on_from_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("NASMESH_STORE", f"dir:{tmp_path / 'objects'}")
+    store = open_store(f"dir:{tmp_path / 'objects'}")
+    start = _rich(jobs.stored(store))
+    whole = TrainResult.FromString(run(start.SerializeToString(), _child_context()))
+    half = _rich(start.network)
+    half.until_step = 10
+    marked = TrainResult.FromString(run(half.SerializeToString(), _child_context())).checkpoint
+    marks = []
+    again = TrainResult.FromString(run(start.SerializeToString(), _child_context(marked, marks)))
+    assert again.model == whole.model
+    assert min(TrainProgress.FromString(mark.progress).step for mark in marks) > 10
+
+
+def _child_context(checkpoint=None, marks=None):
+    kept = [] if marks is None else marks
+    return JobContext("t", send=kept.append, cancelled=threading.Event(), checkpoint=checkpoint)
 
 
 def test_train_when_the_export_disagrees_then_refuses(store, monkeypatch):

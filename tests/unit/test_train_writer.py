@@ -31,6 +31,20 @@ def test_writer_when_it_has_written_but_was_not_collected_then_takes_no_other():
     assert not writer.busy
 
 
+def test_writer_when_closed_then_nothing_is_written_afterwards_and_no_error_is_raised():
+    writer, written = Writer(), []
+
+    def write():
+        threading.Event().wait(0.05)
+        written.append(REF)
+        raise OSError("no space left on device")
+
+    writer.start(write)
+    writer.close()
+    assert (written, writer.busy) == ([REF], False)
+    writer.close()
+
+
 def test_writer_when_writing_fails_then_the_training_gets_it():
     writer = Writer()
 
