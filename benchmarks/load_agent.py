@@ -96,7 +96,8 @@ class LoadAgent:
         self._waiting: deque[pb.Lease] = deque()
         self._held = dict.fromkeys(kinds, 0)
         self._pace = Pace()
-        self._unsaid: dict[noop.Kind, list[pb.AttemptOutcome]] = {}
+        self._unsaid = pb.WorkRequest()
+        self._ended: dict[noop.Kind, None] = {}
         self._work: asyncio.Task[None] | None = None
         self._began = 0.0
         self._open = 0
@@ -200,7 +201,8 @@ class LoadAgent:
         kind = _kind_of(lease)
         self._held[kind] -= 1
         self._open += 1
-        self._unsaid.setdefault(kind, []).append(self._manner.outcomes.of(lease))
+        self._ended[kind] = None
+        self._unsaid.report.outcomes.append(self._manner.outcomes.of(lease))
         if self._manner.tracing:
             call = lease.generate.request.call if lease.HasField("generate") else 0
             self._manner.sent[f"{lease.WhichOneof('work')} {lease.trial or call}"] = time.monotonic()
@@ -208,13 +210,11 @@ class LoadAgent:
     async def _tell(self) -> None:
         """Say what was done since the last message, and what can be taken now."""
         async with self._writing:  # a stream has one writer at a time; what ends meanwhile goes with the next message
-            unsaid, self._unsaid = self._unsaid, {}
-            if unsaid:
-                request = pb.WorkRequest()
-                for kind, outcomes in unsaid.items():
-                    request.report.outcomes.extend(outcomes)
-                    if self._manner.flowing:
-                        request.report.ready.append(self._ready(kind))
+            if self._ended:
+                request, self._unsaid = self._unsaid, pb.WorkRequest()
+                if self._manner.flowing:
+                    request.report.ready.extend(self._ready(kind) for kind in self._ended)
+                self._ended.clear()
                 await self._write(request)
 
     def _ready(self, kind: noop.Kind) -> pb.AgentReady:
