@@ -114,3 +114,12 @@ def test_a_search_without_a_specification_keeps_its_bound_and_its_specification(
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["best"]["parameters"] <= 20_000
     assert read_spec(tmp_path / "spec.yaml").constraints[0].max == 20_000
+    assert "best.int8.onnx" not in report["files"]
+    done = mesh.nasmesh("search", "best", "inferred", "--out", str(tmp_path / "out"), "--int8")
+    assert done.code == 0, done.stderr
+    assert str(tmp_path / "out" / "best.int8.onnx") in done.stdout
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    scores = {item["metric"]: item for item in report["best"]["measurements"]}
+    assert scores["int8_accuracy"]["split"] == scores["accuracy"]["split"] == "test"
+    assert abs(scores["int8_accuracy"]["value"] - scores["accuracy"]["value"]) < 0.05
+    assert any(check.startswith("best.int8.onnx: made here after the search") for check in report["verification"])

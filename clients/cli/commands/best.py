@@ -20,7 +20,9 @@ def best(  # noqa: PLR0913 - the flags of a command
     opset: Annotated[
         int, typer.Option(metavar="N", help="Version of ONNX's operator set of best.onnx, 16 to 23; 0: as trained.")
     ] = 0,
-    int8: Annotated[bool, typer.Option("--int8", help="Fail where no 8-bit copy was made and scored.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Make and score an 8-bit copy where the search made none; needs its data.")
+    ] = False,
     force: Force = False,
     as_json: AsJson = False,
     scheduler: Scheduler = SCHEDULER,

@@ -67,6 +67,8 @@ def summary_lines(search: Search, view: SearchView, written: Written | None) -> 
         else "digest"
     )
     lines.append(f"  network        {written.path(MODEL)}  (checked: {checked})")
+    if INT8 in written.files:
+        lines.append(f"  8-bit copy     {written.path(INT8)}")
     if PYTHON in written.files:
         lines.append(f"  PyTorch        {written.path(PYTHON)}  (stand-alone, weights beside it)")
     lines.append(f"  report         {written.path(REPORT)}")

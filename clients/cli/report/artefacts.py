@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clients.cli.report.collect import Collected, facts_of
+from clients.cli.report.copying import copy_afterwards
 from clients.cli.report.loader import predict_py
 from clients.cli.report.verify import Verification, agree, check_runs, verify
 from nasmesh.client import Client
 from nasmesh.errors import Invalid, NasmeshError, Stale
+from nasmesh.v1 import measurement_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
 
 MODEL, CHECKPOINT, INT8 = "best.onnx", "checkpoint.onnx", "best.int8.onnx"
@@ -23,7 +25,7 @@ _CONVERT_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked for: a version of ONNX's operator set (0: as trained), and whether an 8-bit copy must be there."""
+    """What is asked for: a version of ONNX's operator set (0: as trained), an 8-bit copy also where none was made."""
 
     opset: int = 0
     int8: bool = False
@@ -34,12 +36,16 @@ AS_TRAINED = Wanted()
 
 @dataclass(frozen=True, slots=True)
 class Artefacts:
-    """Files by name, what was checked of them, what the evaluation reported, and why a file is missing."""
+    """Files by name, what was checked of them, what the evaluation reported, and why a file is missing.
+
+    `copied` are the scores of an 8-bit copy that the search did not make.
+    """
 
     files: Mapping[str, bytes]
     verification: Verification
     evaluation: Mapping[str, object]
     missing: Sequence[str]
+    copied: Sequence[measurement_pb2.Measurement] = ()
 
 
 def gather(client: Client, collected: Collected, wanted: Wanted) -> Artefacts:
@@ -56,16 +62,10 @@ def gather(client: Client, collected: Collected, wanted: Wanted) -> Artefacts:
             "--form network writes what was found",
             field="search",
         )
-    if wanted.int8 and not best.quantized.key:
-        raise Stale(
-            "NOT_QUANTIZED",
-            f"--int8: {best.name} has no 8-bit copy, because its evaluation was not asked for one; set "
-            "evaluate.quantization: QUANTIZATION_STATIC in the search (or in its final phase)",
-            field="int8",
-        )
     exported = client.export(best.name, pb.EXPORT_FORM_MODEL)
     verification = verify(exported.content, exported.object, best)
     checks, missing = list(verification.checks), []
+    copied: Sequence[measurement_pb2.Measurement] = ()
     model = exported.content
     if wanted.opset:
         model = in_opset(exported.content, wanted.opset)
@@ -76,6 +76,10 @@ def gather(client: Client, collected: Collected, wanted: Wanted) -> Artefacts:
     if best.quantized.key:
         files[INT8] = client.export(best.name, pb.EXPORT_FORM_QUANTIZED).content
         checks.append(check_runs(files[INT8], INT8))
+    elif wanted.int8:
+        copy = copy_afterwards(collected.search, best, exported.content)
+        files[INT8], copied = copy.content, copy.measurements
+        checks += [copy.sentence(INT8), check_runs(files[INT8], INT8)]
     evaluation: dict[str, object] = {}
     if best.report.key:
         files[EVALUATION] = client.export(best.name, pb.EXPORT_FORM_REPORT).content
@@ -85,7 +89,7 @@ def gather(client: Client, collected: Collected, wanted: Wanted) -> Artefacts:
         checks.append(f"{PYTHON} was written from the network as it is trained; it needs torch and numpy")
     except Invalid as error:
         missing.append(f"{PYTHON}: {error.message}")
-    return Artefacts(files, Verification(checks, verification.facts), evaluation, missing)
+    return Artefacts(files, Verification(checks, verification.facts), evaluation, missing, copied)
 
 
 def _loader(collected: Collected) -> str:

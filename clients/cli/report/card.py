@@ -57,7 +57,7 @@ def card(collected: Collected, artefacts: Artefacts) -> str:
     parts = [
         _what(collected),
         _load(collected, artefacts),
-        _scores(collected, artefacts.evaluation),
+        _scores(collected, artefacts),
         _data(collected),
         _training(collected.best),
         _constraints(collected),
@@ -105,14 +105,14 @@ def _numbers(values: Iterable[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _scores(collected: Collected, evaluation: Mapping[str, object]) -> list[str]:
+def _scores(collected: Collected, artefacts: Artefacts) -> list[str]:
     best = collected.best
     rows = []
-    for item in measurements(best):
+    for item in measurements(best, artefacts.copied):
         metric, split = str(item["metric"]), str(item["split"])
         if metric.startswith(_HIDDEN):
             continue
-        low, high = interval(best, metric, evaluation)
+        low, high = interval(best, metric, artefacts.evaluation)
         shown = f"{format_metric(metric, low)} to {format_metric(metric, high)}" if low is not None else ""
         rows.append(f"| {metric} | {split} | {format_metric(metric, float(str(item['value'])))} | {shown} |")
     confidence = best.evaluate.confidence if best.evaluate.HasField("confidence") else 0.95

@@ -1,7 +1,7 @@
 """Gathers what a report says from the scheduler, and puts it into JSON. Judges nothing, draws nothing."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -157,8 +157,17 @@ def _dataset(client: Client, search: Search) -> dataset_pb2.Dataset | None:
     return found if found.manifest == search.spec.data.manifest else None
 
 
-def report_json(collected: Collected, *, verification: Sequence[str], files: Sequence[str]) -> dict[str, object]:
-    """Return report.json's content; keys are lowerCamelCase like protobuf's own JSON."""
+def report_json(
+    collected: Collected,
+    *,
+    verification: Sequence[str],
+    files: Sequence[str],
+    copied: Iterable[measurement_pb2.Measurement] = (),
+) -> dict[str, object]:
+    """Return report.json's content; keys are lowerCamelCase like protobuf's own JSON.
+
+    `copied` was measured of an 8-bit copy that the search did not make.
+    """
     search, best = collected.search, collected.best
     return {
         "format": FORMAT,
@@ -184,7 +193,7 @@ def report_json(collected: Collected, *, verification: Sequence[str], files: Seq
             "object": message_dict(best.model),
             "parameters": best.network.parameters,
             "macs": best.network.macs,
-            "measurements": measurements(best),
+            "measurements": measurements(best, copied),
             "seed": best.train.seed,
             "train": message_dict(best.train),
             "checkpoint": message_dict(best.checkpoint),
@@ -240,11 +249,11 @@ def network_json(trial: Trial) -> dict[str, object]:
     }
 
 
-def measurements(trial: Trial) -> list[dict[str, object]]:
-    """Return a trial's whole-network measurements; those of single elements stay with the scheduler."""
+def measurements(trial: Trial, further: Iterable[measurement_pb2.Measurement] = ()) -> list[dict[str, object]]:
+    """Return a trial's whole-network measurements, and further ones; single elements' stay with the scheduler."""
     return [
         {"metric": item.metric, "split": SPLITS[item.split], "value": item.value, "unit": item.unit}
-        for item in trial.measurements
+        for item in (*trial.measurements, *further)
         if not item.element
     ]
 

@@ -92,7 +92,7 @@ def write_report(client: Client, name: str, folder: Path, *, force: bool, wanted
     if plot is not None:
         content[PLOT] = plot
     names = [*content, FIGURES]
-    figures = report_json(collected, verification=verification.checks, files=names)
+    figures = report_json(collected, verification=verification.checks, files=names, copied=made.copied)
     content[FIGURES] = (json.dumps(figures, indent=2, ensure_ascii=False) + "\n").encode()
     try:
         _write(target, content)
