@@ -4,7 +4,7 @@ import asyncio
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import TypeAlias
@@ -13,7 +13,7 @@ import grpc.aio
 
 from benchmarks import noop
 from nasmesh.agent.backoff import Backoff
-from nasmesh.agent.pace import Pace
+from nasmesh.agent.pace import GATHER_S, Pace
 from nasmesh.limits import LEASES_AHEAD
 from nasmesh.rpc import options
 from nasmesh.v1 import dispatch_service_pb2 as pb
@@ -193,7 +193,9 @@ class LoadAgent:
             self.tally.asked_s += asked
             self._pace.ended(slept)
             self._finish(lease)
-            telling.append(asyncio.create_task(self._tell()))
+            # One that waits begins now; where there are more, the outcome may wait for others.
+            patience = asyncio.sleep(GATHER_S) if len(self._waiting) > 1 else None
+            telling.append(asyncio.create_task(self._tell(patience)))
         self._work = None
         await asyncio.gather(*telling)
 
@@ -207,8 +209,10 @@ class LoadAgent:
             call = lease.generate.request.call if lease.HasField("generate") else 0
             self._manner.sent[f"{lease.WhichOneof('work')} {lease.trial or call}"] = time.monotonic()
 
-    async def _tell(self) -> None:
+    async def _tell(self, patience: Awaitable[None] | None = None) -> None:
         """Say what was done since the last message, and what can be taken now."""
+        if patience is not None:
+            await patience
         async with self._writing:  # a stream has one writer at a time; what ends meanwhile goes with the next message
             if self._ended:
                 request, self._unsaid = self._unsaid, pb.WorkRequest()

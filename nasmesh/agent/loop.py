@@ -197,7 +197,7 @@ class Agent:
     def _beat(self) -> None:
         self._send(pb.WorkRequest(heartbeat=self._work.heartbeat()))
 
-    def _send(self, request: pb.WorkRequest) -> None:
+    def _send(self, request: pb.WorkRequest, may_wait: bool = False) -> None:
         with self._lock:
             if self._connection is not None:
-                self._connection.send(request)
+                self._connection.send(request, may_wait=may_wait)

@@ -2,8 +2,10 @@
 
 from nasmesh.limits import LEASES_AHEAD
 
-COVERED_S = 0.06
-"""How long leases at hand should last: twice what a loaded scheduler needs to record an outcome and lease again."""
+COVERED_S = 0.1
+"""How long leases at hand should last: thrice what a loaded scheduler needs to record an outcome and lease again."""
+GATHER_S = 0.02
+"""How long an outcome may wait for others while there is work at hand: a message costs more than what is in it."""
 _WEIGHT = 0.2
 
 

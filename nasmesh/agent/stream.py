@@ -2,8 +2,11 @@
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
+from nasmesh.agent.pace import GATHER_S
 from nasmesh.errors import Stale, Unavailable
 from nasmesh.rpc.access import NO_CLIENT_ACCESS, ClientAccess
 from nasmesh.rpc.channel import errors_from_rpc, open_channel
@@ -25,13 +28,13 @@ class Connection:
         Raises Stale (EPOCH_STALE) where the scheduler is older than one seen before, Unavailable where it is away or
         silent, Invalid where it refuses the hello.
         """
-        self._outgoing: queue.SimpleQueue[pb.WorkRequest | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
         self._address = address
         self._channel = open_channel(address, insecure=insecure, access=access)
-        self._outgoing.put(pb.WorkRequest(hello=hello))
+        self._outgoing.put(Said(pb.WorkRequest(hello=hello)))
         try:
             with errors_from_rpc(address):
-                self._call = rpc.DispatchServiceStub(self._channel).Work(iter(self._outgoing.get, None))
+                self._call = rpc.DispatchServiceStub(self._channel).Work(gathered(self._outgoing))
                 self.welcome = self._first_message()
             if self.welcome.epoch < hello.epoch:
                 raise Stale(
@@ -42,13 +45,16 @@ class Connection:
             self.close()
             raise
 
-    def send(self, request: pb.WorkRequest) -> None:
-        """Send after what was sent before. On a lost stream nothing happens: the next Hello tells what matters."""
+    def send(self, request: pb.WorkRequest, *, may_wait: bool = False) -> None:
+        """Send after what was sent before; a report that may wait goes with those that come within GATHER_S.
+
+        On a lost stream nothing happens: the next Hello tells what matters.
+        """
         if request.HasField("report") and not self.welcome.accepts_reports:
             for single in _singly(request.report):
-                self._outgoing.put(single)
+                self._outgoing.put(Said(single))
         else:
-            self._outgoing.put(request)
+            self._outgoing.put(Said(request, may_wait))
 
     def messages(self) -> Iterator[pb.WorkResponse]:
         """Yield what the scheduler says until the stream ends; raises nasmesh.errors where it breaks."""
@@ -71,6 +77,52 @@ class Connection:
         if first is None or not first.HasField("welcome"):
             raise Unavailable("WELCOME_MISSING", f"the scheduler at {self._address} did not answer the hello")
         return first.welcome
+
+
+class Said(NamedTuple):
+    """A message to the scheduler; one that may wait is a report."""
+
+    request: pb.WorkRequest
+    may_wait: bool = False
+
+
+def gathered(outgoing: "queue.SimpleQueue[Said | None]") -> Iterator[pb.WorkRequest]:
+    """Yield what is said until there is None; a report that may wait together with the reports that follow."""
+    kept: pb.WorkRequest | None = None
+    until = 0.0
+    while True:
+        try:
+            said = outgoing.get(timeout=None if kept is None else max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            if kept is not None:
+                yield kept
+            kept = None
+            continue
+        if kept is not None:
+            joins = said is not None and said.request.HasField("report")
+            if joins and said is not None:
+                _add(kept.report, said.request.report)
+                if said.may_wait:
+                    continue
+            yield kept
+            kept = None
+            if joins:
+                continue
+        if said is None:
+            return
+        if said.may_wait:
+            kept, until = said.request, time.monotonic() + GATHER_S
+        else:
+            yield said.request
+
+
+def _add(report: pb.AgentReport, later: pb.AgentReport) -> None:
+    """Put a later report into one: what it says of free slots replaces what was said of them."""
+    report.outcomes.extend(later.outcomes)
+    told = {ready.kind for ready in later.ready}
+    ready = [*(one for one in report.ready if one.kind not in told), *later.ready]
+    del report.ready[:]
+    report.ready.extend(ready)
 
 
 def _singly(report: pb.AgentReport) -> Iterator[pb.WorkRequest]:

@@ -23,7 +23,8 @@ _LOG = get_logger("agent")
 
 _OUTCOME_BYTES = MESSAGE_BYTES - 4096
 
-Send = Callable[[pb.WorkRequest], None]
+Send = Callable[[pb.WorkRequest, bool], None]
+"""Says something to the scheduler; whether it may wait a little, for more of its kind."""
 
 
 class Workload:
@@ -280,7 +281,7 @@ class Workload:
                 free, ahead = (0, 0) if self._on_hold else self._held.room(kind, driver.slots)
                 report.ready.add(kind=kind, free=free, ahead=ahead)
         if report.outcomes or report.ready:
-            self._send(pb.WorkRequest(report=report))
+            self._send(pb.WorkRequest(report=report), self._held.has_waiting)
 
     def _forget_job(self, kind: search_pb2.TaskKind.ValueType, job_id: str) -> None:
         if kind in self._drivers:

@@ -1,11 +1,13 @@
 """The agent's small parts: spool, back-off, heartbeats, what is held, flags, the job follower."""
 
+import queue
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from nasmesh.agent import stream
 from nasmesh.agent.attempt import Attempt
 from nasmesh.agent.backoff import CAP_S, FIRST_S, Backoff
 from nasmesh.agent.drivers.following import JobStatus, follow
@@ -118,14 +120,14 @@ def test_held_starts_as_many_as_there_are_slots_and_counts_the_free_ones(tmp_pat
     [
         ([], 1, 0.0, 0),
         ([0.0], 1, 0.0, LEASES_AHEAD),
-        ([0.02], 1, 0.0, 3),
+        ([0.02], 1, 0.0, 5),
         ([0.02], 4, 0.0, 8),
         ([0.1], 1, 0.0, 1),
-        ([0.13], 1, 0.0, 0),
+        ([0.21], 1, 0.0, 0),
         ([30.0], 4, 0.0, 0),
         ([0.02], 1, 5.0, 0),
         ([0.02] * 50 + [1.0], 1, 0.0, 0),
-        ([1.0] + [0.02] * 50, 1, 0.0, 3),
+        ([1.0] + [0.02] * 50, 1, 0.0, 5),
     ],
 )
 def test_pace_has_as_many_leases_wait_as_cover_the_way_to_the_scheduler(
@@ -135,6 +137,33 @@ def test_pace_has_as_many_leases_wait_as_cover_the_way_to_the_scheduler(
     for seconds in took:
         pace.ended(seconds)
     assert pace.ahead(slots, longest) == ahead
+
+
+def test_reports_that_may_wait_go_together_and_nothing_overtakes_them() -> None:
+    def report(*tasks: str, free: int) -> pb.WorkRequest:
+        made = pb.AgentReport(ready=[pb.AgentReady(kind=TRAIN, free=free)])
+        for task in tasks:
+            made.outcomes.add(token=pb.AttemptToken(task=task, attempt=1))
+        return pb.WorkRequest(report=made)
+
+    outgoing: queue.SimpleQueue[stream.Said | None] = queue.SimpleQueue()
+    beat = pb.WorkRequest(heartbeat=pb.AgentHeartbeat())
+    for said in (
+        stream.Said(report("a", free=0), may_wait=True),
+        stream.Said(report("b", free=1), may_wait=True),
+        stream.Said(beat),
+        stream.Said(report("c", free=2), may_wait=True),
+        stream.Said(report("d", free=3)),
+        stream.Said(report("e", free=4)),
+    ):
+        outgoing.put(said)
+    words = stream.gathered(outgoing)
+    together = [report("a", "b", free=1), beat, report("c", "d", free=3), report("e", free=4)]
+    assert [next(words) for _ in together] == together
+    outgoing.put(stream.Said(report("f", free=1), may_wait=True))
+    assert next(words) == report("f", free=1), "nothing else came"
+    outgoing.put(None)
+    assert list(words) == []
 
 
 def test_held_gives_back_what_waits_too_long_though_no_slot_is_free(tmp_path: Path) -> None:

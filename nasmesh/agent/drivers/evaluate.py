@@ -94,4 +94,5 @@ def _status(evaluation: pb.Evaluation) -> JobStatus:
         checkpoint=None,
         outcome=dispatch_service_pb2.AttemptOutcome(evaluate=evaluation.result),
         failure=evaluation.failure,
+        violation=evaluation.violation if evaluation.HasField("violation") else None,
     )

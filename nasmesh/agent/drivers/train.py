@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from nasmesh.agent.attempt import Attempt
 from nasmesh.agent.drivers.following import JobStatus, follow
+from nasmesh.agent.drivers.places import keep_place
 from nasmesh.agent.targets import Target
 from nasmesh.v1 import dispatch_service_pb2, job_pb2, object_pb2, search_pb2
 from nasmesh.v1 import train_service_pb2 as pb
@@ -28,6 +29,7 @@ class TrainCalls:
             initial_weights=work.initial_weights if work.HasField("initial_weights") else None,
             resume_from=work.resume_from if work.HasField("resume_from") else None,
             until_step=work.until_step,
+            gang=work.gang if work.HasField("gang") else None,
         )
         return _status(self._target.unary("StartTraining", request, pb.StartTrainingResponse).training)
 
@@ -82,7 +84,9 @@ class TrainDriver:
         return server
 
     def run(self, attempt: Attempt) -> dispatch_service_pb2.AttemptOutcome:
-        """Train the lease's network."""
+        """Train the lease's network, alone or with other servers."""
+        if attempt.lease.train.HasField("gang"):
+            return keep_place(self._calls, attempt)
         return follow(self._calls, attempt)
 
     def forget(self, job_id: str) -> None:
