@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import grpc
 
 from nasmesh.client import transfer
+from nasmesh.client.best import best_trial
 from nasmesh.client.datasets import DatasetCalls
 from nasmesh.client.lifecycle import LifecycleCalls
 from nasmesh.client.names import search_name, subject_name
@@ -181,15 +182,17 @@ class Client(DatasetCalls, LifecycleCalls):
     def best(self, search: str) -> search_pb2.Trial:
         """Return the best scored trial: the first final one, before the final phase the best of the search.
 
-        Raises NotFound (SEARCH_UNKNOWN) and Stale (NOT_TRAINED) while there is none.
+        While none was trained to its end, the best of those scored at a rung (see nasmesh.client.best). Raises NotFound
+        (SEARCH_UNKNOWN) and Stale (NOT_TRAINED) while there is none.
         """
         found = self.get_search(search)
-        for name in [*found.final_trials, found.best_trial]:
-            if name:
-                trial = self.get_trial(name)
-                if trial.outcome == search_pb2.TRIAL_OUTCOME_SUCCEEDED:
-                    return trial
-        raise Stale("NOT_TRAINED", _nothing_scored(found), field="search")
+        named = [self.get_trial(name) for name in (*found.final_trials, found.best_trial) if name]
+        trial = best_trial(found, named)
+        if trial is None and found.spec.HasField("early_stopping"):
+            trial = best_trial(found, self.list_trials(search))
+        if trial is None:
+            raise Stale("NOT_TRAINED", _nothing_scored(found), field="search")
+        return trial
 
     def get_network(self, network: str) -> search_pb2.Network:
         """Return one network by "networks/{digest}" or its digest; raises NotFound (NETWORK_UNKNOWN)."""

@@ -15,7 +15,8 @@ from clients.cli.report import artefacts
 from clients.cli.report import folder as report_folder
 from clients.cli.report.artefacts import EVALUATION, INT8, Wanted
 from clients.cli.report.card import snippet
-from clients.cli.report.collect import collect, report_json
+from clients.cli.report.collect import collect
+from clients.cli.report.figures import report_json
 from clients.cli.report.folder import FILES, check_folder, write_report
 from clients.cli.report.loader import predict_py
 from clients.cli.report.markdown import report_md

@@ -1,13 +1,24 @@
 """What is said when a search has ended: the score and where everything is."""
 
-from clients.cli.display.view import SearchView, format_count, format_duration, format_metric, score, short, state_word
+from clients.cli.display.view import (
+    SearchView,
+    format_count,
+    format_duration,
+    format_metric,
+    is_partly_trained,
+    score,
+    short,
+    state_word,
+    told_partly_trained,
+)
 from clients.cli.report.artefacts import CHECKPOINT, EVALUATION, INT8, LOADER, MODEL, PYTHON, WEIGHTS
-from clients.cli.report.collect import measurements
+from clients.cli.report.figures import measurements
 from clients.cli.report.finals import final_json, finals, headline
 from clients.cli.report.folder import CARD, FIGURES, PLOT, REPORT, Written
+from nasmesh.client.best import best_trial
 from nasmesh.clock import SystemClock
 from nasmesh.v1 import measurement_pb2, search_pb2
-from nasmesh.v1.search_pb2 import Search, Trial
+from nasmesh.v1.search_pb2 import Search
 
 _PATH_KEYS = {
     MODEL: "model",
@@ -24,16 +35,6 @@ _PATH_KEYS = {
 }
 
 
-def best_trial(search: Search, view: SearchView) -> Trial | None:
-    """Return the best trial of a search among those seen: the first scored final one, else the best so far."""
-    by_name = {trial.name: trial for trial in view.trials.values()}
-    for name in (*search.final_trials, search.best_trial):
-        trial = by_name.get(name)
-        if trial is not None and trial.outcome == search_pb2.TRIAL_OUTCOME_SUCCEEDED:
-            return trial
-    return None
-
-
 def summary_lines(search: Search, view: SearchView, written: Written | None) -> list[str]:
     """Return the sentences that end a search."""
     view.search = search
@@ -41,7 +42,7 @@ def summary_lines(search: Search, view: SearchView, written: Written | None) -> 
     told = search.state == search_pb2.SEARCH_STATE_SUCCEEDED  # why a success ended is in the report
     reason = f": {search.reason}" if search.reason and not told else ""
     lines = [f"{search.name} {state_word(search)} after {spent}{reason}"]
-    best = written.collected.best if written else best_trial(search, view)
+    best = written.collected.best if written else best_trial(search, view.trials.values())
     if best is None:
         return lines
     size = f"{format_count(best.network.parameters)} parameters, {format_count(best.network.macs)} MACs"
@@ -58,6 +59,8 @@ def summary_lines(search: Search, view: SearchView, written: Written | None) -> 
     else:
         validation = format_metric(metric, score(best, metric, measurement_pb2.SPLIT_VALIDATION))
         lines.append(f"  best network   validation {metric} {validation} ({size}); the test split was not used")
+        if is_partly_trained(best):
+            lines.append(f"  training       {told_partly_trained(best)}")
     if written is None:
         lines.append(f"  get it with    nasmesh search best {short(search.name)} --out DIR")
         return lines
@@ -81,7 +84,7 @@ def summary_lines(search: Search, view: SearchView, written: Written | None) -> 
 
 def summary_json(search: Search, view: SearchView, written: Written | None) -> dict[str, object]:
     """Return the one object that `search create --wait --json` and `search best --json` print."""
-    best = written.collected.best if written else best_trial(search, view)
+    best = written.collected.best if written else best_trial(search, view.trials.values())
     view.search = search
     return {
         "search": search.name,

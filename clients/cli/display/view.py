@@ -139,6 +139,12 @@ def is_partly_trained(trial: Trial) -> bool:
     return bool(trial.rungs) and trial.outcome != search_pb2.TRIAL_OUTCOME_SUCCEEDED
 
 
+def told_partly_trained(trial: Trial) -> str:
+    """Return how far a trial that was scored at a rung was trained, as a clause."""
+    updates = plural(trial.steps or trial.rungs[-1].step, "update")
+    return f"not to its end: scored at rung {trial.rungs[-1].index}, after {updates}"
+
+
 def score(trial: Trial, metric: str, split: measurement_pb2.Split.ValueType | None = None) -> float | None:
     """Return a whole-network measurement of a trial, on one split where given; None where it was not measured."""
     static = {"parameters": trial.network.parameters, "macs": trial.network.macs}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from google.protobuf.json_format import MessageToDict
 
 from clients.cli.display.view import outcome_word
-from clients.cli.report.collect import SPLITS
+from clients.cli.report.figures import SPLITS
 from nasmesh.v1 import search_pb2
 
 UNSPLIT = "network"

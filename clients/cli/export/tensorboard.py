@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from clients.cli.export.runs import UNSPLIT, Run
-from clients.cli.report.collect import SPLITS
+from clients.cli.report.figures import SPLITS
 from nasmesh.errors import Invalid
 
 COURSE = "course"

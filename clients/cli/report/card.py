@@ -2,9 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 
-from clients.cli.display.view import format_duration, format_metric, outcome_word, short
+from clients.cli.display.view import (
+    format_duration,
+    format_metric,
+    is_partly_trained,
+    outcome_word,
+    short,
+    told_partly_trained,
+)
 from clients.cli.report.artefacts import CHECKPOINT, INT8, LOADER, PYTHON, Artefacts
-from clients.cli.report.collect import Collected, constraints_json, measurements, split_text
+from clients.cli.report.collect import Collected, split_text
+from clients.cli.report.figures import constraints_json, measurements
 from clients.cli.report.verify import ModelFacts
 from nasmesh.v1 import training_pb2
 from nasmesh.v1.search_pb2 import Trial
@@ -168,6 +176,8 @@ def _training(trial: Trial) -> list[str]:
     parts += [f"weights averaged with decay {train.ema_decay:g}"] if train.ema_decay else []
     parts += ["the validation split was trained on as well"] if train.include_validation else []
     cost = f"{format_duration(trial.device_time_s)} of device time"
+    if is_partly_trained(trial):
+        parts.insert(0, f"**trained {told_partly_trained(trial)}**, since no network of the search was; foreseen was")
     return ["## Training", "", "; ".join(parts) + f". It took {cost}; every setting is in report.json."]
 
 

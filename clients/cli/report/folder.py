@@ -20,7 +20,8 @@ from clients.cli.report.artefacts import (
     gather,
 )
 from clients.cli.report.card import card
-from clients.cli.report.collect import FORMAT, Collected, collect, report_json
+from clients.cli.report.collect import Collected, collect
+from clients.cli.report.figures import FORMAT, report_json
 from clients.cli.report.markdown import report_md
 from clients.cli.report.plots import growth_png
 from nasmesh.client import Client

@@ -7,11 +7,13 @@ from clients.cli.display.view import (
     format_count,
     format_duration,
     format_metric,
+    is_partly_trained,
     outcome_word,
     score,
     short,
     stages,
     state_word,
+    told_partly_trained,
 )
 from clients.cli.output import message_dict
 from clients.cli.report.card import snippet
@@ -67,6 +69,9 @@ def _result(collected: Collected) -> list[str]:
 def _tested(collected: Collected) -> str:
     """Return what may be claimed of the test score."""
     test, metric = collected.test_score, collected.metric
+    if test is None and is_partly_trained(collected.best):
+        how = told_partly_trained(collected.best)
+        return f"The best network was trained {how}, and no other to its end. The test split was not used."
     if test is None:
         return "The test split was not used; the final phase has not been run."
     claim = (
