@@ -7,13 +7,18 @@ from nasmesh.agent.drivers.evaluate import EvaluateDriver
 from nasmesh.agent.flags import ServerSettings
 from nasmesh.agent.program import Program, Served, run_server_program
 from nasmesh.agent.targets import EVALUATE, LocalTarget
-from nasmesh.jobs.table import JobTable
+from nasmesh.host import usable_memory_bytes
+from nasmesh.jobs.table import ChildLimits, JobTable, Memory
 from nasmesh.rpc.server import Service
 from nasmesh.v1.evaluate_service_pb2_grpc import add_EvaluateServiceServicer_to_server
+
+METRIC = "evaluate_memory_bytes"
+"""The metric that an evaluation is outside of which does not fit."""
 
 
 def build(settings: ServerSettings) -> Served:
     """Return the service over a table of children that score."""
+    most = min(ChildLimits().memory_bytes, usable_memory_bytes())
     table = JobTable(
         work="evaluate_svc.job:run",
         slots=settings.slots,
@@ -24,6 +29,8 @@ def build(settings: ServerSettings) -> Served:
             "NASMESH_DATA": str(settings.environment.data),
         },
         noun="evaluation",
+        limits=ChildLimits(memory_bytes=most),
+        memory=Memory(metric=METRIC, each=most),
     )
     servicer = EvaluateServicer(table)
     service = Service(EVALUATE, add_EvaluateServiceServicer_to_server, servicer)

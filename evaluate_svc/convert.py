@@ -44,6 +44,7 @@ def to_evaluation(view: JobView) -> pb.Evaluation:
         result=pb.EvaluateResult.FromString(view.result) if view.result else None,
         failure=view.failure,
         sequence=view.sequence,
+        violation=view.violation,
     )
 
 

@@ -124,6 +124,7 @@ TRAINING_METRICS: dict[str, Metric] = dict(
             )
         ),
         _metric("train_memory_bytes", "bytes", Goal.MINIMIZE, "most memory of a training; its bound is the server's"),
+        _metric("evaluate_memory_bytes", "bytes", Goal.MINIMIZE, "memory of an evaluation; its bound is the server's"),
         _metric("forward_ms", "ms", Goal.MINIMIZE, "time of an element's forward pass of one batch"),
         _metric("activation_bytes", "bytes", Goal.MINIMIZE, "memory of what an element puts out for one batch"),
         _metric("synflow", "", Goal.MAXIMIZE, "synaptic flow of the untrained network (Tanaka et al. 2020)"),

@@ -188,7 +188,7 @@ class Board:
         """
         with self._changed:
             self._room.give_back(job.claim)
-            if finished.failure.reason == failures.OUT_OF_MEMORY and job.cancel_at is None and self._room.budget:
+            if finished.failure.reason == failures.OUT_OF_MEMORY and job.cancel_at is None and self._room.most:
                 if self._room.may_try_alone(job.claim):
                     self._log.warning("job_tried_alone", job=job.view.job_id, text=finished.failure.message)
                     self._queue.appendleft(job)

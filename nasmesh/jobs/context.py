@@ -31,7 +31,7 @@ class Cancelled(Exception):  # noqa: N818 - it is no error: the job ends as it w
 class JobContext:
     """Passed to a work function as its second argument. `report` may be called from any thread."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a job is told; a value object would only rename it
         self,
         job_id: str,
         *,

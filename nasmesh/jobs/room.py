@@ -42,12 +42,15 @@ class Claim:
 class Memory:
     """What jobs of a server may hold together, in bytes; 0: no bound is kept, and nothing is weighed.
 
-    `metric` is what a job is outside of that does not fit; `factor` returns what estimates are multiplied by.
+    `metric` is what a job is outside of that does not fit; `factor` returns what estimates are multiplied by. `each`:
+    what one job may hold where nothing is weighed; one that runs out of memory is run once more with nothing beside it,
+    and is outside of that if it does so again. 0: running out of memory is a failure.
     """
 
     budget: int = 0
     metric: str = ""
     factor: Callable[[], float] = lambda: 1.0
+    each: int = 0
 
 
 class Claimant(Protocol):
@@ -68,6 +71,8 @@ class Room:
         self._busy = 0
         self._memory = memory
         self.budget = memory.budget
+        self.most = memory.budget or memory.each
+        """What one job can have at most; 0: nobody knows."""
         self.taken = 0
 
     def next(self, waiting: Iterable[Job]) -> Job | None:
@@ -118,9 +123,11 @@ class Room:
 
     def may_try_alone(self, claim: Claim) -> bool:
         """Say whether a job that ran out of memory may run again with all there is, and give it that claim."""
-        if not self.budget or claim.held >= self.budget:
+        if not self.most or claim.alone or claim.held >= self.most:
             return False
         claim.held, claim.alone, claim.overtaken = self.budget, True, 0
+        if not self.budget:
+            claim.slots = self._slots
         return True
 
     def violation(self, claim: Claim, seen: int) -> search_pb2.ConstraintViolation:
@@ -129,6 +136,6 @@ class Room:
         `seen`: the most that it was seen to hold; one that asked for more than there is held less, and is outside by a
         byte at least.
         """
-        value = max(claim.predicted, seen, self.budget + 1)
-        constraint = search_pb2.Constraint(metric=self._memory.metric, max=self.budget)
+        value = max(claim.predicted, seen, self.most + 1)
+        constraint = search_pb2.Constraint(metric=self._memory.metric, max=self.most)
         return search_pb2.ConstraintViolation(constraint=constraint, value=value)

@@ -31,7 +31,7 @@ from nasmesh.v1 import search_pb2 as nasmesh_dot_v1_dot_search__pb2
 from nasmesh.v1 import space_pb2 as nasmesh_dot_v1_dot_space__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!nasmesh/v1/evaluate_service.proto\x12\nnasmesh.v1\x1a\x18nasmesh/v1/dataset.proto\x1a\x1bnasmesh/v1/evaluation.proto\x1a\x14nasmesh/v1/job.proto\x1a\x1cnasmesh/v1/measurement.proto\x1a\x17nasmesh/v1/object.proto\x1a\x17nasmesh/v1/search.proto\x1a\x16nasmesh/v1/space.proto\"\xe6\x01\n\x16StartEvaluationRequest\x12\x15\n\revaluation_id\x18\x01 \x01(\t\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12*\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x1a.nasmesh.v1.EvaluateConfig\x12%\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x17.nasmesh.v1.DatasetSpec\x12)\n\x07\x63hoices\x18\x05 \x01(\x0b\x32\x18.nasmesh.v1.ChoiceValues\x12\x11\n\tuntrained\x18\x06 \x01(\x08\"E\n\x17StartEvaluationResponse\x12*\n\nevaluation\x18\x01 \x01(\x0b\x32\x16.nasmesh.v1.Evaluation\"\xdc\x01\n\nEvaluation\x12\x15\n\revaluation_id\x18\x01 \x01(\t\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.nasmesh.v1.JobState\x12.\n\x08progress\x18\x03 \x01(\x0b\x32\x1c.nasmesh.v1.EvaluateProgress\x12*\n\x06result\x18\x04 \x01(\x0b\x32\x1a.nasmesh.v1.EvaluateResult\x12$\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x13.nasmesh.v1.Failure\x12\x10\n\x08sequence\x18\x06 \x01(\x03\":\n\x10\x45valuateProgress\x12\x0f\n\x07samples\x18\x01 \x01(\x03\x12\x15\n\rtotal_samples\x18\x02 \x01(\x03\"\xb2\x02\n\x0e\x45valuateResult\x12-\n\x0cmeasurements\x18\x01 \x03(\x0b\x32\x17.nasmesh.v1.Measurement\x12\x15\n\rdevice_time_s\x18\x02 \x01(\x01\x12\x13\n\x0b\x64\x61ta_digest\x18\x03 \x01(\t\x12@\n\x0b\x65nvironment\x18\x04 \x03(\x0b\x32+.nasmesh.v1.EvaluateResult.EnvironmentEntry\x12%\n\x06report\x18\x05 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12(\n\tquantized\x18\x06 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"-\n\x14GetEvaluationRequest\x12\x15\n\revaluation_id\x18\x01 \x01(\t\"C\n\x15GetEvaluationResponse\x12*\n\nevaluation\x18\x01 \x01(\x0b\x32\x16.nasmesh.v1.Evaluation\"?\n\x16ListEvaluationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x17ListEvaluationsResponse\x12+\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x16.nasmesh.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"G\n\x16WatchEvaluationRequest\x12\x15\n\revaluation_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"E\n\x17WatchEvaluationResponse\x12*\n\nevaluation\x18\x01 \x01(\x0b\x32\x16.nasmesh.v1.Evaluation\"0\n\x17\x43\x61ncelEvaluationRequest\x12\x15\n\revaluation_id\x18\x01 \x01(\t\"F\n\x18\x43\x61ncelEvaluationResponse\x12*\n\nevaluation\x18\x01 \x01(\x0b\x32\x16.nasmesh.v1.Evaluation\"0\n\x17\x44\x65leteEvaluationRequest\x12\x15\n\revaluation_id\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteEvaluationResponse\"!\n\x1f\x45valuateServiceGetServerRequest\"F\n EvaluateServiceGetServerResponse\x12\"\n\x06server\x18\x01 \x01(\x0b\x32\x12.nasmesh.v1.Server2\xa3\x05\n\x0f\x45valuateService\x12Z\n\x0fStartEvaluation\x12\".nasmesh.v1.StartEvaluationRequest\x1a#.nasmesh.v1.StartEvaluationResponse\x12T\n\rGetEvaluation\x12 .nasmesh.v1.GetEvaluationRequest\x1a!.nasmesh.v1.GetEvaluationResponse\x12Z\n\x0fListEvaluations\x12\".nasmesh.v1.ListEvaluationsRequest\x1a#.nasmesh.v1.ListEvaluationsResponse\x12\\\n\x0fWatchEvaluation\x12\".nasmesh.v1.WatchEvaluationRequest\x1a#.nasmesh.v1.WatchEvaluationResponse0\x01\x12]\n\x10\x43\x61ncelEvaluation\x12#.nasmesh.v1.CancelEvaluationRequest\x1a$.nasmesh.v1.CancelEvaluationResponse\x12]\n\x10\x44\x65leteEvaluation\x12#.nasmesh.v1.DeleteEvaluationRequest\x1a$.nasmesh.v1.DeleteEvaluationResponse\x12\x66\n\tGetServer\x12+.nasmesh.v1.EvaluateServiceGetServerRequest\x1a,.nasmesh.v1.EvaluateServiceGetServerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!nasmesh/v1/evaluate_service.proto\x12\nnasmesh.v1\x1a\x18nasmesh/v1/dataset.proto\x1a\x1bnasmesh/v1/evaluation.proto\x1a\x14nasmesh/v1/job.proto\x1a\x1cnasmesh/v1/measurement.proto\x1a\x17nasmesh/v1/object.proto\x1a\x17nasmesh/v1/search.proto\x1a\x16nasmesh/v1/space.proto\"\xe6\x01\n\x16StartEvaluationRequest\x12\x15\n\revaluation_id\x18\x01 \x01(\t\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12*\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x1a.nasmesh.v1.EvaluateConfig\x12%\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x17.nasmesh.v1.DatasetSpec\x12)\n\x07\x63hoices\x18\x05 \x01(\x0b\x32\x18.nasmesh.v1.ChoiceValues\x12\x11\n\tuntrained\x18\x06 \x01(\x08\"E\n\x17StartEvaluationResponse\x12*\n\nevaluation\x18\x01 \x01(\x0b\x32\x16.nasmesh.v1.Evaluation\"\x90\x02\n\nEvaluation\x12\x15\n\revaluation_id\x18\x01 \x01(\t\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.nasmesh.v1.JobState\x12.\n\x08progress\x18\x03 \x01(\x0b\x32\x1c.nasmesh.v1.EvaluateProgress\x12*\n\x06result\x18\x04 \x01(\x0b\x32\x1a.nasmesh.v1.EvaluateResult\x12$\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x13.nasmesh.v1.Failure\x12\x10\n\x08sequence\x18\x06 \x01(\x03\x12\x32\n\tviolation\x18\x07 \x01(\x0b\x32\x1f.nasmesh.v1.ConstraintViolation\":\n\x10\x45valuateProgress\x12\x0f\n\x07samples\x18\x01 \x01(\x03\x12\x15\n\rtotal_samples\x18\x02 \x01(\x03\"\xb2\x02\n\x0e\x45valuateResult\x12-\n\x0cmeasurements\x18\x01 \x03(\x0b\x32\x17.nasmesh.v1.Measurement\x12\x15\n\rdevice_time_s\x18\x02 \x01(\x01\x12\x13\n\x0b\x64\x61ta_digest\x18\x03 \x01(\t\x12@\n\x0b\x65nvironment\x18\x04 \x03(\x0b\x32+.nasmesh.v1.EvaluateResult.EnvironmentEntry\x12%\n\x06report\x18\x05 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12(\n\tquantized\x18\x06 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"-\n\x14GetEvaluationRequest\x12\x15\n\revaluation_id\x18\x01 \x01(\t\"C\n\x15GetEvaluationResponse\x12*\n\nevaluation\x18\x01 \x01(\x0b\x32\x16.nasmesh.v1.Evaluation\"?\n\x16ListEvaluationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x17ListEvaluationsResponse\x12+\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x16.nasmesh.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"G\n\x16WatchEvaluationRequest\x12\x15\n\revaluation_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"E\n\x17WatchEvaluationResponse\x12*\n\nevaluation\x18\x01 \x01(\x0b\x32\x16.nasmesh.v1.Evaluation\"0\n\x17\x43\x61ncelEvaluationRequest\x12\x15\n\revaluation_id\x18\x01 \x01(\t\"F\n\x18\x43\x61ncelEvaluationResponse\x12*\n\nevaluation\x18\x01 \x01(\x0b\x32\x16.nasmesh.v1.Evaluation\"0\n\x17\x44\x65leteEvaluationRequest\x12\x15\n\revaluation_id\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteEvaluationResponse\"!\n\x1f\x45valuateServiceGetServerRequest\"F\n EvaluateServiceGetServerResponse\x12\"\n\x06server\x18\x01 \x01(\x0b\x32\x12.nasmesh.v1.Server2\xa3\x05\n\x0f\x45valuateService\x12Z\n\x0fStartEvaluation\x12\".nasmesh.v1.StartEvaluationRequest\x1a#.nasmesh.v1.StartEvaluationResponse\x12T\n\rGetEvaluation\x12 .nasmesh.v1.GetEvaluationRequest\x1a!.nasmesh.v1.GetEvaluationResponse\x12Z\n\x0fListEvaluations\x12\".nasmesh.v1.ListEvaluationsRequest\x1a#.nasmesh.v1.ListEvaluationsResponse\x12\\\n\x0fWatchEvaluation\x12\".nasmesh.v1.WatchEvaluationRequest\x1a#.nasmesh.v1.WatchEvaluationResponse0\x01\x12]\n\x10\x43\x61ncelEvaluation\x12#.nasmesh.v1.CancelEvaluationRequest\x1a$.nasmesh.v1.CancelEvaluationResponse\x12]\n\x10\x44\x65leteEvaluation\x12#.nasmesh.v1.DeleteEvaluationRequest\x1a$.nasmesh.v1.DeleteEvaluationResponse\x12\x66\n\tGetServer\x12+.nasmesh.v1.EvaluateServiceGetServerRequest\x1a,.nasmesh.v1.EvaluateServiceGetServerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,37 +45,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTEVALUATIONRESPONSE']._serialized_start=463
   _globals['_STARTEVALUATIONRESPONSE']._serialized_end=532
   _globals['_EVALUATION']._serialized_start=535
-  _globals['_EVALUATION']._serialized_end=755
-  _globals['_EVALUATEPROGRESS']._serialized_start=757
-  _globals['_EVALUATEPROGRESS']._serialized_end=815
-  _globals['_EVALUATERESULT']._serialized_start=818
-  _globals['_EVALUATERESULT']._serialized_end=1124
-  _globals['_EVALUATERESULT_ENVIRONMENTENTRY']._serialized_start=1074
-  _globals['_EVALUATERESULT_ENVIRONMENTENTRY']._serialized_end=1124
-  _globals['_GETEVALUATIONREQUEST']._serialized_start=1126
-  _globals['_GETEVALUATIONREQUEST']._serialized_end=1171
-  _globals['_GETEVALUATIONRESPONSE']._serialized_start=1173
-  _globals['_GETEVALUATIONRESPONSE']._serialized_end=1240
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=1242
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=1305
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=1307
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=1402
-  _globals['_WATCHEVALUATIONREQUEST']._serialized_start=1404
-  _globals['_WATCHEVALUATIONREQUEST']._serialized_end=1475
-  _globals['_WATCHEVALUATIONRESPONSE']._serialized_start=1477
-  _globals['_WATCHEVALUATIONRESPONSE']._serialized_end=1546
-  _globals['_CANCELEVALUATIONREQUEST']._serialized_start=1548
-  _globals['_CANCELEVALUATIONREQUEST']._serialized_end=1596
-  _globals['_CANCELEVALUATIONRESPONSE']._serialized_start=1598
-  _globals['_CANCELEVALUATIONRESPONSE']._serialized_end=1668
-  _globals['_DELETEEVALUATIONREQUEST']._serialized_start=1670
-  _globals['_DELETEEVALUATIONREQUEST']._serialized_end=1718
-  _globals['_DELETEEVALUATIONRESPONSE']._serialized_start=1720
-  _globals['_DELETEEVALUATIONRESPONSE']._serialized_end=1746
-  _globals['_EVALUATESERVICEGETSERVERREQUEST']._serialized_start=1748
-  _globals['_EVALUATESERVICEGETSERVERREQUEST']._serialized_end=1781
-  _globals['_EVALUATESERVICEGETSERVERRESPONSE']._serialized_start=1783
-  _globals['_EVALUATESERVICEGETSERVERRESPONSE']._serialized_end=1853
-  _globals['_EVALUATESERVICE']._serialized_start=1856
-  _globals['_EVALUATESERVICE']._serialized_end=2531
+  _globals['_EVALUATION']._serialized_end=807
+  _globals['_EVALUATEPROGRESS']._serialized_start=809
+  _globals['_EVALUATEPROGRESS']._serialized_end=867
+  _globals['_EVALUATERESULT']._serialized_start=870
+  _globals['_EVALUATERESULT']._serialized_end=1176
+  _globals['_EVALUATERESULT_ENVIRONMENTENTRY']._serialized_start=1126
+  _globals['_EVALUATERESULT_ENVIRONMENTENTRY']._serialized_end=1176
+  _globals['_GETEVALUATIONREQUEST']._serialized_start=1178
+  _globals['_GETEVALUATIONREQUEST']._serialized_end=1223
+  _globals['_GETEVALUATIONRESPONSE']._serialized_start=1225
+  _globals['_GETEVALUATIONRESPONSE']._serialized_end=1292
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=1294
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=1357
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=1359
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=1454
+  _globals['_WATCHEVALUATIONREQUEST']._serialized_start=1456
+  _globals['_WATCHEVALUATIONREQUEST']._serialized_end=1527
+  _globals['_WATCHEVALUATIONRESPONSE']._serialized_start=1529
+  _globals['_WATCHEVALUATIONRESPONSE']._serialized_end=1598
+  _globals['_CANCELEVALUATIONREQUEST']._serialized_start=1600
+  _globals['_CANCELEVALUATIONREQUEST']._serialized_end=1648
+  _globals['_CANCELEVALUATIONRESPONSE']._serialized_start=1650
+  _globals['_CANCELEVALUATIONRESPONSE']._serialized_end=1720
+  _globals['_DELETEEVALUATIONREQUEST']._serialized_start=1722
+  _globals['_DELETEEVALUATIONREQUEST']._serialized_end=1770
+  _globals['_DELETEEVALUATIONRESPONSE']._serialized_start=1772
+  _globals['_DELETEEVALUATIONRESPONSE']._serialized_end=1798
+  _globals['_EVALUATESERVICEGETSERVERREQUEST']._serialized_start=1800
+  _globals['_EVALUATESERVICEGETSERVERREQUEST']._serialized_end=1833
+  _globals['_EVALUATESERVICEGETSERVERRESPONSE']._serialized_start=1835
+  _globals['_EVALUATESERVICEGETSERVERRESPONSE']._serialized_end=1905
+  _globals['_EVALUATESERVICE']._serialized_start=1908
+  _globals['_EVALUATESERVICE']._serialized_end=2583
 # @@protoc_insertion_point(module_scope)

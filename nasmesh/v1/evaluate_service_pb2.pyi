@@ -113,6 +113,7 @@ class Evaluation(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    VIOLATION_FIELD_NUMBER: _builtins.int
     evaluation_id: _builtins.str
     """The caller's id."""
     state: _job_pb2.JobState.ValueType
@@ -131,6 +132,12 @@ class Evaluation(_message.Message):
     def failure(self) -> _search_pb2.Failure:
         """Why, once FAILED; also once CANCELLED where nobody had asked for that."""
 
+    @_builtins.property
+    def violation(self) -> _search_pb2.ConstraintViolation:
+        """Set beside a failure for want of memory, with metric "evaluate_memory_bytes": the value is what the evaluation held or
+        asked for, max what this server has for one. The network is outside this bound, which is not the same as bad.
+        """
+
     def __init__(
         self,
         *,
@@ -140,10 +147,11 @@ class Evaluation(_message.Message):
         result: Global___EvaluateResult | None = ...,
         failure: _search_pb2.Failure | None = ...,
         sequence: _builtins.int = ...,
+        violation: _search_pb2.ConstraintViolation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "progress", b"progress", "result", b"result", "violation", b"violation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation_id", b"evaluation_id", "failure", b"failure", "progress", b"progress", "result", b"result", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation_id", b"evaluation_id", "failure", b"failure", "progress", b"progress", "result", b"result", "sequence", b"sequence", "state", b"state", "violation", b"violation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

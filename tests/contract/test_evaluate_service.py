@@ -6,7 +6,12 @@ import pytest
 
 from evaluate_svc.service import EvaluateServicer
 from nasmesh import spaces
+from nasmesh.agent.attempt import Attempt
+from nasmesh.agent.drivers.evaluate import EvaluateDriver
+from nasmesh.agent.spool import Spool
+from nasmesh.agent.targets import LocalTarget
 from nasmesh.errors import Conflict, Invalid, NotFound
+from nasmesh.jobs.table import ChildLimits, JobTable, Memory
 from nasmesh.model.encode import to_bytes
 from nasmesh.model.engine.checkpoint import write_back
 from nasmesh.model.engine.convert import to_module
@@ -15,7 +20,7 @@ from nasmesh.rpc.channel import errors_from_rpc
 from nasmesh.rpc.server import Service
 from nasmesh.store.keys import ObjectKind
 from nasmesh.tables import shelf
-from nasmesh.v1 import architecture_pb2, evaluation_pb2, job_pb2, measurement_pb2
+from nasmesh.v1 import architecture_pb2, dispatch_service_pb2, evaluation_pb2, job_pb2, measurement_pb2
 from nasmesh.v1 import evaluate_service_pb2 as pb
 from nasmesh.v1 import evaluate_service_pb2_grpc as rpc
 from tests.builders import training_jobs as jobs
@@ -94,6 +99,22 @@ def test_evaluation_when_the_network_is_weightless_then_fails_with_the_reason(se
     last = _watch(server, "weightless")[-1]
     assert (last.state, last.failure.reason) == (job_pb2.JOB_STATE_FAILED, "NETWORK_WEIGHTLESS")
     assert not last.failure.retryable
+
+
+def test_evaluation_when_it_wants_more_memory_than_there_is_then_outside_with_numbers(server, tmp_path):
+    most = 32 << 20  # less than what a child holds that has imported its work
+    limits, memory = ChildLimits(memory_bytes=most), Memory(metric="evaluate_memory_bytes", each=most)
+    table = JobTable(work="evaluate_svc.job:run", slots=1, directory=tmp_path / "jobs", limits=limits, memory=memory)
+    lease = dispatch_service_pb2.Lease(token={"task": "large", "attempt": 1, "epoch": 1})
+    lease.evaluate.model.CopyFrom(server.model)
+    lease.evaluate.data.CopyFrom(jobs.DIGITS)
+    target = LocalTarget(EvaluateServicer(table))
+    found = EvaluateDriver(target).run(Attempt(lease, spool=Spool(tmp_path / "agent"), reported=lambda: None))
+    (ended,) = table.list()
+    assert (ended.state, ended.failure.reason) == (job_pb2.JOB_STATE_FAILED, "CHILD_OUT_OF_MEMORY")
+    bound = found.infeasible.constraint
+    assert (bound.metric, bound.max, found.infeasible.value > most) == ("evaluate_memory_bytes", most, True)
+    table.close()
 
 
 def test_evaluation_when_cancelled_and_deleted_then_is_unknown(server):

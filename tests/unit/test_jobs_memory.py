@@ -8,7 +8,7 @@ import pytest
 from nasmesh.host import killed_for_memory
 from nasmesh.jobs import failures, slot
 from nasmesh.jobs.room import OVERTAKEN, Claim, Memory, Room
-from nasmesh.jobs.table import JobTable, JobView
+from nasmesh.jobs.table import ChildLimits, JobTable, JobView
 from nasmesh.v1 import job_pb2, worker_pb2
 from nasmesh.v1 import train_service_pb2 as pb
 
@@ -130,6 +130,36 @@ def test_job_when_it_holds_more_than_there_is_then_outside_with_numbers_and_the_
     assert view.violation.value > view.violation.constraint.max == 100 * MIB
     start(table, "next", "50 40")
     assert end_of(table, "next").state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+def test_job_when_nothing_is_weighed_then_it_is_run_once_more_with_nothing_beside_it_and_then_outside(
+    tmp_path: Path,
+) -> None:
+    most = 200 * MIB
+    table = JobTable(
+        work="memory_work:run",
+        slots=2,
+        directory=tmp_path / "jobs",
+        environment={"PYTHONPATH": str(HERE)},
+        noun="evaluation",
+        limits=ChildLimits(memory_bytes=most),
+        memory=Memory(metric="evaluate_memory_bytes", each=most),
+    )
+    start(table, "wait-1", "0 1")
+    wait_for(table, "wait-1", job_pb2.JOB_STATE_RUNNING)
+    start(table, "job", "0 2000")
+    again = next(view for view in table.watch("job") if view.state == job_pb2.JOB_STATE_QUEUED and view.sequence > 1)
+    start(table, "beside", "0 1")
+    assert end_of(table, "beside").state == job_pb2.JOB_STATE_SUCCEEDED, "smaller ones may go before it"
+    assert table.get("job").sequence == again.sequence, "it waits until it is alone"
+    table.cancel("wait-1")
+    view = end_of(table, "job")
+    assert view.failure is not None
+    assert view.violation is not None
+    assert (view.state, view.failure.reason) == (job_pb2.JOB_STATE_FAILED, failures.OUT_OF_MEMORY)
+    assert (view.violation.constraint.metric, view.violation.constraint.max) == ("evaluate_memory_bytes", most)
+    assert view.violation.value > most
+    table.close()
 
 
 def test_child_when_the_kernel_ends_it_for_memory_then_out_of_memory_and_else_a_crash(
