@@ -8,6 +8,7 @@ from nasmesh.agent.flags import ServerSettings
 from nasmesh.agent.program import Program, Served, run_server_program
 from nasmesh.agent.targets import EVALUATE, LocalTarget
 from nasmesh.host import usable_memory_bytes
+from nasmesh.jobs.bounds import has_gpu
 from nasmesh.jobs.table import ChildLimits, JobTable, Memory
 from nasmesh.rpc.server import Service
 from nasmesh.v1.evaluate_service_pb2_grpc import add_EvaluateServiceServicer_to_server
@@ -30,7 +31,8 @@ def build(settings: ServerSettings) -> Served:
         },
         noun="evaluation",
         limits=ChildLimits(memory_bytes=most),
-        memory=Memory(metric=METRIC, each=most),
+        # With a GPU it may have been the device's that was short, of which others hold a part that nobody here knows.
+        memory=Memory(metric=METRIC, each=0 if has_gpu() else most),
     )
     servicer = EvaluateServicer(table)
     service = Service(EVALUATE, add_EvaluateServiceServicer_to_server, servicer)
