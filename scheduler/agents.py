@@ -26,7 +26,7 @@ class Session(Protocol):
 
 @dataclass(slots=True)
 class AgentEntry:
-    """One agent.
+    """One agent. `gang_address`: where gangs that its train server leads expect the others; empty where it joins none.
 
     `draining` is its own wish, `drained` a person's. `free` is what it last said it can begin at once, less what it was
     given since, `ahead` the same of what would wait there for a slot; `held` and `used` are what it holds. The latter
@@ -41,6 +41,7 @@ class AgentEntry:
     last_seen_us: int
     draining: bool = False
     drained: bool = False
+    gang_address: str = ""
     accepts_batches: bool = False
     most_ahead: dict[TaskKind, int] = field(default_factory=dict)
     free: dict[TaskKind, int] = field(default_factory=dict)

@@ -53,22 +53,30 @@ def _granted(engine: "Engine", effect: Granted, _time_us: int) -> None:
     state = engine.state
     task = state.tasks[effect.task]
     engine.activity.leased(task.id)
-    entry = engine.work.granted(task, engine.now)
-    if entry is None:
-        return
-    kind = task.kind
-    engine.step.given.append((entry, kind, entry.given(kind)))
-    if entry.session is not None:
-        message = dispatch_pb.WorkResponse()
-        convert.fill_lease(message.lease, state, task)
-        engine.step.outbox.append((entry.session, message))
+    engine.work.granted(task, engine.now)
+    agents = task.current().agents
+    leader = engine.agents.get(agents[0])
+    for rank, name in enumerate(agents):
+        entry = engine.agents.get(name)
+        if entry is None:
+            continue
+        kind = task.kind
+        engine.step.given.append((entry, kind, entry.given(kind)))
+        if entry.session is not None:
+            message = dispatch_pb.WorkResponse()
+            convert.fill_lease(message.lease, state, task)
+            if len(agents) > 1:
+                gang = message.lease.train.gang
+                gang.rank, gang.size = rank, len(agents)
+                gang.rendezvous = leader.gang_address if leader is not None else ""
+            engine.step.outbox.append((entry.session, message))
 
 
 def _closed(engine: "Engine", effect: Closed, time_us: int) -> None:
     if engine.traces is not None:
         task = engine.state.tasks[effect.task]
         engine.traces.closed(engine.state.searches[task.search], task, time_us)
-    engine.work.closed(effect.task, effect.agent)
+    engine.work.closed(effect.task, effect.agents)
     note_closed(engine, effect)
 
 

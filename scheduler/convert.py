@@ -188,6 +188,7 @@ def attempt_message(state: State, task: Task, number: int) -> dispatch_service_p
         agent=attempt.agent,
         failure=attempt.failure,
         checkpoint=task.checkpoint,
+        members=attempt.members,
     )
     message.lease_time.FromMicroseconds(attempt.lease_time_us)
     return message

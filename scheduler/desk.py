@@ -8,6 +8,7 @@ from nasmesh.errors import Invalid, NotFound, Stale, Unavailable
 from nasmesh.limits import LEASES_AHEAD
 from nasmesh.logs import get_logger
 from nasmesh.rpc.identity import LOCAL, Identity
+from nasmesh.settings import parse_address
 from nasmesh.settings_schema import read_settings_schema
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2
@@ -35,7 +36,7 @@ class Desk:
     def hello(self, session: Session, hello: pb.AgentHello) -> AgentEntry:
         """Welcome an agent: leases it names go on, those it has forgotten are lost, those it lost are named.
 
-        Raises Invalid (HELLO_INVALID, NAME_INVALID), Stale (EPOCH_STALE).
+        Raises Invalid (HELLO_INVALID, NAME_INVALID, ADDRESS_INVALID), Stale (EPOCH_STALE).
         """
         engine = self._engine
         _check_hello(hello)
@@ -50,6 +51,7 @@ class Desk:
             name=hello.agent,
             slots={TaskKind(slots.kind): slots.slots for slots in hello.slots},
             most_ahead={TaskKind(slots.kind): slots.ahead for slots in hello.slots if slots.ahead},
+            gang_address=hello.server.gang_address,
             server=hello.server,
             labels=dict(hello.labels),
             session=session,
@@ -93,10 +95,11 @@ class Desk:
             if task is None:
                 reply.superseded.append(progress.token)
                 continue
-            engine.work.leases.beat(task.id, progress.token.attempt, engine.clock.monotonic())
+            engine.work.leases.beat(task.id, entry.name, progress.token.attempt, engine.clock.monotonic())
             reply.extended.append(progress.token)
-            self._keep_checkpoint(task, progress)
-            self._pass_on(entry, task, progress)
+            if task.attempts[-1].agent == entry.name:  # of a gang, rank 0 tells where the training stands
+                self._keep_checkpoint(task, progress)
+                self._pass_on(entry, task, progress)
         engine.send(entry.session, pb.WorkResponse(heartbeat_reply=reply))
 
     def outcome(self, entry: AgentEntry, outcome: pb.AttemptOutcome) -> None:
@@ -106,7 +109,7 @@ class Desk:
         body = outcome.SerializeToString(deterministic=True)
         digest = hashlib.sha256(body).digest()[:16]
         task = self._held(entry.name, token)
-        disposition = self._record(task, outcome, body, digest) if task else self._late(token, digest)
+        disposition = self._record(task, entry, outcome, digest, body) if task else self._late(token, digest)
         message = pb.WorkResponse()
         reply = message.outcome_reply
         reply.token.CopyFrom(token)
@@ -133,7 +136,7 @@ class Desk:
         if task is None or not 0 <= number <= len(task.attempts) or not task.attempts:
             raise _no_attempt(task_id, number)
         found = convert.attempt_message(self._engine.state, task, number or len(task.attempts))
-        if not may_be_agent(caller, found.agent):
+        if not [agent for agent in (found.agent, *found.members) if may_be_agent(caller, agent)]:
             raise _no_attempt(task_id, number)
         return found
 
@@ -148,8 +151,8 @@ class Desk:
         if task is None or task.state is not TaskState.RUNNING:
             return None
         attempt = task.attempts[-1]
-        mine = (attempt.number, attempt.epoch, attempt.agent) == (token.attempt, token.epoch, agent)
-        return task if mine else None
+        current = (attempt.number, attempt.epoch) == (token.attempt, token.epoch)
+        return task if current and (attempt.agent == agent or agent in attempt.members) else None
 
     def _sort_held(self, agent: str, tokens: Iterable[pb.AttemptToken]) -> list[pb.AttemptToken]:
         """Go on with what both sides know of; lose what only this side knows; return what only the agent knows."""
@@ -163,20 +166,22 @@ class Desk:
                 superseded.append(token)
             else:
                 kept.add(task.id)
-                engine.work.leases.beat(task.id, token.attempt, now)
+                engine.work.leases.beat(task.id, agent, token.attempt, now)
         for task_id in engine.agents.held_by(agent):
             if task_id not in kept:
-                engine.lose(engine.state.tasks[task_id], "AGENT_FORGOT", "the agent came back without it")
+                engine.lose(engine.state.tasks[task_id], agent, "AGENT_FORGOT", "the agent came back without it")
         return superseded
 
     def _record(
-        self, task: Task, outcome: pb.AttemptOutcome, body: bytes, digest: bytes
+        self, task: Task, entry: AgentEntry, outcome: pb.AttemptOutcome, digest: bytes, body: bytes
     ) -> pb.OutcomeDisposition.ValueType:
         engine = self._engine
         run = engine.state.searches[task.search]
         disposition = pb.OUTCOME_DISPOSITION_RECORDED
         try:
             checked = outcomes.check(run, task, outcome)
+            if task.attempts[-1].members:
+                checked = outcomes.check_of_gang(task.attempts[-1].agents, entry.name, checked)
         except Invalid as error:
             _log.warning("outcome_invalid", **about(task), field=error.field, what=error.message)
             checked = outcomes.invalid_outcome(outcome, error)
@@ -238,6 +243,9 @@ def _check_hello(hello: pb.AgentHello) -> None:
         raise Invalid("HELLO_INVALID", message, field="hello.slots")
     if len(hello.held) > _HELD or len(hello.labels) > 64:
         raise Invalid("HELLO_INVALID", "hello: too many attempts or labels", field="hello.held")
+    if hello.server.gang_address and not parse_address(hello.server.gang_address, field="hello.server.gang_address")[1]:
+        message = "hello.server.gang_address: port 0 is no port that others could call"
+        raise Invalid("HELLO_INVALID", message, field="hello.server.gang_address")
     for generator in hello.server.generators:
         ids.parse_name("generators", generator.name, field="hello.server.generators")
         read_settings_schema(generator.settings_schema, field=f"hello.server.{generator.name}.settings_schema")

@@ -52,7 +52,10 @@ RESULTS_CHUNK = 1024
 
 @dataclass(slots=True)
 class Attempt:
-    """One try at a task. `digest` recognises a repetition of the outcome that ended it."""
+    """One try at a task. `digest` recognises a repetition of the outcome that ended it.
+
+    `members` are the agents with the other places of a gang, by rank from 1; `agent` has rank 0.
+    """
 
     number: int
     agent: str
@@ -61,6 +64,16 @@ class Attempt:
     failure: pb.Failure | None = None
     digest: bytes = b""
     ended: bool = False
+    members: tuple[str, ...] = ()
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """All who hold it, by rank."""
+        return (self.agent, *self.members)
+
+    def holders(self) -> str:
+        """Return who holds it, in words."""
+        return f"{self.agent} with {', '.join(self.members)}" if self.members else self.agent
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +117,7 @@ class Task:
     def story(self) -> str:
         """Return what happened to the task, for the message of an illegal transition."""
         tries = "; ".join(
-            f"attempt {a.number} by {a.agent} epoch {a.epoch} "
+            f"attempt {a.number} by {a.holders()} epoch {a.epoch} "
             + (f"failed {a.failure.reason}" if a.failure else "ended" if a.ended else "open")
             for a in self.attempts
         )

@@ -14,17 +14,17 @@ class Queued(NamedTuple):
 
 
 class Granted(NamedTuple):
-    """A task is leased: arm the lease and tell the agent."""
+    """A task is leased: arm the leases and tell the agents."""
 
     task: str
 
 
 class Closed(NamedTuple):
-    """An attempt ended: disarm its lease and free its slot."""
+    """An attempt ended: disarm its leases and free the slots of all who held it."""
 
     task: str
     attempt: int
-    agent: str
+    agents: tuple[str, ...]
 
 
 class Revoked(NamedTuple):

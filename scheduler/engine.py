@@ -220,19 +220,24 @@ class Engine:
         """Return the number of the newest change of a search that watchers were told of."""
         return self.state.searches[search].sequence - len(self.step.news.get(search, ()))
 
-    def lose(self, task: Task, reason: str, message: str) -> None:
-        """Give up a running attempt; not counted where this scheduler's restart may have lost it."""
+    def lose(self, task: Task, agent: str, reason: str, message: str) -> None:
+        """Give up a running attempt that an agent holds, or has a place in.
+
+        It is not counted where this scheduler's restart may have lost it, or where one of a gang is gone: what all of
+        them train is hardly the reason.
+        """
         if task.state is not TaskState.RUNNING:
             return  # an attempt given up just before it ended the search, and this one with it
         attempt = task.current()
-        restarted = attempt.epoch < self.state.epoch and not self.work.leases.was_beaten(task.id)
+        restarted = attempt.epoch < self.state.epoch and not self.work.leases.was_beaten(task.id, agent)
+        place = f", rank {attempt.agents.index(agent)} of its gang" if attempt.members else ""
         failure = search_pb2.Failure(
             reason=RESTARTED if restarted else reason,
-            message=f"{message} ({attempt.agent})",
+            message=f"{message} ({agent}{place})",
             retryable=True,
-            counted=not restarted,
+            counted=not (restarted or attempt.members),
         )
-        _log.warning("attempt_lost", **about(task), agent=attempt.agent, reason=failure.reason)
+        _log.warning("attempt_lost", **about(task), agent=agent, reason=failure.reason)
         self.record(AttemptLost(task.id, attempt.number, failure))
         self.activity.lost(failure.reason)
 
@@ -252,8 +257,8 @@ class Engine:
 
     # --- what follows ----------------------------------------------------------------------------------------
 
-    def _lease(self, task: str, entry: AgentEntry) -> None:
-        self.record(AttemptLeased(task, entry.name))
+    def _lease(self, task: str, agents: list[AgentEntry]) -> None:
+        self.record(AttemptLeased(task, agents[0].name, tuple([agent.name for agent in agents[1:]])))
 
     def _match(self) -> None:
         """Lease what can be leased; while the object store is down, one task now and then."""
@@ -264,8 +269,8 @@ class Engine:
     def _tick(self) -> None:
         """Do what time brings: lost leases, ended back-offs, used-up wall time."""
         due = self.work.due(self.state, self.now, self.uptime_s())
-        for task_id in due.expired:
-            self.lose(self.state.tasks[task_id], "LEASE_EXPIRED", f"nothing heard for {self.lease_s:g} s")
+        for task_id, agent in due.expired:
+            self.lose(self.state.tasks[task_id], agent, "LEASE_EXPIRED", f"nothing heard for {self.lease_s:g} s")
         for search in due.walls:
             if self.state.searches[search].state is SearchState.RUNNING:
                 self.record(SearchExpired(search))

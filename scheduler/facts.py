@@ -50,10 +50,14 @@ class SearchExpired:
 
 
 class AttemptLeased(NamedTuple):
-    """A task was leased to an agent; the attempt's number follows from the task."""
+    """A task was leased to an agent, or to a gang: `members` have the ranks from 1.
+
+    The attempt's number follows from the task.
+    """
 
     task: str
     agent: str
+    members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

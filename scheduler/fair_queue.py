@@ -82,6 +82,11 @@ class FairQueue:
                 return place
         return None
 
+    def head(self, search: str) -> str:
+        """Return the first task of a search that may wait; "" where none does."""
+        waiting = self._searches.get(search)
+        return waiting.rows[0][1] if waiting is not None else ""
+
     def take(self, search: str) -> str:
         """Remove and return the first task of a search that waits."""
         return self._drop(search, self._searches[search])

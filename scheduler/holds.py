@@ -50,15 +50,19 @@ def apply_drain(engine: "Engine", entry: AgentEntry) -> None:
 
 
 def ask_back(engine: "Engine", entry: AgentEntry) -> None:
-    """Ask for a checkpoint of every training that an agent holds and should give back; again after a reconnection."""
-    releases = engine.state.drained.get(entry.name, False)
+    """Ask for a checkpoint of every training that an agent holds and should give back; again after a reconnection.
+
+    Of a gang rank 0 is asked, whoever of its agents is drained.
+    """
     for task_id in engine.agents.held_by(entry.name):
         task = engine.state.tasks[task_id]
         if task.kind is not TaskKind.TRAIN or task.state is not TaskState.RUNNING:
             continue
         paused = engine.state.searches[task.search].paused
-        if releases or paused:
-            attempt = task.current()
+        attempt = task.current()
+        releases = any(engine.state.drained.get(agent, False) for agent in attempt.agents)
+        leader = engine.agents.get(attempt.agent)
+        if leader is not None and (releases or paused):
             token = pb.AttemptToken(task=task.id, attempt=attempt.number, epoch=attempt.epoch)
             cancel = pb.CancelAttempt(token=token, reason=PAUSED if paused else DRAINED, checkpoint=True)
-            engine.send(entry.session, pb.WorkResponse(cancel=cancel))
+            engine.send(leader.session, pb.WorkResponse(cancel=cancel))

@@ -7,7 +7,7 @@ from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import OPEN_SEARCHES, OPEN_TASKS, SearchRun, SearchState, State, Task, TaskKind, TaskState
 from scheduler.ladder import ladder_of
 from scheduler.machine import reuse
-from scheduler.machine.tasks import name_of, profile_of
+from scheduler.machine.tasks import gang_size, name_of, profile_of
 
 
 class InvariantError(Exception):
@@ -78,21 +78,6 @@ def check_step(before: Mapping[str, tuple[TaskState, int]], epoch: int, state: S
             raise InvariantError(f"leased while its search is paused: {task.story()}")
 
 
-def check_leases(state: State, leased: Mapping[str, int], slots: Mapping[tuple[str, TaskKind], int]) -> None:
-    """Check what runs against what is armed: I7 (a lease for every running attempt), I8 (slots of known agents)."""
-    running = {t.id: t.current().number for t in state.tasks.values() if t.state is TaskState.RUNNING}
-    if running != dict(leased):
-        raise InvariantError(f"I7: running {running}, leased {dict(leased)}")
-    used: dict[tuple[str, TaskKind], int] = {}
-    for task_id in running:
-        task = state.tasks[task_id]
-        key = (task.current().agent, task.kind)
-        used[key] = used.get(key, 0) + 1
-    for key, count in used.items():
-        if key in slots and count > slots[key]:
-            raise InvariantError(f"I8: {key[0]} runs {count} {key[1].name} in {slots[key]} slots")
-
-
 def remember(state: State) -> dict[str, tuple[TaskState, int]]:
     """Return what check_step compares with."""
     return {task.id: (task.state, len(task.attempts)) for task in state.tasks.values()}
@@ -115,6 +100,7 @@ def _task_faults(state: State, task: Task) -> Iterator[str]:
     epochs = [attempt.epoch for attempt in task.attempts]
     if epochs != sorted(epochs) or (epochs and epochs[-1] > state.epoch):
         yield f"I5: epochs {epochs} under {state.epoch}: {task.story()}"
+    yield from _gang_faults(run, task)
     open_attempts = [attempt for attempt in task.attempts if not attempt.ended]
     if (task.state is TaskState.RUNNING) != (open_attempts == task.attempts[-1:] and bool(open_attempts)):
         yield f"I3: open attempts {[a.number for a in open_attempts]}: {task.story()}"
@@ -128,6 +114,14 @@ def _task_faults(state: State, task: Task) -> Iterator[str]:
         yield f"open tasks of {run.id} are {list(run.open_tasks)}: {task.story()}"
     if task.trial:
         yield from _link_faults(run, task)
+
+
+def _gang_faults(run: SearchRun, task: Task) -> Iterator[str]:
+    """Yield where an attempt has not as many agents as its training needs, or one of them twice: all or none."""
+    size = gang_size(run, task)
+    for attempt in task.attempts:
+        if not len(attempt.agents) == len(set(attempt.agents)) == size:
+            yield f"I8: attempt {attempt.number} has {list(attempt.agents)} where {size} are needed: {task.story()}"
 
 
 def _link_faults(run: SearchRun, task: Task) -> Iterator[str]:

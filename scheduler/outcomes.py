@@ -16,6 +16,8 @@ from scheduler.machine.tasks import is_profile
 # Faults of the surroundings: they cost the network no attempt. Any other reason counts, whatever the agent says.
 UNCOUNTED_REASONS = frozenset({"STORE_DOWN", "DRAINING", "SERVER_UNREACHABLE", "NO_SLOT", "PORT_IN_USE"})
 INVALID_REASON = "OUTCOME_INVALID"
+# One of a gang does not answer the others any more.
+RANK_LOST = "RANK_LOST"
 
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _METRIC = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -52,6 +54,23 @@ def check(run: SearchRun, task: Task, outcome: pb.AttemptOutcome) -> pb.AttemptO
         checked.generate.CopyFrom(_check_generate(run, task, outcome.generate))
     else:
         raise _invalid("result", f"a {task.kind.name} task cannot end with {kind or 'nothing'}")
+    return checked
+
+
+def check_of_gang(agents: Sequence[str], agent: str, checked: pb.AttemptOutcome) -> pb.AttemptOutcome:
+    """Return what one of a gang makes of its attempt, by rank: results are rank 0's, and a failure names who had it.
+
+    That another of them is gone is nobody's fault.
+    """
+    rank, kind = agents.index(agent), checked.WhichOneof("result")
+    if rank and kind == "train":
+        raise _invalid("train", f"the result of a training over {len(agents)} servers is rank 0's, not rank {rank}'s")
+    if rank and kind == "released":
+        return pb.AttemptOutcome(token=checked.token, released=pb.AttemptReleased())  # rank 0 stores the checkpoints
+    if kind == "failure":
+        failure = checked.failure
+        failure.message = f"rank {rank} ({agent}): {failure.message}"[:_TEXT]
+        failure.counted = failure.counted and failure.reason != RANK_LOST
     return checked
 
 
@@ -186,6 +205,8 @@ def _check_proposed(run: SearchRun, trial: pb.ProposedTrial, field: str, *, fina
     train, plan = trial.train, trial.instrumentation
     if train.include_validation:
         raise _invalid(f"{field}.train.include_validation", "only the final phase may train on the validation split")
+    if train.max_time_s:
+        raise _invalid(f"{field}.train.max_time_s", "only the final phase may cut a training to a time")
     train.CopyFrom(merged_train(run, train, field))
     if not plan.ListFields() and not run.spec.instrumentation.ListFields():
         plan.SetInParent()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from scheduler.agents import AgentEntry
 from scheduler.domain import TaskKind
 from scheduler.fair_queue import FairQueue, Place
+from scheduler.gangs import Gangs
 from scheduler.waiting_line import WaitingLine
 
 # The order in which kinds are served; scoring first, since it frees results that generators wait for.
@@ -19,7 +20,7 @@ _KINDS = (TaskKind.EVALUATE, TaskKind.GENERATE, TaskKind.TRAIN)
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A queued task. `need` is the generator or data set that its agent must serve."""
+    """A queued task. `need` is the generator or data set that its agent must serve, `size` how many agents it needs."""
 
     task: str
     search: str
@@ -27,6 +28,7 @@ class Waiting:
     need: str
     priority: int
     order: int
+    size: int = 1
 
 
 class Placement:
@@ -39,16 +41,18 @@ class Placement:
         # Behind them: those that work already, and would have the next lease at hand.
         self._ahead = {kind: WaitingLine(kind, AgentEntry.room_ahead) for kind in _KINDS}
         self._running: dict[TaskKind, Counter[str]] = {kind: Counter() for kind in _KINDS}
-        self._at_work: dict[str, tuple[TaskKind, str]] = {}
+        self._gangs = Gangs()
+        self._at_work: dict[str, tuple[TaskKind, str, tuple[str, ...]]] = {}
         self._needs: dict[str, dict[tuple[TaskKind, str], None]] = {}
 
     def add(self, waiting: Waiting) -> None:
         """Queue a task; one that waits already is left as it is."""
+        need = waiting.need if waiting.size == 1 else self._gangs.need(waiting.need, waiting.size)
         queues = self._queues[waiting.kind]
-        queue = queues.get(waiting.need)
+        queue = queues.get(need)
         if queue is None:
-            queue = queues[waiting.need] = FairQueue(self._running[waiting.kind].__getitem__)
-        self._needs.setdefault(waiting.search, {})[(waiting.kind, waiting.need)] = None
+            queue = queues[need] = FairQueue(self._running[waiting.kind].__getitem__)
+        self._needs.setdefault(waiting.search, {})[(waiting.kind, need)] = None
         queue.add(waiting.search, waiting.priority, waiting.order, waiting.task)
 
     def offer(self, agent: AgentEntry, kind: TaskKind | None = None) -> None:
@@ -56,17 +60,21 @@ class Placement:
         for one in agent.slots if kind is None else (kind,):
             self._join(agent, one)
 
-    def started(self, task: str, kind: TaskKind, search: str) -> None:
-        """Count a running task towards its search's share."""
-        self._at_work[task] = (kind, search)
-        self._running[kind][search] += 1
+    def started(self, task: str, kind: TaskKind, search: str, agents: tuple[str, ...] = ("",)) -> None:
+        """Count a running task towards its search's share, once for each agent that holds it."""
+        self._at_work[task] = (kind, search, agents)
+        self._running[kind][search] += len(agents)
+        if len(agents) > 1:
+            self._gangs.started(agents[0])
         self._moved(search, kind)
 
     def ended(self, task: str) -> None:
         """Count a task that runs no more."""
-        kind, search = self._at_work.pop(task, (None, ""))
+        kind, search, agents = self._at_work.pop(task, (None, "", ()))
         if kind is not None:
-            self._running[kind][search] -= 1
+            self._running[kind][search] -= len(agents)
+            if len(agents) > 1:
+                self._gangs.ended(agents[0])
             if not self._running[kind][search]:
                 del self._running[kind][search]
             self._moved(search, kind)
@@ -82,30 +90,46 @@ class Placement:
             queue.forget(search)
         self._needs.pop(search, None)
 
+    def lacking(self, search: str) -> Iterator[tuple[str, str]]:
+        """Yield tasks of a search that too few agents are connected for, with how many there are; one for each need."""
+        for kind, need in self._needs.get(search, ()):
+            task = self._queues[kind][need].head(search) if need in self._queues[kind] else ""
+            why = self._gangs.lacking(need) if task and self._gangs.is_need(need) else ""
+            if why:
+                yield task, why
+
     def match(
-        self, is_queued: Callable[[str], bool], lease: Callable[[str, AgentEntry], None], *, most: int | None = None
+        self,
+        is_queued: Callable[[str], bool],
+        lease: Callable[[str, list[AgentEntry]], None],
+        *,
+        most: int | None = None,
     ) -> None:
-        """Call `lease` for every queued task that some agent can take now; it must take up the agent's room.
+        """Call `lease` for every queued task that agents can take now, rank 0 first; it must take up their room.
 
         `most`: for no more tasks than that. `lease` must lead to `started`.
         """
         left = most
+        self._gangs.begin()
         for kind in _KINDS:
             line, ahead = self._lines[kind], self._ahead[kind]
             unserved: set[str] = set()
             while (line or ahead) and left != 0 and (found := self._best(kind, unserved, is_queued)) is not None:
                 need, place = found
-                agent = line.first(need) or ahead.first(need)
-                if agent is None:
+                agents = self._takers(kind, need)
+                if not agents:
                     unserved.add(need)
                     continue
                 task = self._queues[kind][need].take(place[3])
                 # To the end of the line, so that work spreads over agents.
-                line.leave(agent.name)
-                ahead.leave(agent.name)
-                lease(task, agent)
+                for agent in agents:
+                    line.leave(agent.name)
+                    ahead.leave(agent.name)
+                    self._gangs.leave(agent.name)
+                lease(task, agents)
                 left = None if left is None else left - 1
-                self._join(agent, kind)
+                for agent in agents:
+                    self._join(agent, kind)
 
     def clear(self) -> None:
         """Forget all tasks and agents."""
@@ -114,10 +138,24 @@ class Placement:
             self._lines[kind].clear()
             self._ahead[kind].clear()
             self._running[kind].clear()
+        self._gangs.clear()
         self._at_work.clear()
         self._needs.clear()
 
+    def _takers(self, kind: TaskKind, need: str) -> list[AgentEntry]:
+        """Return the agents that can take the next task with this need, rank 0 first, or none."""
+        if self._gangs.is_need(need):
+            return self._gangs.crew(need)
+        if kind is TaskKind.TRAIN and self._gangs.awaits:
+            # A lease that waits at an agent would have the next slot there: none is given while a gang is waited for.
+            agent = self._lines[kind].first(need, self._gangs.keeps)
+        else:
+            agent = self._lines[kind].first(need) or self._ahead[kind].first(need)
+        return [] if agent is None else [agent]
+
     def _join(self, agent: AgentEntry, kind: TaskKind) -> None:
+        if kind is TaskKind.TRAIN:
+            self._gangs.join(agent)
         if agent.room(kind) > 0:
             self._lines[kind].join(agent)
         elif agent.room_ahead(kind) > 0:

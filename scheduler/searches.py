@@ -48,7 +48,7 @@ class Searches:
 
     def get(self, name: str, *, caller: Identity = LOCAL) -> search_pb2.Search:
         """Return a search; raises NotFound (SEARCH_UNKNOWN)."""
-        return convert.search_message(self.run(name, caller=caller))
+        return self._message(self.run(name, caller=caller))
 
     def run(self, name: str, *, field: str = "name", caller: Identity = LOCAL) -> SearchRun:
         """Return the search of a resource name; raises NotFound (SEARCH_UNKNOWN), also for one of somebody else."""
@@ -79,7 +79,7 @@ class Searches:
             for index in range(last - 1, -1, -1):
                 wanted = all(_matches(runs[index], name, value) for name, value in terms)
                 if wanted and is_visible(caller, runs[index].owner):
-                    yield str(index), partial(convert.search_message, runs[index])
+                    yield str(index), partial(self._message, runs[index])
 
         searches, token = pages.take("searches", request.page_size, rows())
         return pb.ListSearchesResponse(searches=searches, next_page_token=token)
@@ -96,6 +96,14 @@ class Searches:
         self._engine.hub.unsubscribe(ids.parse_name("searches", name), subscription)
 
     # --- below -----------------------------------------------------------------------------------------------
+
+    def _message(self, run: SearchRun) -> search_pb2.Search:
+        """Return a search as clients see it now; one whose work needs more agents than are there says so."""
+        message = convert.search_message(run)
+        why = self._engine.work.lacking(self._engine.state, run) if run.state in OPEN_SEARCHES else ""
+        if why:
+            message.reason = f"{message.reason}; {why}" if message.reason else why
+        return message
 
     def _validated(self, request: pb.CreateSearchRequest, caller: Identity) -> pb.CreateSearchResponse:
         spec = complete_spec(request.spec, self._engine.agents.generators(), visible(self._engine.state, caller))

@@ -9,44 +9,50 @@ from collections import OrderedDict
 from nasmesh import limits
 from nasmesh.clock import derive_seed
 
+# A task and one of the agents that hold its running attempt.
+Holding = tuple[str, str]
+
 
 class Leases:
-    """Deadlines of running attempts. All leases are equally long, so the order of arming is the order of ending."""
+    """Deadlines of running attempts, one for each agent that holds one.
+
+    All leases are equally long, so the order of arming is the order of ending.
+    """
 
     def __init__(self, lease_s: float) -> None:
         """Hold leases of this length."""
         self._lease_s = lease_s
-        self._deadlines: OrderedDict[str, tuple[float, int]] = OrderedDict()
-        self._beaten: set[str] = set()
+        self._deadlines: OrderedDict[Holding, tuple[float, int]] = OrderedDict()
+        self._beaten: set[Holding] = set()
 
-    def arm(self, task: str, attempt: int, now: float) -> None:
-        """Give an attempt a full lease."""
-        deadlines = self._deadlines
-        if task in deadlines:
-            deadlines.move_to_end(task)
-        deadlines[task] = (now + self._lease_s, attempt)
+    def arm(self, task: str, agent: str, attempt: int, now: float) -> None:
+        """Give an agent a full lease of an attempt."""
+        deadlines, holding = self._deadlines, (task, agent)
+        if holding in deadlines:
+            deadlines.move_to_end(holding)
+        deadlines[holding] = (now + self._lease_s, attempt)
 
-    def beat(self, task: str, attempt: int, now: float) -> None:
+    def beat(self, task: str, agent: str, attempt: int, now: float) -> None:
         """Extend a lease because its agent spoke of it."""
-        self.arm(task, attempt, now)
-        self._beaten.add(task)
+        self.arm(task, agent, attempt, now)
+        self._beaten.add((task, agent))
 
-    def disarm(self, task: str) -> None:
+    def disarm(self, task: str, agent: str) -> None:
         """Forget a lease."""
-        self._deadlines.pop(task, None)
-        self._beaten.discard(task)
+        self._deadlines.pop((task, agent), None)
+        self._beaten.discard((task, agent))
 
-    def was_beaten(self, task: str) -> bool:
+    def was_beaten(self, task: str, agent: str) -> bool:
         """Say whether the agent has spoken of this attempt since this scheduler started or leased it."""
-        return task in self._beaten
+        return (task, agent) in self._beaten
 
-    def expired(self, now: float) -> list[str]:
-        """Return the tasks whose lease has run out."""
+    def expired(self, now: float) -> list[Holding]:
+        """Return the tasks whose lease has run out, with the agent that was silent."""
         found = []
-        for task, (deadline, _) in self._deadlines.items():
+        for holding, (deadline, _) in self._deadlines.items():
             if deadline > now:
                 break
-            found.append(task)
+            found.append(holding)
         return found
 
     def next_deadline(self) -> float:
@@ -55,12 +61,12 @@ class Leases:
 
     def renew(self, now: float) -> None:
         """Give every attempt a full lease."""
-        for task, (_, attempt) in self._deadlines.items():
-            self._deadlines[task] = (now + self._lease_s, attempt)
+        for holding, (_, attempt) in self._deadlines.items():
+            self._deadlines[holding] = (now + self._lease_s, attempt)
 
-    def armed(self) -> dict[str, int]:
-        """Return attempt numbers by task, for the invariants."""
-        return {task: attempt for task, (_, attempt) in self._deadlines.items()}
+    def armed(self) -> dict[Holding, int]:
+        """Return attempt numbers by task and agent, for the invariants."""
+        return {holding: attempt for holding, (_, attempt) in self._deadlines.items()}
 
     def clear(self) -> None:
         """Forget all leases."""

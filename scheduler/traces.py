@@ -60,6 +60,8 @@ class Traces:
         waited = Place(place.traceparent, "queued", str(attempt.number))
         self._add("queued", waited, (min(last_us, leased_us), leased_us), about)
         held = {**about, "agent": attempt.agent, "epoch": attempt.epoch}
+        if attempt.members:
+            held["members"] = ", ".join(attempt.members)
         if attempt.failure is not None:
             held["reason"] = attempt.failure.reason
         self._add("lease", lease_place(run, task, attempt.number), (leased_us, time_us), held)

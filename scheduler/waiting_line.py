@@ -44,14 +44,14 @@ class WaitingLine:
             if not line:
                 del self._lines[sort]
 
-    def first(self, need: str) -> AgentEntry | None:
+    def first(self, need: str, but: Callable[[AgentEntry], bool] | None = None) -> AgentEntry | None:
         """Return the agent that has waited longest of those that can do what is needed ("": any can).
 
-        Agents without room leave the line when they come up.
+        Agents without room leave the line when they come up. `but`: agents that stay in line and are passed over.
         """
         best: tuple[int, AgentEntry] | None = None
         for sort in [sort for sort in self._lines if not need or sort is None or need in sort]:
-            found = self._first_with_room(sort)
+            found = self._first_with_room(sort) if but is None else self._first_other(sort, but)
             if found is not None and (best is None or found[0] < best[0]):
                 best = found
         return best[1] if best else None
@@ -71,4 +71,12 @@ class WaitingLine:
             if self._room(agent, self._kind) > 0:
                 return number, agent
             self.leave(agent.name)
+        return None
+
+    def _first_other(self, sort: Sort, but: Callable[[AgentEntry], bool]) -> tuple[int, AgentEntry] | None:
+        for number, agent in list(self._lines[sort].values()):
+            if self._room(agent, self._kind) <= 0:
+                self.leave(agent.name)
+            elif not but(agent):
+                return number, agent
         return None

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 from scheduler.agents import AgentEntry, Agents
 from scheduler.domain import OPEN_SEARCHES, SearchRun, SearchState, State, Task, TaskKind, TaskState
-from scheduler.machine.tasks import is_profile
+from scheduler.machine.tasks import gang_size, is_profile
 from scheduler.placement import Placement, Waiting
 from scheduler.timers import Alarms, Leases, backoff_s
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What time brought: tasks whose lease ran out, searches whose wall time may be used up."""
+    """What time brought: tasks whose lease ran out at an agent, searches whose wall time may be used up."""
 
-    expired: list[str]
+    expired: list[tuple[str, str]]
     walls: list[str]
 
 
@@ -62,21 +62,22 @@ class Workload:
         else:
             self._enqueue(run, task)
 
-    def granted(self, task: Task, now: float) -> AgentEntry | None:
-        """Arm the lease of a task's attempt; returns the agent, if it is known."""
+    def granted(self, task: Task, now: float) -> None:
+        """Arm the leases of a task's attempt."""
         attempt = task.current()
-        self.leases.arm(task.id, attempt.number, now)
-        self._agents.grant(attempt.agent, task.id, task.kind)
-        self._placement.started(task.id, task.kind, task.search)
-        return self._agents.get(attempt.agent)
+        for agent in attempt.agents:
+            self.leases.arm(task.id, agent, attempt.number, now)
+            self._agents.grant(agent, task.id, task.kind)
+        self._placement.started(task.id, task.kind, task.search, attempt.agents)
 
-    def closed(self, task: str, agent: str) -> None:
-        """Disarm a lease and offer the slot again."""
-        self.leases.disarm(task)
+    def closed(self, task: str, agents: tuple[str, ...]) -> None:
+        """Disarm the leases of an attempt and offer its slots again."""
         self._placement.ended(task)
-        released = self._agents.release(agent, task)
-        if released is not None:
-            self.offer(*released)
+        for agent in agents:
+            self.leases.disarm(task, agent)
+            released = self._agents.release(agent, task)
+            if released is not None:
+                self.offer(*released)
 
     def offer(self, entry: AgentEntry, kind: TaskKind | None = None) -> None:
         """Consider an agent for work, of one kind or of any."""
@@ -113,8 +114,16 @@ class Workload:
         walls = [search for search in self._walls.due(uptime_s) if _is_over(state.searches.get(search), uptime_s)]
         return Due(self.leases.expired(now), walls)
 
-    def match(self, state: State, lease: Callable[[str, AgentEntry], None], *, most: int | None = None) -> None:
-        """Call `lease` for every queued task that an agent can take now; `most`: for no more than that."""
+    def lacking(self, state: State, run: SearchRun) -> str:
+        """Return which work of a search waits because fewer agents are connected than it needs; "" for none."""
+        for task_id, why in self._placement.lacking(run.id):
+            task = state.tasks.open(task_id)
+            if task is not None and task.state is TaskState.QUEUED:
+                return f"trial {task.trial} waits: {why}"
+        return ""
+
+    def match(self, state: State, lease: Callable[[str, list[AgentEntry]], None], *, most: int | None = None) -> None:
+        """Call `lease` for every queued task that agents can take now, rank 0 first; `most`: for no more than that."""
         self._placement.match(lambda task: state.tasks[task].state is TaskState.QUEUED, lease, most=most)
 
     def next_deadline(self, uptime_offset_s: float) -> float:
@@ -131,7 +140,8 @@ class Workload:
         need = run.spec.data.dataset if reads and not run.spec.data.HasField("manifest") else ""
         if task.kind is TaskKind.GENERATE:
             need = run.spec.generator.generator if task.ask and task.ask.call else ""
-        self._placement.add(Waiting(task.id, run.id, task.kind, need, run.spec.priority, task.order))
+        size = gang_size(run, task)
+        self._placement.add(Waiting(task.id, run.id, task.kind, need, run.spec.priority, task.order, size))
 
 
 def _is_over(run: SearchRun | None, uptime_s: float) -> bool:

@@ -172,7 +172,8 @@ def _origin(change: Change, state: State, trial: pb.Trial | None) -> Iterator[tu
 def _told(change: Change, state: State) -> tuple[str, dict[str, object]]:
     if isinstance(change, AttemptLeased):
         attempt = state.tasks[change.task].current()
-        return "leased", {"agent": attempt.agent, "attempt": attempt.number, "epoch": attempt.epoch}
+        more = {"members": list(attempt.members)} if attempt.members else {}
+        return "leased", {"agent": attempt.agent, "attempt": attempt.number, "epoch": attempt.epoch, **more}
     if isinstance(change, AttemptLost):
         return "lost", {"attempt": change.attempt, **_failure(change.failure)}
     if isinstance(change, CheckpointReported):

@@ -33,7 +33,7 @@ _ENCODE: dict[type, Callable[[Any], dict[str, Any]]] = {
     },
     SearchCancelled: lambda c: {"search_cancelled": pb.JournalSearchCancelled(search_id=c.search)},
     SearchExpired: lambda c: {"search_expired": pb.JournalSearchExpired(search_id=c.search)},
-    AttemptLeased: lambda c: {"attempt_leased": pb.JournalAttemptLeased(task=c.task, agent=c.agent)},
+    AttemptLeased: lambda c: {"attempt_leased": pb.JournalAttemptLeased(task=c.task, agent=c.agent, members=c.members)},
     AttemptLost: lambda c: {"attempt_lost": pb.JournalAttemptLost(task=c.task, attempt=c.attempt, failure=c.failure)},
     CheckpointReported: lambda c: {
         "checkpoint_reported": pb.JournalCheckpointReported(task=c.task, attempt=c.attempt, checkpoint=c.checkpoint)
@@ -47,7 +47,7 @@ _DECODE: dict[str, Callable[[Any], Change]] = {
     "search_created": lambda m: SearchCreated(m.search_id, m.spec, m.owner, m.traceparent),
     "search_cancelled": lambda m: SearchCancelled(m.search_id),
     "search_expired": lambda m: SearchExpired(m.search_id),
-    "attempt_leased": lambda m: AttemptLeased(m.task, m.agent),
+    "attempt_leased": lambda m: AttemptLeased(m.task, m.agent, tuple(m.members)),
     "attempt_lost": lambda m: AttemptLost(m.task, m.attempt, m.failure),
     "checkpoint_reported": lambda m: CheckpointReported(m.task, m.attempt, m.checkpoint),
     "outcome_reported": lambda m: OutcomeReported(m.outcome, m.digest),

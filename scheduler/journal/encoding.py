@@ -34,7 +34,7 @@ class EventEncoder:
             self._head = pb.JournalEvent(time_us=event.time_us, uptime_s=event.uptime_s).SerializeToString()
         if isinstance(change, AttemptLeased):
             task, agent = change.task.encode(), change.agent.encode()
-            if not task or not agent:  # empty fields are left out
+            if not task or not agent or change.members:  # empty fields are left out
                 return codec.encode_event(event)
             size, other = len(task), len(agent)
             if size + other > 120:

@@ -146,10 +146,19 @@ def _fill_attempt_record(record: pb.AttemptRecord, attempt: Attempt) -> None:
         record.digest = attempt.digest
     if attempt.ended:
         record.ended = True
+    if attempt.members:
+        record.members.extend(attempt.members)
 
 
 def _attempt(record: pb.AttemptRecord) -> Attempt:
     failure = record.failure if record.HasField("failure") else None
     return Attempt(
-        record.number, record.agent, record.epoch, record.lease_time_us, failure, record.digest, record.ended
+        record.number,
+        record.agent,
+        record.epoch,
+        record.lease_time_us,
+        failure,
+        record.digest,
+        record.ended,
+        tuple(record.members),
     )

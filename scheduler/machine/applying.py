@@ -126,7 +126,7 @@ def _leased(work: Work, change: AttemptLeased) -> None:
     task = _task(work, change.task)
     if work.state.searches[task.search].paused:
         raise IllegalTransitionError(f"search {task.search} is paused: {task.story()}")
-    tasks.lease(work, task, change.agent)
+    tasks.lease(work, task, change.agent, change.members)
     _set_phase(work, task)
 
 

@@ -125,10 +125,21 @@ def renames(name: str) -> Iterator[str]:
         yield f"{name}-{number}"
 
 
-def lease(work: Work, task: Task, agent: str) -> None:
-    """Start the next attempt at a task."""
+def gang_size(run: SearchRun, task: Task) -> int:
+    """Return how many agents a task is leased to, all at once or none: above 1 for a training over several servers."""
+    if task.kind is not TaskKind.TRAIN:
+        return 1
+    distribution = run.trials[task.trial - 1].train.distribution
+    return max(1, distribution.processes) if distribution.across_hosts else 1
+
+
+def lease(work: Work, task: Task, agent: str, members: tuple[str, ...]) -> None:
+    """Start the next attempt at a task, by as many agents as it needs."""
+    size = gang_size(work.state.searches[task.search], task)
+    if len({agent, *members}) != size or len(members) != size - 1:
+        raise IllegalTransitionError(f"{agent} with {list(members)} are not {size} agents: {task.story()}")
     move(work, task, Trigger.LEASE)
-    task.attempts.append(Attempt(len(task.attempts) + 1, agent, work.state.epoch, work.time_us))
+    task.attempts.append(Attempt(len(task.attempts) + 1, agent, work.state.epoch, work.time_us, members=members))
     work.effects.append(Granted(task.id))
 
 
@@ -172,17 +183,25 @@ def cancel(work: Work, task: Task, reason: str) -> None:
     running = task.state is TaskState.RUNNING
     move(work, task, Trigger.CANCEL)
     if running:
-        attempt = task.current()
-        _close(work, task, b"", None)
-        work.effects.append(Revoked(task.id, attempt.number, attempt.epoch, attempt.agent, reason))
+        _close(work, task, b"", None, reason)
 
 
-def _close(work: Work, task: Task, digest: bytes, failure: pb.Failure | None) -> None:
+def _close(work: Work, task: Task, digest: bytes, failure: pb.Failure | None, revoked: str = "") -> None:
+    """End the current attempt. Agents are told to stop where it is `revoked`, and those of a gang in any case.
+
+    Of those one has ended it itself, and knows nothing of the attempt any more.
+    """
     attempt = task.current()
     attempt.ended = True
     attempt.digest = digest
     attempt.failure = failure
-    work.effects.append(Closed(task.id, attempt.number, attempt.agent))
+    agents = attempt.agents
+    work.effects.append(Closed(task.id, attempt.number, agents))
+    if attempt.members and not revoked:
+        revoked = f"its gang has ended: {failure.reason}: {failure.message}" if failure else "its gang has ended"
+    if revoked:
+        for agent in agents:
+            work.effects.append(Revoked(task.id, attempt.number, attempt.epoch, agent, revoked))
 
 
 def _quarantine(task: Task, last: pb.Failure) -> pb.Failure:

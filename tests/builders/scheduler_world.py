@@ -7,7 +7,7 @@ from nasmesh.clock import ManualClock, seeded_random
 from nasmesh.errors import NasmeshError
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2, search_pb2
-from scheduler import invariants
+from scheduler import invariants, lease_invariants
 from scheduler.agents import AgentEntry
 from scheduler.desk import Desk
 from scheduler.domain import OPEN_SEARCHES, State
@@ -100,7 +100,8 @@ class World:
         invariants.check(engine.state)
         agents = engine.agents.connected()
         slots = {(e.name, k): n + e.most_ahead.get(k, 0) for e in agents for k, n in e.slots.items()}
-        invariants.check_leases(engine.state, engine.work.leases.armed(), slots)
+        running = lease_invariants.running_tasks(engine.state)
+        lease_invariants.check_leases(running, engine.work.leases.armed(), slots)
 
     def replayed(self) -> State:
         """Return the state that the journal's events give from nothing."""

@@ -1,18 +1,17 @@
 """An agent with the server beside it, as nasmesh.agent does it, on the real spool; and what it promised to keep."""
 
-import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nasmesh.agent.spool import Spool, job_id_of
-from nasmesh.errors import NasmeshError, Unavailable
+from nasmesh.errors import NasmeshError
 from nasmesh.limits import HEARTBEAT_S
 from nasmesh.store.keys import ObjectKind
 from nasmesh.v1 import dispatch_service_pb2 as pb
-from nasmesh.v1 import object_pb2, search_pb2
-from scheduler.invariants import InvariantError
+from nasmesh.v1 import search_pb2
 from tests.builders import scheduling as make
 from tests.sim.files import Disk
 from tests.sim.net import Link
@@ -112,6 +111,8 @@ class SimAgent:
     def connect(self, host: "Host") -> None:
         hello = make.make_hello(self.name.partition("/")[2], slots=SLOTS, kinds=self.kinds)
         hello.epoch = self.epoch
+        if search_pb2.TASK_KIND_TRAIN in self.kinds:
+            hello.server.gang_address = f"{self.name.partition('/')[2]}.example:7500"
         for slots in hello.slots:
             slots.ahead = self.ahead
         for lease in self.leases.values():
@@ -245,7 +246,10 @@ class SimAgent:
             elif self.now() >= job.done_at:
                 if job.outcome is None:
                     job.outcome = self.world.work.outcome(lease)
-                self._finish(lease, job.outcome)
+                if job.outcome is None:
+                    job.done_at = math.inf  # its part of a gang's training is done: it waits to be told
+                else:
+                    self._finish(lease, job.outcome)
 
     def beat(self) -> None:
         self.next_beat = self.now() + HEARTBEAT_S
@@ -305,81 +309,3 @@ def _kind_of(lease: pb.Lease) -> int:
     if work == "train":
         return search_pb2.TASK_KIND_TRAIN
     return search_pb2.TASK_KIND_EVALUATE if work == "evaluate" else search_pb2.TASK_KIND_GENERATE
-
-
-class Work:
-    """What servers do: read their objects, compute, store what came, all the same whoever does it and when."""
-
-    def __init__(self, world: "World") -> None:
-        self._world = world
-
-    def outcome(self, lease: pb.Lease) -> pb.AttemptOutcome:
-        """Return how an attempt ends."""
-        failed = self._chance(lease)
-        if failed is not None:
-            return failed
-        try:
-            return self._done(lease)
-        except Unavailable as error:
-            return make.make_failure(lease, error.reason, counted=False)
-
-    def _chance(self, lease: pb.Lease) -> pb.AttemptOutcome | None:
-        world = self._world
-        # Trials that have passed a rung are few, and most of them are trained when faults have stopped.
-        later = world.options.failures and "-train-r" in lease.token.task
-        if later and world.rng.random() < 0.15:
-            return make.make_failure(lease, "NETWORK_DIVERGED", retryable=False)
-        if not world.faulty:
-            return None
-        if world.rng.random() < world.options.releases:
-            return pb.AttemptOutcome(token=lease.token, released=pb.AttemptReleased())
-        if not world.options.failures:
-            return None
-        chance = world.rng.random()
-        if chance < 0.08:
-            return make.make_failure(lease)
-        if chance < 0.10:
-            return make.make_failure(lease, "NETWORK_DIVERGED", retryable=False)
-        if chance < 0.12:
-            return pb.AttemptOutcome(token=lease.token)
-        if chance < 0.14 and (lease.HasField("train") or lease.HasField("evaluate")):
-            return make.make_infeasible(lease)
-        return None
-
-    def _done(self, lease: pb.Lease) -> pb.AttemptOutcome:
-        outcome = make.make_outcome(lease)
-        kind = lease.WhichOneof("work")
-        if kind == "train":
-            self._read(lease.train.network)
-            if lease.train.HasField("resume_from"):
-                self._read(lease.train.resume_from)
-            elif "-train-r" in lease.token.task:
-                raise InvariantError(f"rungs: {lease.token.task} begins anew instead of from its checkpoint")
-            # Read back by the checks: which attempt's training was recorded.
-            outcome.train.environment["attempt"] = str(lease.token.attempt)
-            text = make.train_text(lease)
-            self._put(ObjectKind.CHECKPOINT, text)
-            self._put(ObjectKind.CHECKPOINT, f"{text} model")
-        elif kind == "evaluate":
-            self._read(lease.evaluate.model)
-            outcome.evaluate.environment["attempt"] = str(lease.token.attempt)
-        elif kind == "generate":
-            for index, _ in enumerate(outcome.generate.trials):
-                request = lease.generate.request
-                self._put(ObjectKind.NETWORK, make.network_text(request, index))
-            self._world.vary(outcome.generate)
-        elif kind == "admit":
-            wanted = lease.admit.proposal.choices.values.get("network", lease.trial)
-            self._put(ObjectKind.NETWORK, f"admitted {wanted}")
-        else:
-            for source in lease.finalize.sources:
-                self._put(ObjectKind.NETWORK, f"final of {source.name}")
-        return outcome
-
-    def _put(self, kind: ObjectKind, text: str) -> None:
-        self._world.store.put(kind, text.encode())
-
-    def _read(self, ref: object_pb2.ObjectRef) -> None:
-        content = self._world.store.get(ref)
-        if hashlib.sha256(content).hexdigest() != ref.sha256:
-            raise InvariantError(f"I9: {ref.key} was read with other bytes than its own")

@@ -192,7 +192,7 @@ def no_digest_check(patch: Patch) -> None:
 
 
 def restart_counts(patch: Patch) -> None:
-    patch.set(timers.Leases, "was_beaten", lambda _self, _task: True)
+    patch.set(timers.Leases, "was_beaten", lambda _self, _task, _agent: True)
 
 
 def cancelled_task_revives(patch: Patch) -> None:

@@ -15,8 +15,8 @@ from nasmesh.errors import NasmeshError
 from nasmesh.store.keys import ObjectKind
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import object_pb2
-from scheduler import invariants
-from scheduler.domain import OPEN_TASKS, SearchState, State, Task, TaskKind, TaskState
+from scheduler import invariants, lease_invariants
+from scheduler.domain import OPEN_TASKS, SearchState, State, Task, TaskState
 from scheduler.facts import AttemptLost, CheckpointReported, Event, OutcomeReported
 from scheduler.invariants import InvariantError
 from scheduler.journal import codec
@@ -43,11 +43,12 @@ class Checks:
     ended: dict[str, TaskState] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
     recorded: dict[str, tuple[int, bytes]] = field(default_factory=dict)
-    leased: dict[tuple[str, int], str] = field(default_factory=dict)
+    leased: dict[tuple[str, int, str], None] = field(default_factory=dict)
     answers: dict[str, tuple[bytes, Message]] = field(default_factory=dict)
     stopped: dict[tuple[str, int], None] = field(default_factory=dict)
-    heard: dict[tuple[str, int], float] = field(default_factory=dict)
-    spoken: dict[tuple[str, int], None] = field(default_factory=dict)
+    heard: dict[tuple[str, int, str], float] = field(default_factory=dict)
+    extended: dict[tuple[str, int, str], float] = field(default_factory=dict)
+    spoken: dict[tuple[str, int, str], None] = field(default_factory=dict)
     dispositions: dict[str, int] = field(default_factory=dict)
     waited: dict[tuple[str, int], None] = field(default_factory=dict)
     epoch: int = 0
@@ -62,8 +63,9 @@ class Checks:
             self.dispositions[name] = self.dispositions.get(name, 0) + 1
         if kind == "lease":
             token = message.lease.token
-            self.leased[token.task, token.attempt] = agent
-            self.heard[token.task, token.attempt] = now
+            self.leased[token.task, token.attempt, agent] = None
+            self.heard[token.task, token.attempt, agent] = now
+            self.extended[token.task, token.attempt, agent] = now
         elif kind == "outcome_reply" and message.outcome_reply.disposition == pb.OUTCOME_DISPOSITION_RECORDED:
             token = message.outcome_reply.token
             before = self.recorded.get(token.task)
@@ -73,17 +75,28 @@ class Checks:
             self.recorded[token.task] = (token.attempt, digest)
         elif kind == "heartbeat_reply":
             for token in message.heartbeat_reply.extended:
-                self.spoke(token, now)
+                self.spoke(token, agent, now)
         elif kind == "cancel" and not message.cancel.checkpoint:
             self.stopped[message.cancel.token.task, message.cancel.token.attempt] = None
         elif kind == "batch":
             for part in message.batch.messages:
                 self.told(agent, part, now)
 
-    def spoke(self, token: pb.AttemptToken, now: float) -> None:
-        """Note that an agent has spoken of an attempt to the scheduler that runs now."""
-        self.heard[token.task, token.attempt] = now
-        self.spoken[token.task, token.attempt] = None
+    def spoke(self, token: pb.AttemptToken, agent: str, now: float) -> None:
+        """Note that the scheduler that runs now has said that an agent has spoken of an attempt."""
+        self.heard[token.task, token.attempt, agent] = now
+        self.named(token, agent, now)
+
+    def named(self, token: pb.AttemptToken, agent: str, now: float) -> None:
+        """Note that an agent has named an attempt to the scheduler that runs now, which may have extended its lease."""
+        self.extended[token.task, token.attempt, agent] = now
+        self.spoken[token.task, token.attempt, agent] = None
+
+    def renewed(self, now: float) -> None:
+        """Note that the scheduler has read its journal back: every lease is full again."""
+        for task in self._running():
+            for agent in task.current().agents:
+                self.extended[task.id, task.current().number, agent] = now
 
     def _attempt(self, token: pb.AttemptToken) -> object:
         task = self.shadow.tasks.get(token.task)
@@ -159,14 +172,16 @@ class Checks:
 
     def _check_loss(self, change: AttemptLost, now: float) -> None:
         task = self.shadow.tasks[change.task]
-        heard = self.heard.get((change.task, change.attempt), -1e9)
         attempt = task.current()
+        heard = min(self.heard.get((change.task, change.attempt, agent), -1e9) for agent in attempt.agents)
         forgot = change.failure.reason in AGENT_SAID_SO or "came back without" in change.failure.message
         if not forgot and now - heard < self.lease_s - 1e-6:
             raise InvariantError(
                 f"I7: lost {now - heard:.3f} s after it was heard of, a lease is {self.lease_s}: {task.story()}"
             )
-        is_silent = (change.task, change.attempt) not in self.spoken
+        if change.failure.counted and attempt.members:
+            raise InvariantError(f"I12: that one of a gang is gone was counted: {task.story()}")
+        is_silent = (change.task, change.attempt, attempt.agent) not in self.spoken
         if change.failure.counted and attempt.epoch < self.shadow.epoch and is_silent:
             raise InvariantError(f"I12: a loss that a restart may have caused was counted: {task.story()}")
 
@@ -178,9 +193,9 @@ class Checks:
             kept = task is not None and len(task.attempts) >= number and task.attempts[number - 1]
             if not kept or not kept.ended or kept.digest != digest:
                 raise InvariantError(f"I1: the acknowledged outcome of {task_id} attempt {number} is gone")
-        for (task_id, number), agent in self.leased.items():
+        for task_id, number, agent in self.leased:
             task = engine.state.tasks.get(task_id)
-            if task is None or len(task.attempts) < number or task.attempts[number - 1].agent != agent:
+            if task is None or len(task.attempts) < number or agent not in task.attempts[number - 1].agents:
                 raise InvariantError(f"I1: {agent} was told of {task_id} attempt {number}, which is gone")
         for task_id, number in self.stopped:
             task = engine.state.tasks.get(task_id)
@@ -192,8 +207,8 @@ class Checks:
                 raise InvariantError(f"I10: the answer to request {request_id} is gone, or another")
         if engine.work.leases.armed() and engine.work.leases.next_deadline() < now + self.lease_s - 1e-6:
             raise InvariantError("I7: a lease is not full after a restart")
-        for task in self._running():
-            self.heard[task.id, task.current().number] = now
+        self.renewed(now)
+        self.heard.update(self.extended)
         self.equal(engine)
 
     def reread(self, disk: "JournalDisk") -> None:
@@ -220,20 +235,23 @@ class Checks:
             if engine.state.tasks[task_id].state is not state:
                 raise InvariantError(f"I4: was {state.name}: {engine.state.tasks[task_id].story()}")
 
-    def armed(self, engine: "Engine") -> None:
-        """Check what runs against what is armed and offered (I7, I8); only open searches have running tasks."""
-        running = {task.id: task.current().number for task in self._running()}
-        if running != engine.work.leases.armed():
-            raise InvariantError(f"I7: running {running}, leased {engine.work.leases.armed()}")
-        used: dict[tuple[str, TaskKind], int] = {}
-        for task in self._running():
-            key = (task.current().agent, task.kind)
-            used[key] = used.get(key, 0) + 1
-        for (agent, kind), count in used.items():
-            entry = engine.agents.get(agent)
-            most = entry.slots.get(kind, 0) + entry.most_ahead.get(kind, 0) if entry is not None else 0
-            if entry is not None and entry.session is not None and count > most:
-                raise InvariantError(f"I8: {agent} runs {count} {kind.name} in {most} slots")
+    def armed(self, engine: "Engine", now: float) -> None:
+        """Check what runs against what is armed, offered and heard (I7, I8); only open searches have running tasks."""
+        running = list(self._running())
+        agents = engine.agents.connected()
+        slots = {(e.name, kind): n + e.most_ahead.get(kind, 0) for e in agents for kind, n in e.slots.items()}
+        lease_invariants.check_leases(running, engine.work.leases.armed(), slots)
+        held: dict[str, set[str]] = {}
+        for task in running:
+            attempt = task.current()
+            for agent in attempt.agents:
+                held.setdefault(agent, set()).add(task.id)
+                silent_s = now - self.extended.get((task.id, attempt.number, agent), now)
+                if silent_s > self.lease_s + 1e-6:
+                    raise InvariantError(f"I7: nothing heard of {agent} for {silent_s:.3f} s: {task.story()}")
+        for entry in engine.agents.all():
+            if set(entry.held) != held.get(entry.name, set()):
+                raise InvariantError(f"I8: {entry.name} takes up slots for {list(entry.held)}, not {held}")
 
     def _running(self) -> Iterable[Task]:
         for run in self.shadow.searches.values():

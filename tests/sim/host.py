@@ -73,11 +73,12 @@ class Host:
             except NasmeshError as error:
                 world.count("full journals")
                 engine.abort(step, error)
+                world.checks.renewed(world.now())
                 return step.results
             world.checks.feed(world.disk, world.now())
         engine.publish(step)
-        if self.is_current:
-            world.checks.armed(engine)
+        if self.is_current and step.batch is not None:
+            world.checks.armed(engine, world.now())
         return step.results
 
     def die(self) -> None:
@@ -130,7 +131,7 @@ class Host:
             return self.desk.hello(link, message.hello)
         finally:  # also where the journal refuses what follows from it: the agent has spoken all the same
             for token in () if stale else message.hello.held:
-                self.world.checks.spoken[token.task, token.attempt] = None
+                self.world.checks.named(token, message.hello.agent, self.world.now())
 
     def notice(self, link: Link) -> None:
         """See that a stream has ended."""

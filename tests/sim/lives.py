@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nasmesh.v1 import search_pb2
-from scheduler.domain import SearchRun
+from scheduler.domain import SearchRun, State
 from tests.sim import logged
 from tests.sim.options import draw
 from tests.sim.world import World
 
 REGRESSIONS = Path(__file__).parent / "regressions.txt"
+_GONE = ("LEASE_EXPIRED", "AGENT_FORGOT", "SCHEDULER_RESTARTED")
 KILLS = ("kills", "power cuts", "services killed")
 # Of so many seeds one writes its whole log, which is then searched for what must not be in it (I14).
 LOGGED_EVERY = 50
@@ -43,6 +44,7 @@ class Tally:
         for run in world.checks.shadow.searches.values():
             _sum(self.counts, _rungs(run))
             _sum(self.ends, {run.state.name: 1})
+        _sum(self.counts, _gangs(world.checks.shadow))
 
     def merge(self, other: "Tally") -> None:
         self.seeds += other.seeds
@@ -65,6 +67,13 @@ def _rungs(run: SearchRun) -> dict[str, int]:
     stopped = sum(trial.failure.reason == "EARLY_STOPPED" for trial in run.trials)
     promoted = sum(rung.decision == search_pb2.RUNG_DECISION_PROMOTED for rung in rungs)
     return {"promoted": promoted, "stopped early": stopped}
+
+
+def _gangs(state: State) -> dict[str, int]:
+    """Return how many trainings several agents shared, and how many of those were lost with one of them."""
+    shared = [attempt for task in state.tasks.values() for attempt in task.attempts if attempt.members]
+    lost = [attempt for attempt in shared if attempt.failure is not None and attempt.failure.reason in _GONE]
+    return {"gangs": len(shared), "gangs lost": len(lost)}
 
 
 def _sum(into: dict[str, int], more: dict[str, int]) -> None:

@@ -7,6 +7,8 @@ from nasmesh.v1 import search_pb2
 from tests.builders import scheduling as make
 
 TURNS = 130
+# Of a mesh's agents so many drive a train server, and the first ones are those.
+TRAINING_AGENTS = 3
 RULES = ("median", "successive_halving", "asynchronous_halving", "hyperband")
 
 
@@ -110,6 +112,7 @@ def searches(seed: int) -> dict[str, search_pb2.SearchSpec]:
         spec.budget.target = 0.7
     _stop_early(seed, found)
     _judge_early(seed, found)
+    _share_trainings(seed, found)
     return found
 
 
@@ -145,6 +148,18 @@ def _judge_early(seed: int, specs: dict[str, search_pb2.SearchSpec]) -> None:
             spec.ClearField("train")
             if spec.HasField("final"):
                 spec.final.ClearField("train")
+
+
+def _share_trainings(seed: int, specs: dict[str, search_pb2.SearchSpec]) -> None:
+    """Have several agents train each network of some searches, or of their final phase, together."""
+    rng = seeded_random(derive_seed(seed, "gangs"))
+    able = min(TRAINING_AGENTS, draw(seed).agents)
+    for spec in specs.values():
+        for train in (spec.train, spec.final.train if spec.HasField("final") else None):
+            if able > 1 and rng.random() < 0.25 and train is not None and not spec.evaluate.table:
+                train.distribution.across_hosts = True
+                train.distribution.processes = rng.randint(2, able)
+                train.batch_size = 12
 
 
 def _spec(max_trials: int, parallelism: int, *, final: bool) -> search_pb2.SearchSpec:

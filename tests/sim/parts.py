@@ -44,4 +44,6 @@ EVERY = (
     "lifecycle",
     "promoted",
     "stopped early",
+    "gangs",
+    "gangs lost",
 )

@@ -16,7 +16,7 @@ from scheduler import engine as engine_module
 from scheduler import snapshots
 from scheduler.domain import OPEN_SEARCHES
 from tests.builders import scheduling as make
-from tests.sim.agent import SimAgent, Work
+from tests.sim.agent import SimAgent
 from tests.sim.checks import Checks
 from tests.sim.client import SimClient
 from tests.sim.dying import KilledError
@@ -26,6 +26,7 @@ from tests.sim.journal import JournalDisk
 from tests.sim.net import Link
 from tests.sim.options import Options, searches
 from tests.sim.store import FaultStore
+from tests.sim.work import Work
 
 LEASES_TO_END = 20
 _KINDS = (make.ALL_KINDS, make.ALL_KINDS, make.ALL_KINDS[1:], make.ALL_KINDS[:1])
@@ -46,6 +47,7 @@ class World:
         self.faulty = False
         self.hit: Callable[[str, str], bool] = self._by_chance
         self.counts: dict[str, int] = {}
+        self.meetings: dict[tuple[str, int], tuple[int, str]] = {}
         engine_module.SNAPSHOT_EVENTS = options.snapshot_events
         snapshots.RECENT = options.recent
         self.disk = JournalDisk()

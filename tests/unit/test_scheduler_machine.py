@@ -4,7 +4,7 @@ import pytest
 
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
-from scheduler import invariants
+from scheduler import invariants, lease_invariants
 from scheduler.domain import SearchState, TaskState
 from scheduler.effects import Closed, Granted, IllegalTransitionError, Queued, Revoked
 from scheduler.facts import (
@@ -148,7 +148,7 @@ def test_task_when_three_counted_attempts_fail_then_quarantined_with_three_reaso
     for attempt in (1, 2, 3):
         play.tell(AttemptLeased("s-t1-train", "agents/a"))
         effects = play.tell(AttemptLost("s-t1-train", attempt, failure()))
-        assert Closed("s-t1-train", attempt, "agents/a") in effects
+        assert Closed("s-t1-train", attempt, ("agents/a",)) in effects
     assert play.state.tasks["s-t1-train"].state is TaskState.QUARANTINED
     trial = play.run.trials[0]
     assert trial.outcome == pb.TRIAL_OUTCOME_FAILED
@@ -283,8 +283,9 @@ def test_lease_invariants_when_broken_then_found() -> None:
     play = Play(spec())
     play.tell(AttemptLeased("s-g1", "agents/a"))
     task = play.state.tasks["s-g1"]
-    invariants.check_leases(play.state, {"s-g1": 1}, {("agents/a", task.kind): 1})
+    held = {("s-g1", "agents/a"): 1}
+    lease_invariants.check_leases([task], held, {("agents/a", task.kind): 1})
     with pytest.raises(invariants.InvariantError, match="I7"):
-        invariants.check_leases(play.state, {}, {})
+        lease_invariants.check_leases([task], {}, {})
     with pytest.raises(invariants.InvariantError, match="I8"):
-        invariants.check_leases(play.state, {"s-g1": 1}, {("agents/a", task.kind): 0})
+        lease_invariants.check_leases([task], held, {("agents/a", task.kind): 0})

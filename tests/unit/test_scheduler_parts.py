@@ -32,7 +32,8 @@ def agent(agents: Agents, name: str, *, slots: int = 1, datasets: tuple[str, ...
 def matched(agents: Agents, placement: Placement, kind: TaskKind = TRAIN) -> list[tuple[str, str]]:
     leased: list[tuple[str, str]] = []
 
-    def lease(task: str, entry: AgentEntry) -> None:
+    def lease(task: str, found: list[AgentEntry]) -> None:
+        (entry,) = found
         leased.append((task, entry.name))
         agents.grant(entry.name, task, kind)
         placement.started(task, kind, task)
@@ -112,14 +113,14 @@ def test_placement_when_agent_is_draining_or_gone_then_nothing() -> None:
 def test_leases_when_beaten_then_expire_later_in_order() -> None:
     clock, leases = ManualClock(monotonic=0.0), Leases(30.0)
     for task in ("a", "b", "c"):
-        leases.arm(task, 1, clock.monotonic())
+        leases.arm(task, "agents/a", 1, clock.monotonic())
         clock.advance(1.0)
-    leases.beat("a", 1, clock.monotonic())
-    assert (leases.was_beaten("a"), leases.was_beaten("b")) == (True, False)
+    leases.beat("a", "agents/a", 1, clock.monotonic())
+    assert (leases.was_beaten("a", "agents/a"), leases.was_beaten("b", "agents/a")) == (True, False)
     assert leases.next_deadline() == 31.0
-    assert leases.expired(32.0) == ["b", "c"]
-    leases.disarm("b")
-    assert leases.expired(100.0) == ["c", "a"]
+    assert leases.expired(32.0) == [("b", "agents/a"), ("c", "agents/a")]
+    leases.disarm("b", "agents/a")
+    assert leases.expired(100.0) == [("c", "agents/a"), ("a", "agents/a")]
 
 
 def test_backoff_when_failures_grow_then_jittered_below_the_doubling_cap() -> None:

@@ -46,7 +46,8 @@ class Slots:
     def shares(self) -> Counter[str]:
         return Counter(self.running.values())
 
-    def _lease(self, task: str, entry: AgentEntry) -> None:
+    def _lease(self, task: str, found: list[AgentEntry]) -> None:
+        (entry,) = found
         search = task.rpartition("-")[0]
         self.running[task] = search
         self.agents.grant(entry.name, task, TRAIN)
@@ -143,7 +144,8 @@ def _seconds_each(what: str, size: int) -> float:
     rounds = 60
     leased: list[str] = []
 
-    def lease(task: str, entry: AgentEntry) -> None:
+    def lease(task: str, found: list[AgentEntry]) -> None:
+        (entry,) = found
         leased.append(task)
         agents.grant(entry.name, task, TRAIN)
         placement.started(task, TRAIN, task)
@@ -172,7 +174,8 @@ def test_agents_when_they_reconnect_with_other_data_then_stand_in_the_right_line
     placement.offer(agent(agents, "a", slots=1, datasets=("datasets/y",)))
     leased: list[str] = []
 
-    def lease(task: str, entry: AgentEntry) -> None:
+    def lease(task: str, found: list[AgentEntry]) -> None:
+        (entry,) = found
         leased.append(task)
         agents.grant(entry.name, task, TRAIN)
         placement.started(task, TRAIN, "s")

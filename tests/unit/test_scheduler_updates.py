@@ -92,4 +92,4 @@ def test_resume_when_a_task_was_in_its_back_off_then_leased_at_once_and_once() -
     found.wish(wish.resume("s"))
     task = found.engine.state.tasks["s-g1"]
     assert (task.state, len(task.attempts)) == (TaskState.RUNNING, 2)
-    assert found.engine.work.leases.armed() == {"s-g1": 2}
+    assert found.engine.work.leases.armed() == {("s-g1", "agents/a0"): 2}
