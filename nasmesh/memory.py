@@ -16,6 +16,7 @@ from pathlib import Path
 from nasmesh.errors import Invalid
 from nasmesh.limits import DATASET_MEMORY_BYTES, MIB
 from nasmesh.settings import home
+from nasmesh.training_rules import processes_here
 from nasmesh.v1 import training_pb2 as pb
 
 METRIC = "train_memory_bytes"
@@ -67,8 +68,8 @@ class Data:
 def predict(network: Network, config: pb.TrainConfig, data: Data, device: str = "cpu") -> int:
     """Return the bytes that a training will hold at most, on a "cpu" or a "cuda" device.
 
-    `config` must be complete (nasmesh.training_config). A training over several processes holds this in each, with its
-    part of every batch.
+    `config` must be complete (nasmesh.training_config). Of a training over several processes each holds this, with its
+    part of every batch: all of them where one server runs them, one where each has a server of its own.
     """
     processes = max(1, config.distribution.processes)
     batch = min(config.batch_size, max(1, data.samples))
@@ -79,7 +80,7 @@ def predict(network: Network, config: pb.TrainConfig, data: Data, device: str = 
         held += _HALF_KERNELS
     if config.compute.compile not in (pb.COMPILE_MODE_UNSPECIFIED, pb.COMPILE_MODE_NEVER):
         held += _COMPILER if device == "cpu" else 0
-    return processes * (_FIXED[device] + math.ceil(held))
+    return processes_here(config) * (_FIXED[device] + math.ceil(held))
 
 
 def _state(network: Network, config: pb.TrainConfig) -> float:

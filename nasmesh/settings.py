@@ -27,6 +27,7 @@ KNOWN = {
     "NASMESH_METRICS": "HOST:PORT where a program serves metrics for Prometheus [none]",
     "NASMESH_TRACES": "where spans go: otlp:http://HOST:PORT or file:PATH [nowhere]",
     "NASMESH_TRACES_RATIO": "share of traces that are kept, 0 to 1; whoever starts a trace decides [1]",
+    "NASMESH_GANG_LISTEN": "HOST:PORT where a train server meets others for one training over several [none]",
     "NASMESH_FAILPOINT": "tests only: where a program kills itself, as NAME:kill [none]",
 }
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -49,6 +50,7 @@ class Settings:
     metrics: str = ""
     traces: str = ""
     traces_ratio: float = 1.0
+    gang_listen: str = ""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
@@ -78,6 +80,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         metrics=env.get("NASMESH_METRICS", ""),
         traces=env.get("NASMESH_TRACES", ""),
         traces_ratio=_share(env, "NASMESH_TRACES_RATIO"),
+        gang_listen=env.get("NASMESH_GANG_LISTEN", ""),
         tls_cert=_file(env, "NASMESH_TLS_CERT"),
         tls_key=_file(env, "NASMESH_TLS_KEY"),
         tls_ca=_file(env, "NASMESH_TLS_CA"),

@@ -97,8 +97,8 @@ def _distribution_faults(config: pb.TrainConfig) -> Iterator[Fault]:
             yield "distribution.processes", f"the batch_size of {config.batch_size} does not divide into {among}"
         if config.compute.compile == pb.COMPILE_MODE_ALWAYS:
             yield "compute.compile", "ALWAYS does not go with several processes; use AUTO or NEVER"
-    if config.distribution.across_hosts:
-        yield "distribution.across_hosts", "one server is what trains a network; leave unset"
+    if config.distribution.across_hosts and processes == 1:
+        yield "distribution.across_hosts", "goes with processes of at least 2, each on a server of its own"
 
 
 def _optimizer_faults(optimizer: pb.OptimizerConfig) -> Iterator[Fault]:
@@ -188,6 +188,11 @@ def _compute_faults(compute: pb.ComputePolicy) -> Iterator[Fault]:
     if compute.compile not in pb.CompileMode.values():
         yield "compute.compile", f"{compute.compile} is unknown; use one of {names_of(pb.CompileMode.keys())}"
     yield from require("compute.threads", compute.threads, lambda v: 0 <= v <= 1024, "must be 0 to 1024 (0: default)")
+
+
+def processes_here(config: pb.TrainConfig) -> int:
+    """Return how many processes of a training one server runs: all, or one of those that are spread over servers."""
+    return 1 if config.distribution.across_hosts else max(1, config.distribution.processes)
 
 
 def names_of(keys: list[str]) -> str:

@@ -1,5 +1,6 @@
 """`python -m train_svc`: serves TrainService; trains in warm child processes."""
 
+import argparse
 import sys
 
 from nasmesh.agent.drivers.train import TrainDriver
@@ -10,13 +11,16 @@ from nasmesh.host import thread_environment
 from nasmesh.jobs.table import JobTable
 from nasmesh.rpc.server import Service
 from nasmesh.v1.train_service_pb2_grpc import add_TrainServiceServicer_to_server
-from train_svc.room import add_flags, child_limits, shared_memory
+from train_svc import address, room
+from train_svc.address import GangAddress
+from train_svc.room import child_limits, shared_memory
 from train_svc.service import TrainServicer
 
 
 def build(settings: ServerSettings) -> Served:
     """Return the service over a table of children that train, sharing processors and memory between the slots."""
     memory = shared_memory(settings)
+    gang = GangAddress(settings.own.gang_listen, insecure=settings.insecure)
     table = JobTable(
         work="train_svc.job:run",
         slots=settings.slots,
@@ -25,6 +29,9 @@ def build(settings: ServerSettings) -> Served:
             "NASMESH_STORE": settings.store,
             "NASMESH_HOME": str(settings.environment.home),
             "NASMESH_DATA": str(settings.environment.data),
+            "NASMESH_GANG_LISTEN": gang.text,
+            # Of connections to other processes that end, which is how one learns of it, torch prints long stories.
+            "TORCH_CPP_LOG_LEVEL": "ERROR",
             **thread_environment(settings.slots),
             # Each heap that the C library opens for a thread sets 64 MiB of addresses aside, which jobs are bounded by.
             "MALLOC_ARENA_MAX": "2",
@@ -33,9 +40,15 @@ def build(settings: ServerSettings) -> Served:
         limits=child_limits(memory),
         memory=memory,
     )
-    servicer = TrainServicer(table)
+    servicer = TrainServicer(table, gang_address=gang.text)
     service = Service(TRAIN, add_TrainServiceServicer_to_server, servicer)
     return Served(service, TrainDriver(LocalTarget(servicer)), table)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that only the train server has."""
+    room.add_flags(parser)
+    address.add_flags(parser)
 
 
 PROGRAM = Program(name="train_svc", listen="127.0.0.1:7402", build=build, add_flags=add_flags)

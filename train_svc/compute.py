@@ -191,3 +191,10 @@ def finish(device: torch.device) -> None:
 def describe(device: torch.device) -> str:
     """Return the device's model, for people."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def warm() -> None:
+    """Pay for first use before the first job: torch's kernels and autograd start in a thread of their own."""
+    x = torch.randn(2, 1, 8, 8, requires_grad=True)
+    weight = torch.randn(4, 1, 3, 3, requires_grad=True)
+    torch.nn.functional.conv2d(x, weight, padding=1).relu().mean().backward()  # type: ignore[no-untyped-call]

@@ -7,19 +7,21 @@ from nasmesh.errors import Invalid
 from nasmesh.host import compute_device, describe_server, package_version
 from nasmesh.jobs.table import JobView
 from nasmesh.store.keys import check_ref
+from nasmesh.training_rules import processes_here
 from nasmesh.v1 import job_pb2
 from nasmesh.v1 import train_service_pb2 as pb
 from train_svc import loss_names
+from train_svc.address import check_place
 
 # Longer than any checkpoint takes to write; whoever waits for it should not have to guess.
 _LONGEST_GRACE_S = 600.0
 
 
-def check_start(request: pb.StartTrainingRequest, *, slots: int) -> pb.StartTrainingRequest:
-    """Return a request that is worth a job on a server of so many slots.
+def check_start(request: pb.StartTrainingRequest, *, slots: int, gang_address: str = "") -> pb.StartTrainingRequest:
+    """Return a request that is worth a job on a server of so many slots that others reach at `gang_address`.
 
     Raises Invalid (TRAIN_CONFIG_INVALID, DATASET_UNKNOWN, DATASET_SPEC_INVALID, OBJECT_REF_INVALID,
-    OBJECT_KEY_MISMATCH, FIELD_INVALID).
+    OBJECT_KEY_MISMATCH, FIELD_INVALID, GANG_REFUSED).
     """
     if not request.HasField("network"):
         raise Invalid("OBJECT_REF_INVALID", "network: name the object to train", field="network")
@@ -36,16 +38,14 @@ def check_start(request: pb.StartTrainingRequest, *, slots: int) -> pb.StartTrai
     if request.until_step < 0:
         message = f"until_step: {request.until_step} is below 0; 0 trains to the end"
         raise Invalid("FIELD_INVALID", message, field="until_step")
-    if request.HasField("gang"):
-        message = "gang: this server trains a network alone; leave it unset"
-        raise Invalid("FIELD_INVALID", message, field="gang")
+    check_place(request, gang_address)
     training_config.check_instrumentation(request.instrumentation, "instrumentation")
     return request
 
 
 def slots_of(request: pb.StartTrainingRequest) -> int:
-    """Return how many slots a training takes: one a process."""
-    return max(1, request.config.distribution.processes)
+    """Return how many slots a training takes: one for each of its processes here."""
+    return processes_here(request.config)
 
 
 def to_training(view: JobView) -> pb.Training:
@@ -62,12 +62,13 @@ def to_training(view: JobView) -> pb.Training:
     )
 
 
-def server(slots: int, memory_bytes: int = 0) -> job_pb2.Server:
+def server(slots: int, memory_bytes: int = 0, gang_address: str = "") -> job_pb2.Server:
     """Return what this server says of itself; `memory_bytes`: what jobs may hold together on the device they use."""
     found = describe_server(f"torch {package_version('torch')}", slots=slots, datasets=dataset_resources())
     for device in found.devices:
         if device.id == compute_device().id:
             device.job_memory_bytes = memory_bytes
+    found.gang_address = gang_address
     return found
 
 

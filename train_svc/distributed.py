@@ -4,23 +4,26 @@ They stay warm between trainings. Where one is lost, the training goes on from i
 place, a few times.
 """
 
+import contextlib
 import os
 import resource
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 import torch
 
 from nasmesh.clock import Clock
 from nasmesh.errors import Invalid, NasmeshError, Unavailable
+from nasmesh.jobs.context import JobContext
 from nasmesh.jobs.failures import OUT_OF_MEMORY
 from nasmesh.jobs.process import BURST_BYTES, ChildLimits, ChildProcess, Ended, Reply
 from nasmesh.logs import get_logger
 from nasmesh.v1 import object_pb2, search_pb2, worker_pb2
 from nasmesh.v1 import train_service_pb2 as pb
-from train_svc import compute, snapshot, together
-from train_svc.group import JOIN_S, RANK_LOST, Group, Meeting, MemberLost
+from train_svc import compute
+from train_svc.group import RANK_LOST, Group
+from train_svc.leading import lead
+from train_svc.meeting import JOIN_S, Meeting, MemberLost
 from train_svc.training import Training
 
 MOST_LOST = 3
@@ -64,16 +67,20 @@ class Crew:
 class Company:
     """The processes of one attempt at a training. `join` makes the training theirs."""
 
-    def __init__(self, start: pb.StartTrainingRequest, children: Sequence[ChildProcess], clock: Clock) -> None:
+    def __init__(
+        self, start: pb.StartTrainingRequest, children: Sequence[ChildProcess], context: JobContext, clock: Clock
+    ) -> None:
         """Send the others to where this process will meet them."""
         self._size = 1 + len(children)
+        self._training_id = start.training_id
         self._children = children
+        self._context = context
         self._clock = clock
         self._group: Group | None = None
         self._leaving = False
         self._lost = threading.Event()
-        self._failures: list[search_pb2.Failure] = []
-        self._meeting: Meeting | None = Meeting.call()
+        self._failures: list[tuple[int, search_pb2.Failure]] = []
+        self._meeting = Meeting.call(start.training_id, clock)
         rendezvous = self._meeting.rendezvous
         self.stored: object_pb2.ObjectRef | None = None
         """The last checkpoint that is stored; whoever stores one sets it."""
@@ -81,12 +88,14 @@ class Company:
             asked = pb.StartTrainingRequest()
             asked.CopyFrom(start)
             asked.gang.CopyFrom(pb.GangMember(rank=rank, size=self._size, rendezvous=rendezvous))
-            run = worker_pb2.RunJob(job_id=start.training_id, request=asked.SerializeToString(deterministic=True))
+            run = worker_pb2.RunJob(
+                job_id=start.training_id,
+                request=asked.SerializeToString(deterministic=True),
+                memory_bytes=context.memory_bytes // self._size,
+            )
             child.send(worker_pb2.WorkerRequest(run=run))
         self._watchers = [
-            threading.Thread(
-                target=self._watch, args=(rank, child, start.training_id), name=f"rank-{rank}", daemon=True
-            )
+            threading.Thread(target=self._watch, args=(rank, child), name=f"rank-{rank}", daemon=True)
             for rank, child in enumerate(children, start=1)
         ]
         for watcher in self._watchers:
@@ -94,22 +103,14 @@ class Company:
 
     def join(self, training: Training) -> None:
         """Tell the others where the training stands, and share its layers and updates with them."""
-        meeting = self._await_all()
-        nccl = compute.one_each(training.device, self._size)
-        self._group = group = Group(meeting, rank=0, size=self._size, nccl=nccl)
-        self.check()
-        group.tell(snapshot.take(training, elapsed_s=training.elapsed_s).to_bytes(), training.device)
-        together.share(training.module, group)
-        training.team = group
-
-    def _await_all(self) -> Meeting:
-        if self._meeting is None:
-            raise MemberLost("all have left")
         until = self._clock.monotonic() + JOIN_S
-        while not self._meeting.has_all(self._size):
+        while self._meeting.absent(self._size):
+            self._context.raise_if_cancelled()
             if self._lost.wait(_ARRIVAL_S) or self._clock.monotonic() > until:
                 raise MemberLost("not all processes have come")
-        return self._meeting
+        nccl = compute.one_each(training.device, self._size)
+        self._group = lead(training, self._meeting, self._size, nccl=nccl)
+        self.check()
 
     def check(self) -> None:
         """Raise MemberLost where a process is gone: what this one has computed since may be wrong."""
@@ -118,25 +119,28 @@ class Company:
 
     def failure(self) -> NasmeshError | MemoryError | None:
         """Return why another process could not go on by itself; None where it or a connection was simply lost."""
-        for failure in self._failures:
+        for rank, failure in self._failures:
+            whose = f"rank {rank} of {self._size}"
             if failure.reason == OUT_OF_MEMORY:
-                return MemoryError(failure.message)
+                return MemoryError(f"{whose} could not have what it asked for")
             if failure.reason != RANK_LOST:
                 kind = Unavailable if failure.retryable else Invalid
-                return kind(failure.reason, f"another process of the training: {failure.message}")
+                return kind(failure.reason, f"{whose}: {failure.message}")
         return None
 
-    def leave(self, training_id: str) -> None:
+    def leave(self) -> None:
         """Let the others go, and end those that do not."""
         if self._leaving:
             return
         self._leaving = True
-        stop = worker_pb2.WorkerRequest(stop=worker_pb2.StopJob(job_id=training_id))
+        with contextlib.suppress(MemberLost):
+            self._meeting.end()
+        stop = worker_pb2.WorkerRequest(stop=worker_pb2.StopJob(job_id=self._training_id))
         for child in self._children:
             child.send(stop)
         if self._group is not None:
             self._group.close()
-        self._meeting = None  # whoever is still on the way to it hears that it is over
+        self._meeting.close()
         until = self._clock.monotonic() + _LEAVE_S
         for child, watcher in zip(self._children, self._watchers, strict=True):
             watcher.join(max(0.0, until - self._clock.monotonic()))
@@ -144,8 +148,9 @@ class Company:
                 child.end()
                 watcher.join()
 
-    def _watch(self, rank: int, child: ChildProcess, job_id: str) -> None:
+    def _watch(self, rank: int, child: ChildProcess) -> None:
         """Follow one process to the end of its part."""
+        job_id = self._training_id
         while True:
             event = child.next_event(_LISTEN_S)
             if isinstance(event, Ended):
@@ -153,7 +158,7 @@ class Company:
             if isinstance(event, Reply) and event.reply.finished.job_id == job_id:
                 if not event.reply.finished.HasField("failure") or self._leaving:
                     return
-                self._failures.append(event.reply.finished.failure)
+                self._failures.append((rank, event.reply.finished.failure))
                 break
         if not self._leaving:
             _log.warning("rank_lost", job=job_id, rank=rank, process=child.process_id, text=child.stderr_tail()[-300:])
@@ -162,7 +167,9 @@ class Company:
             self._group.give_up()
 
 
-def train_together(start: pb.StartTrainingRequest, crew: Crew, attempt: Attempt, clock: Clock) -> pb.TrainResult:
+def train_together(
+    start: pb.StartTrainingRequest, crew: Crew, attempt: Attempt, context: JobContext, clock: Clock
+) -> pb.TrainResult:
     """Make `attempt` in company, and again from the last checkpoint where a process was lost.
 
     Raises Unavailable (RANK_LOST) after MOST_LOST losses, why another process failed, and what `attempt` raises.
@@ -170,24 +177,24 @@ def train_together(start: pb.StartTrainingRequest, crew: Crew, attempt: Attempt,
     asked = pb.StartTrainingRequest()
     asked.CopyFrom(start)
     for lost in range(MOST_LOST + 1):
-        company = Company(asked, crew.of(start.config.distribution.processes - 1), clock)
+        company = Company(asked, crew.of(start.config.distribution.processes - 1), context, clock)
         try:
             with _as_loss(company):
                 return attempt(asked, company)
         except MemberLost as error:
-            company.leave(start.training_id)
+            company.leave()
             if (failure := company.failure()) is not None:
                 raise failure from error
             if company.stored is not None:
                 asked.resume_from.CopyFrom(company.stored)
             _log.warning("goes_on_without", job=start.training_id, lost=lost + 1, text=str(error))
         finally:
-            company.leave(start.training_id)
+            company.leave()
     message = f"processes of this training were lost {MOST_LOST + 1} times; it goes on from its last checkpoint"
     raise Unavailable(RANK_LOST, message)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _as_loss(company: Company) -> Iterator[None]:
     """Raise MemberLost for what torch raises where a process is gone: kernels that wait for it fail in many ways."""
     try:

@@ -4,68 +4,22 @@ Used directly, not through torch.distributed's default group: that one is global
 part in many trainings. Nothing here unpickles.
 """
 
-import ipaddress
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
-from torch.distributed import ProcessGroupGloo, TCPStore  # type: ignore[attr-defined]  # not in its __all__
+from torch.distributed import ProcessGroupGloo
 
-JOIN_S = 120.0
-"""How long processes wait for each other to come together; a cold one imports torch first."""
+from nasmesh.limits import CHECKPOINT_BYTES
+from train_svc.meeting import JOIN_S, Meeting, MemberLost, told_apart
+
 STEP_S = 600.0
 """Longest that one waits for the others within a training: while the first validates, or stores its last checkpoint."""
-LOOPBACK = "127.0.0.1"
 RANK_LOST = "RANK_LOST"
 """Reason of what ends because a process of the training was lost."""
-
-
-class MemberLost(Exception):  # noqa: N818 - the training survives it
-    """Another process of the training is gone, or answers no more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Meeting:
-    """Where processes meet. `address` is one of this machine that the others reach; 127.0.0.1: all are on this one."""
-
-    store: TCPStore
-    address: str
-
-    @staticmethod
-    def call(address: str = LOOPBACK, port: int = 0) -> "Meeting":
-        """Listen as the first member; port 0: any that is free."""
-        with _told_apart():
-            store = TCPStore(address, port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=JOIN_S))
-        return Meeting(store, address)
-
-    @staticmethod
-    def go_to(rendezvous: str, address: str = LOOPBACK) -> "Meeting":
-        """Come to HOST:PORT as another member."""
-        host, _, port = rendezvous.rpartition(":")
-        with _told_apart():
-            store = TCPStore(host.strip("[]"), int(port), is_master=False, timeout=timedelta(seconds=JOIN_S))
-        return Meeting(store, address)
-
-    def arrive(self, rank: int) -> None:
-        """Say that this member is here; raises MemberLost."""
-        with _told_apart():
-            self.store.set(f"here-{rank}", "")
-
-    def has_all(self, size: int) -> bool:
-        """Say whether all other members are here; raises MemberLost."""
-        with _told_apart():
-            return bool(self.store.check([f"here-{rank}" for rank in range(1, size)]))
-
-    @property
-    def rendezvous(self) -> str:
-        """HOST:PORT for the others."""
-        host = f"[{self.address}]" if _is_version_6(self.address) else self.address
-        return f"{host}:{self.store.port}"
 
 
 class Group:
@@ -76,8 +30,7 @@ class Group:
         self.rank = rank
         self.size = size
         self._nccl = nccl
-        self._meeting: Meeting | None = meeting
-        with _told_apart():
+        with told_apart():
             meet = _nccl if nccl else _gloo
             self._processes = meet(meeting, rank, size)
 
@@ -97,6 +50,8 @@ class Group:
         """Return what the first member says; the others pass None. Raises MemberLost."""
         length = torch.tensor([len(content) if content is not None else 0], dtype=torch.int64, device=device)
         self._broadcast(length)
+        if not 0 <= int(length) <= CHECKPOINT_BYTES:
+            raise MemberLost(f"the first process speaks of {int(length)} bytes")
         if content is None:
             values = torch.empty(int(length), dtype=torch.uint8, device=device)
         else:
@@ -107,7 +62,7 @@ class Group:
     def close(self) -> None:
         """Leave: whoever waits for this member hears that it is gone."""
         self.give_up()
-        self._processes = self._meeting = None
+        self._processes = None
 
     def give_up(self) -> None:
         """End what waits on a GPU for a member that is lost; by gloo it hears of that by itself. From any thread."""
@@ -119,7 +74,7 @@ class Group:
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
             alike = [tensor.detach() for tensor in tensors if tensor.dtype == dtype]
             flat: Tensor = _flatten_dense_tensors(alike)  # type: ignore[no-untyped-call]
-            with _told_apart():
+            with told_apart():
                 self._open().allreduce([flat]).wait()
             if factor != 1.0:
                 flat.mul_(factor)
@@ -127,7 +82,7 @@ class Group:
             torch._foreach_copy_(alike, parts)
 
     def _broadcast(self, values: Tensor) -> None:
-        with _told_apart():
+        with told_apart():
             self._open().broadcast([values]).wait()
 
     def _open(self) -> Any:  # ProcessGroupGloo or ProcessGroupNCCL, which share no useful type
@@ -151,22 +106,3 @@ def _nccl(meeting: Meeting, rank: int, size: int) -> Any:
     options = ProcessGroupNCCL.Options()
     options._timeout = timedelta(seconds=STEP_S)
     return ProcessGroupNCCL(meeting.store, rank, size, options)
-
-
-@contextmanager
-def _told_apart() -> Iterator[None]:
-    """Raise MemberLost for what torch's process groups raise: it is always about the others."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        text = (str(error).strip().splitlines() or [""])[0]
-        raise MemberLost(text[:300]) from error
-
-
-def _is_version_6(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).version == 6
-    except ValueError:
-        return False

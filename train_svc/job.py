@@ -1,24 +1,28 @@
 """What the warm child of a train server runs: a StartTrainingRequest in, a TrainResult out."""
 
-import torch
+import contextlib
 
 from nasmesh.clock import Clock, SystemClock
 from nasmesh.data.info import REGRESSION
 from nasmesh.host import cpu_model
+from nasmesh.jobs.bounds import bounded
 from nasmesh.jobs.context import JobContext
 from nasmesh.jobs.outbox import Outbox
 from nasmesh.settings import home, read_settings
 from nasmesh.store.base import ObjectStore
 from nasmesh.store.open import open_store
 from nasmesh.telemetry import tracing
+from nasmesh.training_rules import processes_here
 from nasmesh.v1 import measurement_pb2, object_pb2, training_pb2
 from nasmesh.v1 import train_service_pb2 as pb
-from train_svc import device_loss, instruments_once, snapshot
+from train_svc import device_loss, instruments_once, member, snapshot
 from train_svc.compute import describe
+from train_svc.compute import warm as warm  # the child asks this module for it
 from train_svc.distributed import Company, Crew, train_together
 from train_svc.fit import Fit
+from train_svc.gang import Gang, train_in_gang
 from train_svc.memory import Meter
-from train_svc.memory import weigh as weigh  # the child asks this module for it
+from train_svc.memory import weigh as weigh  # likewise
 from train_svc.publish import Published, engine_versions, publish
 from train_svc.training import Training, assemble
 from train_svc.upload import Upload, last_checkpoint, work_of
@@ -29,12 +33,15 @@ _crew = Crew()
 
 
 def run(request: bytes, context: JobContext) -> bytes:
-    """Train as asked and return the serialised TrainResult; errors are those of `train`."""
+    """Train as asked and return the serialised TrainResult, empty where another server leads; errors are `train`'s."""
     start = pb.StartTrainingRequest.FromString(request)
+    if start.gang.rank:
+        return member.run(request, context)
     if context.checkpoint is not None:  # an earlier try ran out of memory
         start.resume_from.CopyFrom(context.checkpoint)
     store = open_store(read_settings().store)
-    with device_loss.told_apart(), Meter(context, processes=start.config.distribution.processes) as meter:
+    processes = processes_here(start.config)
+    with device_loss.told_apart(), Meter(context, processes=processes) as meter, _part_of(context, processes):
         result = train(start, context, store, SystemClock())
     result.peak_memory_bytes, result.predicted_memory_bytes = meter.peak_bytes, context.foretold.predicted
     return result.SerializeToString(deterministic=True)
@@ -46,18 +53,29 @@ def train(start: pb.StartTrainingRequest, context: JobContext, store: ObjectStor
     Raises Invalid (TRAIN_CONFIG_INVALID, NETWORK_DIVERGED, CHECKPOINT_MISMATCH, EXPORT_DISAGREES), Rejected, NotFound,
     Unavailable (STORE_DOWN, RANK_LOST), and Cancelled after a checkpoint.
     """
-    if start.config.distribution.processes <= 1:
-        _crew.close()  # others need the memory more than the next of several processes needs them warm
-        return _train(start, context, store, clock, None)
+    if processes_here(start.config) > 1:
 
-    def attempt(asked: pb.StartTrainingRequest, company: Company) -> pb.TrainResult:
-        return _train(asked, context, store, clock, company)
+        def attempt(asked: pb.StartTrainingRequest, company: Company) -> pb.TrainResult:
+            return _train(asked, context, store, clock, company)
 
-    return train_together(start, _crew, attempt, clock)
+        return train_together(start, _crew, attempt, context, clock)
+    _crew.close()  # others need the memory more than the next of several processes needs them warm
+    if start.HasField("gang"):
+        return train_in_gang(start, lambda gang: _train(start, context, store, clock, gang), context, clock)
+    return _train(start, context, store, clock, None)
+
+
+def _part_of(context: JobContext, processes: int) -> contextlib.AbstractContextManager[None]:
+    """Bound this process to its part of what the job may hold; what is alone is bounded already."""
+    return bounded(context.memory_bytes // processes if processes > 1 else 0)
 
 
 def _train(
-    start: pb.StartTrainingRequest, context: JobContext, store: ObjectStore, clock: Clock, company: Company | None
+    start: pb.StartTrainingRequest,
+    context: JobContext,
+    store: ObjectStore,
+    clock: Clock,
+    company: Company | Gang | None,
 ) -> pb.TrainResult:
     begin = clock.monotonic()
     outbox = Outbox(home() / "uploads", clock=clock)
@@ -90,6 +108,8 @@ def _train(
         fit = Fit(training, context, clock, prepare, until_step=start.until_step)
         checkpoint, progress = fit.run()
         span.set(steps=training.step, device=describe(training.device))
+    if company is not None:
+        company.leave()  # the rest is for this process alone
     measurements = _measurements(
         training, start.instrumentation
     )  # before publishing, which may put averaged weights in place
@@ -140,10 +160,3 @@ def _environment(training: Training, published: Published) -> dict[str, str]:
         "compiled": "true" if training.choice.compiled else "false",
         "export_max_abs_diff": f"{published.max_abs_diff:.3g}",
     }
-
-
-def warm() -> None:
-    """Pay for first use before the first job: torch's kernels and autograd start in a thread of their own."""
-    x = torch.randn(2, 1, 8, 8, requires_grad=True)
-    weight = torch.randn(4, 1, 3, 3, requires_grad=True)
-    torch.nn.functional.conv2d(x, weight, padding=1).relu().mean().backward()  # type: ignore[no-untyped-call]

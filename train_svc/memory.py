@@ -58,13 +58,14 @@ class Meter:
 
     On a processor the bound is the process's own (nasmesh.jobs.bounds) and the measure its resident memory; on a GPU
     both are the allocator's. What is measured teaches this host's estimates. Of a training over several processes
-    only this one is seen: nothing is known of it then.
+    only this one is seen: it is bounded to its part, and nothing is known of the whole.
     """
 
     def __init__(self, context: JobContext, *, processes: int = 1) -> None:
         """Measure the job of this context, which `processes` work on."""
         self._context = context
         self._alone = processes <= 1
+        self._part_bytes = context.memory_bytes // max(1, processes)
         self._device = best_device()
         self._before = 0
         self.peak_bytes = 0
@@ -72,7 +73,7 @@ class Meter:
     def __enter__(self) -> "Meter":
         """Begin."""
         if self._device.type == "cuda":
-            self._bound(self._context.memory_bytes)
+            self._bound(self._part_bytes)
             torch.cuda.reset_peak_memory_stats(self._device)
         else:
             self._before = _resident("VmRSS") if _reset_peak() else 0

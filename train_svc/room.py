@@ -20,7 +20,7 @@ _BESIDE = 2048 * MIB
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that only the train server has."""
+    """Add the flag."""
     parser.add_argument(
         "--memory",
         default="",

@@ -16,16 +16,18 @@ from train_svc.convert import check_start, grace_s, server, slots_of, to_trainin
 class TrainServicer(rpc.TrainServiceServicer):
     """Serves the jobs of one table."""
 
-    def __init__(self, table: JobTable) -> None:
-        """Serve the trainings of `table`, whose noun is "training"."""
+    def __init__(self, table: JobTable, *, gang_address: str = "") -> None:
+        """Serve the trainings of `table`, whose noun is "training"; other servers reach this one at `gang_address`."""
         self._table = table
+        self._gang_address = gang_address
 
     def StartTraining(
         self, request: pb.StartTrainingRequest, context: grpc.ServicerContext
     ) -> pb.StartTrainingResponse:
         """Start a training, or return the one that exists."""
-        checked = check_start(request, slots=self._table.slots)
-        view = self._table.start(request.training_id, checked, slots=slots_of(checked))
+        checked = check_start(request, slots=self._table.slots, gang_address=self._gang_address)
+        awaited = checked.HasField("gang")
+        view = self._table.start(request.training_id, checked, slots=slots_of(checked), once=awaited)
         return pb.StartTrainingResponse(training=to_training(view))
 
     def GetTraining(self, request: pb.GetTrainingRequest, context: grpc.ServicerContext) -> pb.GetTrainingResponse:
@@ -67,4 +69,5 @@ class TrainServicer(rpc.TrainServiceServicer):
         self, request: pb.TrainServiceGetServerRequest, context: grpc.ServicerContext
     ) -> pb.TrainServiceGetServerResponse:
         """Describe this server."""
-        return pb.TrainServiceGetServerResponse(server=server(self._table.slots, self._table.memory_bytes))
+        found = server(self._table.slots, self._table.memory_bytes, self._gang_address)
+        return pb.TrainServiceGetServerResponse(server=found)

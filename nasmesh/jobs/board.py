@@ -61,7 +61,7 @@ class Board:
             self._log.warning("job_record_unreadable", job=job_id)
             records.remove(job_id)
 
-    def start(self, job_id: str, request: bytes, *, slots: int = 1) -> JobView:
+    def start(self, job_id: str, request: bytes, *, slots: int = 1, once: bool = False) -> JobView:
         """Queue a job, or return the one that has this id and body."""
         ids.check_job_id(job_id, field=f"{self._noun}_id")
         with self._changed:
@@ -81,7 +81,7 @@ class Board:
             if sum(not job.view.ended for job in self._jobs.values()) >= self._capacity:
                 raise Busy("NO_SLOT", f"all slots and the queue are full ({self._capacity} jobs)", retry_after_s=1.0)
             job = queued(job_id, request, now=self._clock.monotonic(), traceparent=tracing.current())
-            job.claim.slots = slots
+            job.claim.slots, job.claim.once = slots, once
             self._jobs[job_id] = job
             self._queue.append(job)
             self._changed.notify_all()
@@ -194,7 +194,7 @@ class Board:
                     self._queue.appendleft(job)
                     self._move(job, replace(job.view, state=job_pb2.JOB_STATE_QUEUED), is_state=True)
                     return
-                finished.violation.CopyFrom(self._room.violation(job.claim, seen))
+                self._room.judge(job.claim, finished, seen)
             self._changed.notify_all()
         self._finish(job, finished)
 

@@ -47,7 +47,8 @@ def failure_of(error: BaseException) -> pb.Failure:
         )
     # torch's own out-of-memory error is recognised by name: this module must not import torch.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _tells_of_memory(str(error)):
-        return out_of_memory("an allocation failed")
+        said = str(error) if isinstance(error, MemoryError) else ""
+        return out_of_memory(said or "an allocation failed")
     return failure("JOB_FAILED", f"the work raised {type(error).__name__}: {error}", retryable=True)
 
 

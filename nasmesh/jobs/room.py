@@ -36,6 +36,8 @@ class Claim:
     """Whether it has, or waits for, all there is: a try with less was not enough."""
     overtaken: int = 0
     slots: int = 1
+    once: bool = False
+    """Whether it is not tried again here: others wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +125,17 @@ class Room:
 
     def may_try_alone(self, claim: Claim) -> bool:
         """Say whether a job that ran out of memory may run again with all there is, and give it that claim."""
-        if not self.most or claim.alone or claim.held >= self.most:
+        if not self.most or claim.once or claim.alone or claim.held >= self.most:
             return False
         claim.held, claim.alone, claim.overtaken = self.budget, True, 0
         if not self.budget:
             claim.slots = self._slots
         return True
+
+    def judge(self, claim: Claim, finished: worker_pb2.JobFinished, seen: int) -> None:
+        """Say by how much a job that ran out of memory is outside what there is, where it had all of it."""
+        if not claim.once or claim.held >= self.most:
+            finished.violation.CopyFrom(self.violation(claim, seen))
 
     def violation(self, claim: Claim, seen: int) -> search_pb2.ConstraintViolation:
         """Return by how much a job is outside what there is.

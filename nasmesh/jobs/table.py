@@ -76,15 +76,15 @@ class JobTable:
             *self._board.readings(),
         ]
 
-    def start(self, job_id: str, request: Message, *, slots: int = 1) -> JobView:
+    def start(self, job_id: str, request: Message, *, slots: int = 1, once: bool = False) -> JobView:
         """Start a job that takes so many slots, or return the one that exists with this id and body.
 
-        Raises Conflict ({NOUN}_ID_REUSED), Busy (NO_SLOT), Unavailable (DRAINING), Invalid (NAME_INVALID,
-        SLOTS_TOO_FEW).
+        `once`: where it runs out of memory it ends, and is not tried again with more. Raises Conflict
+        ({NOUN}_ID_REUSED), Busy (NO_SLOT), Unavailable (DRAINING), Invalid (NAME_INVALID, SLOTS_TOO_FEW).
         """
         if not 1 <= slots <= self.slots:
             raise Invalid("SLOTS_TOO_FEW", f"the job takes {slots} slots, this server has {self.slots}")
-        return self._board.start(job_id, request.SerializeToString(deterministic=True), slots=slots)
+        return self._board.start(job_id, request.SerializeToString(deterministic=True), slots=slots, once=once)
 
     def get(self, job_id: str) -> JobView:
         """Return one job; raises NotFound ({NOUN}_UNKNOWN)."""

@@ -97,7 +97,9 @@ Global___StartTrainingRequest: _TypeAlias = StartTrainingRequest  # noqa: Y015
 
 @_typing.final
 class GangMember(_message.Message):
-    """A place in a training that is spread over several servers."""
+    """A place in a training that is spread over several servers. All members are asked for the same training, by one id. Those
+    behind rank 0 end SUCCEEDED with an empty result once rank 0 needs them no more, however it ends.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -109,7 +111,7 @@ class GangMember(_message.Message):
     size: _builtins.int
     """Members."""
     rendezvous: _builtins.str
-    """HOST:PORT where member 0 listens for the others."""
+    """HOST:PORT where member 0 listens for the others: its Server.gang_address."""
     def __init__(
         self,
         *,

@@ -82,7 +82,8 @@ class TrainServiceServicer:
 
         Errors: ALREADY_EXISTS (TRAINING_ID_REUSED): the id has another body, choose another; INVALID_ARGUMENT
         (TRAIN_CONFIG_INVALID, DATASET_UNKNOWN, NETWORK_REJECTED): fix the field named; RESOURCE_EXHAUSTED (NO_SLOT): wait as
-        RetryInfo says; UNAVAILABLE (DRAINING): use another server.
+        RetryInfo says; UNAVAILABLE (DRAINING): use another server; INVALID_ARGUMENT (GANG_REFUSED): this server cannot have
+        that place, use one that was started with an address for gangs, and its own address where it is to lead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

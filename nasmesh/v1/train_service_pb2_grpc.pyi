@@ -39,7 +39,8 @@ class TrainServiceStub:
 
     Errors: ALREADY_EXISTS (TRAINING_ID_REUSED): the id has another body, choose another; INVALID_ARGUMENT
     (TRAIN_CONFIG_INVALID, DATASET_UNKNOWN, NETWORK_REJECTED): fix the field named; RESOURCE_EXHAUSTED (NO_SLOT): wait as
-    RetryInfo says; UNAVAILABLE (DRAINING): use another server.
+    RetryInfo says; UNAVAILABLE (DRAINING): use another server; INVALID_ARGUMENT (GANG_REFUSED): this server cannot have
+    that place, use one that was started with an address for gangs, and its own address where it is to lead.
     """
     GetTraining: _grpc.UnaryUnaryMultiCallable[_train_service_pb2.GetTrainingRequest, _train_service_pb2.GetTrainingResponse]
     """Returns one training.
@@ -83,7 +84,8 @@ class TrainServiceAsyncStub(TrainServiceStub):
 
     Errors: ALREADY_EXISTS (TRAINING_ID_REUSED): the id has another body, choose another; INVALID_ARGUMENT
     (TRAIN_CONFIG_INVALID, DATASET_UNKNOWN, NETWORK_REJECTED): fix the field named; RESOURCE_EXHAUSTED (NO_SLOT): wait as
-    RetryInfo says; UNAVAILABLE (DRAINING): use another server.
+    RetryInfo says; UNAVAILABLE (DRAINING): use another server; INVALID_ARGUMENT (GANG_REFUSED): this server cannot have
+    that place, use one that was started with an address for gangs, and its own address where it is to lead.
     """
     GetTraining: _aio.UnaryUnaryMultiCallable[_train_service_pb2.GetTrainingRequest, _train_service_pb2.GetTrainingResponse]  # type: ignore[assignment]
     """Returns one training.
@@ -130,7 +132,8 @@ class TrainServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: ALREADY_EXISTS (TRAINING_ID_REUSED): the id has another body, choose another; INVALID_ARGUMENT
         (TRAIN_CONFIG_INVALID, DATASET_UNKNOWN, NETWORK_REJECTED): fix the field named; RESOURCE_EXHAUSTED (NO_SLOT): wait as
-        RetryInfo says; UNAVAILABLE (DRAINING): use another server.
+        RetryInfo says; UNAVAILABLE (DRAINING): use another server; INVALID_ARGUMENT (GANG_REFUSED): this server cannot have
+        that place, use one that was started with an address for gangs, and its own address where it is to lead.
         """
 
     @_abc_1.abstractmethod

@@ -12,10 +12,16 @@ from nasmesh.store.open import open_store
 
 
 @contextmanager
-def serving(directory: Path, *, noun: str, work: str, service, stub, slots: int = 1) -> Iterator[SimpleNamespace]:
-    """Yield (table, stub, store, address); `service(table)` returns the Service, `stub` is the generated class."""
-    store = f"dir:{directory / 'objects'}"
-    environment = {"NASMESH_STORE": store, "NASMESH_HOME": str(directory), "OMP_NUM_THREADS": "1"}
+def serving(
+    directory: Path, *, noun: str, work: str, service, stub, slots: int = 1, **variables: str
+) -> Iterator[SimpleNamespace]:
+    """Yield (table, stub, store, address); `service(table)` returns the Service, `stub` is the generated class.
+
+    `variables`: more of the children's environment, as gang_listen for NASMESH_GANG_LISTEN, or another store.
+    """
+    store = variables.setdefault("store", f"dir:{directory / 'objects'}")
+    environment = {"NASMESH_HOME": str(directory), "OMP_NUM_THREADS": "1"}
+    environment |= {f"NASMESH_{name.upper()}": value for name, value in variables.items()}
     table = JobTable(work=work, slots=slots, directory=directory / "jobs", environment=environment, noun=noun)
     made: Service = service(table)
     server = serve_threads([made], "127.0.0.1:0", workers=16)

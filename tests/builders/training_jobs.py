@@ -20,6 +20,7 @@ class Context:
     """A job's context that keeps marks and calls `on_mark(progress, checkpoint)`, which may cancel or raise."""
 
     job_id = "job"
+    memory_bytes = 0
     clock: ManualClock | None = None
 
     def __init__(self, on_mark: Callable[["Context"], None] = lambda _: None) -> None:

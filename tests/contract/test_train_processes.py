@@ -87,14 +87,6 @@ def test_training_over_more_processes_than_slots_when_started_then_is_refused_by
         server.stub.StartTraining(_request(server, "wider", processes=3))
     assert caught.value.reason == "TRAIN_CONFIG_INVALID"
     assert "this server has 2" in caught.value.message
-    across = _request(server, "across")
-    across.config.distribution.across_hosts = True
-    with pytest.raises(Invalid, match=r"config\.distribution\.across_hosts"), errors_from_rpc():
-        server.stub.StartTraining(across)
-    gang = _request(server, "gang")
-    gang.gang.size = 2
-    with pytest.raises(Invalid, match="gang"), errors_from_rpc():
-        server.stub.StartTraining(gang)
 
 
 def test_training_when_its_first_process_is_killed_then_the_others_end_and_another_attempt_has_the_same_weights(server):

@@ -39,10 +39,10 @@ def make(tmp_path: Path) -> Iterator[Make]:
         table.close()
 
 
-def start(table: JobTable, job_id: str, key: str) -> None:
+def start(table: JobTable, job_id: str, key: str, *, once: bool = False) -> None:
     request = pb.StartTrainingRequest(training_id=job_id)
     request.network.key = key
-    table.start(job_id, request)
+    table.start(job_id, request, once=once)
 
 
 def end_of(table: JobTable, job_id: str) -> JobView:
@@ -119,6 +119,20 @@ def test_job_when_it_runs_again_then_it_goes_on_from_its_last_checkpoint(make: M
     assert pb.TrainResult.FromString(end_of(table, "stored-1").result).checkpoint.key == "half"
     start(table, "stored-2", "50 40")
     assert not pb.TrainResult.FromString(end_of(table, "stored-2").result).HasField("checkpoint")
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="with a GPU addresses bound nothing")
+def test_job_when_others_wait_for_it_then_it_ends_where_it_would_run_again_and_is_not_called_outside(
+    make: Make,
+) -> None:
+    table = make(1000)
+    start(table, "job", "50 600", once=True)
+    view = end_of(table, "job")
+    assert view.failure is not None
+    assert (view.failure.reason, view.failure.retryable) == ("CHILD_OUT_OF_MEMORY", True)
+    assert view.violation is None
+    start(table, "large", "990 2000", once=True)
+    assert end_of(table, "large").violation is not None, "it had all there is"
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="with a GPU addresses bound nothing")

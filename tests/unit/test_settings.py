@@ -41,6 +41,7 @@ def test_every_known_variable_is_read() -> None:
         "NASMESH_METRICS": "127.0.0.1:9400",
         "NASMESH_TRACES": "file:/t",
         "NASMESH_TRACES_RATIO": "0.25",
+        "NASMESH_GANG_LISTEN": "127.0.0.1:7403",
         "NASMESH_FAILPOINT": "after_commit:kill",
         **ACCESS,
     }
@@ -50,7 +51,7 @@ def test_every_known_variable_is_read() -> None:
     assert (settings.scheduler, settings.journal) == ("10.0.0.1:7400", "memory:")
     assert (settings.log_level, settings.log_format) == ("debug", "json")
     assert (settings.metrics, settings.traces, settings.traces_ratio) == ("127.0.0.1:9400", "file:/t", 0.25)
-    assert settings.failpoint == "after_commit:kill"
+    assert (settings.failpoint, settings.gang_listen) == ("after_commit:kill", "127.0.0.1:7403")
     for name, path in ACCESS.items():
         assert getattr(settings, name.removeprefix("NASMESH_").lower()) == Path(path)
 

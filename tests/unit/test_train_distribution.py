@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from nasmesh import training_config
+from nasmesh import memory, training_config
 from nasmesh.errors import Invalid
 from nasmesh.jobs.room import OVERTAKEN, Claim, Memory, Room
 from nasmesh.v1 import training_pb2 as pb
@@ -28,7 +28,7 @@ from nasmesh.v1 import training_pb2 as pb
             "config.compute.compile",
         ),
         ({"distribution": pb.Distribution(processes=1, across_hosts=True)}, "config.distribution.across_hosts"),
-        ({"distribution": pb.Distribution(processes=2, across_hosts=True)}, "config.distribution.across_hosts"),
+        ({"distribution": pb.Distribution(across_hosts=True)}, "config.distribution.across_hosts"),
     ],
 )
 def test_distribution_when_it_cannot_be_then_is_refused_by_its_field(config, field):
@@ -40,6 +40,20 @@ def test_distribution_when_it_cannot_be_then_is_refused_by_its_field(config, fie
 def test_distribution_when_the_batch_divides_then_is_accepted():
     distribution = pb.Distribution(processes=4)
     training_config.check(pb.TrainConfig(steps=1, batch_size=64, accumulate_batches=2, distribution=distribution))
+    distribution.across_hosts = True
+    training_config.check(pb.TrainConfig(steps=1, batch_size=64, accumulate_batches=2, distribution=distribution))
+
+
+def test_memory_when_several_processes_train_then_counts_those_that_this_server_runs():
+    data, network = memory.Data(64, 1, 1000), memory.Network(1000, 2000)
+
+    def predicted(**distribution):
+        config = pb.TrainConfig(steps=1, batch_size=60, distribution=pb.Distribution(**distribution))
+        return memory.predict(network, training_config.complete(config), data)
+
+    one = predicted(processes=3, across_hosts=True)
+    assert one <= predicted()
+    assert predicted(processes=3) == 3 * one
 
 
 @dataclass(eq=False)
