@@ -38,6 +38,7 @@ def faults(config: pb.TrainConfig) -> Iterator[Fault]:
     yield from require("ema_decay", config.ema_decay, lambda v: 0 <= v < 1, "must be in [0, 1) (0: none)")
     yield from require("checkpoint_interval_s", config.checkpoint_interval_s, lambda v: v > 0, "must be above 0")
     yield from require("data_fraction", config.data_fraction, lambda v: 0 < v <= 1, "must be in (0, 1]")
+    yield from require("max_time_s", config.max_time_s, lambda v: v >= 0, "must be at least 0 (0: no bound)")
     yield from _loss_faults(config)
     yield from _step_faults(config)
     yield from _distribution_faults(config)
@@ -95,6 +96,8 @@ def _distribution_faults(config: pb.TrainConfig) -> Iterator[Fault]:
         if parts > 0 and config.batch_size % (parts * processes):
             among = f"{parts} parts of {processes} processes" if parts > 1 else f"{processes} processes"
             yield "distribution.processes", f"the batch_size of {config.batch_size} does not divide into {among}"
+        if config.max_time_s:
+            yield "max_time_s", "goes with one process only; leave distribution unset"
         if config.compute.compile == pb.COMPILE_MODE_ALWAYS:
             yield "compute.compile", "ALWAYS does not go with several processes; use AUTO or NEVER"
     if config.distribution.across_hosts and processes == 1:

@@ -212,6 +212,8 @@ def _complete(run: SearchRun, given: generate_service_pb2.Proposal) -> generate_
         raise _invalid("proposal.object", "is no network")
     if given.train.include_validation:
         raise _invalid("proposal.train.include_validation", "only the final phase may train on the validation split")
+    if given.train.max_time_s:
+        raise _invalid("proposal.train.max_time_s", "only the final phase may cut a training to a time")
     complete = generate_service_pb2.Proposal()
     complete.CopyFrom(given)
     complete.note = given.note[:_NOTE]

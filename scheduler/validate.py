@@ -212,6 +212,9 @@ def _enum_faults(spec: pb.SearchSpec) -> Iterator[Fault]:
 
 
 def _train_faults(full: pb.SearchSpec) -> Iterator[Fault]:
+    for name, config in (("train", full.train), ("final.train", full.final.train)):
+        if config.max_time_s:
+            yield f"{name}.max_time_s", "the final phase alone is cut to a time; set final.max_train_time_s"
     if full.train.include_validation:
         yield (
             "train.include_validation",
@@ -262,8 +265,8 @@ def _final_time_faults(full: pb.SearchSpec, train: training_pb2.TrainConfig) -> 
         yield "final.max_train_time_s", f"must be a positive number of seconds, or 0 for none, not {limit:g}"
     elif limit and full.evaluate.table:
         yield "final.max_train_time_s", "nothing is trained over a table; leave it unset"
-    elif limit and train.WhichOneof("budget") != full.train.WhichOneof("budget"):
-        yield "final.max_train_time_s", "set train and final.train both in epochs or both in steps"
+    elif limit and train.distribution.processes > 1:
+        yield "final.max_train_time_s", "goes with one process only; leave final.train.distribution unset"
 
 
 def _scale_faults(full: pb.SearchSpec) -> Iterator[Fault]:

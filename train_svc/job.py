@@ -18,6 +18,7 @@ from nasmesh.v1 import train_service_pb2 as pb
 from train_svc import device_loss, instruments_once, member, snapshot
 from train_svc.compute import describe
 from train_svc.compute import warm as warm  # the child asks this module for it
+from train_svc.cutting import cut_to_time
 from train_svc.distributed import Company, Crew, train_together
 from train_svc.fit import Fit
 from train_svc.gang import Gang, train_in_gang
@@ -84,6 +85,8 @@ def _train(
     training = assemble(start, store, clock, resumed=resumed)
     if resumed is not None:
         snapshot.restore(training, resumed)
+    elif training.config.max_time_s:
+        cut_to_time(training, clock, begin=begin)
     context.raise_if_cancelled()
     instruments_once.begin(training, start.instrumentation, clock)
     if company is not None:

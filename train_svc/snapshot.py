@@ -6,7 +6,7 @@ this process has done, so that two checkpoints of one training would differ.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import onnx
@@ -48,6 +48,7 @@ def take(training: Training, *, elapsed_s: float) -> Snapshot:
             "precision": training.choice.precision,
             "layout": training.choice.layout,
             "compiled": training.choice.compiled,
+            "total_steps": training.length.total_steps,
             "validated": [training.validated[0], dict(training.validated[1])],
             "epoch": _numbers(training.epoch),
             "last_epoch": _numbers(training.last_epoch),
@@ -84,6 +85,8 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     step, values = cast(list[Any], checkpoint.scalars["validated"])
     training.validated = (step, values)
     training.step = cast(int, checkpoint.scalars["step"])
+    if training.config.max_time_s:  # it was cut to a time then, and stays as it is
+        training.length = replace(training.length, total_steps=cast(int, checkpoint.scalars["total_steps"]))
     training.elapsed_s = cast(float, checkpoint.scalars["elapsed_s"])
     training.epoch = _tally(checkpoint.scalars["epoch"])
     training.last_epoch = _tally(checkpoint.scalars["last_epoch"])

@@ -854,9 +854,8 @@ class FinalPhase(_message.Message):
     pick: Global___FinalPick.ValueType
     """Which networks are taken [BEST]."""
     max_train_time_s: _builtins.float
-    """Device seconds that one final training may take, about: its budget is cut to what fits by the time that the training of
-    its source took a sample and a multiply-accumulate, but not below one epoch (one step). Both budgets must then be of the
-    same kind. 0: the budget is as given.
+    """Seconds that one final training may take, about: its server cuts the budget to what fits, as TrainConfig.max_time_s
+    says. One process only. 0: the budget is as given.
     """
     @_builtins.property
     def train(self) -> _training_pb2.TrainConfig:

@@ -322,6 +322,7 @@ class TrainConfig(_message.Message):
     SAM_RHO_FIELD_NUMBER: _builtins.int
     DISTRIBUTION_FIELD_NUMBER: _builtins.int
     VALIDATE_EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    MAX_TIME_S_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Optimiser updates."""
     epochs: _builtins.float
@@ -364,6 +365,12 @@ class TrainConfig(_message.Message):
     validate_every_steps: _builtins.int
     """Steps between two validations while training; 0: none. Rungs are evaluations of their own. There is none where the
     validation split is trained on.
+    """
+    max_time_s: _builtins.float
+    """Seconds that the training may take on its server, from its start; 0: no bound [0]. Before the first update the server
+    times a few on a copy, and lowers steps or epochs once to what fits, never below one epoch (one step); the schedule
+    spans what is left. A resumed training keeps that length. One process only; in a search the final phase sets it
+    (FinalPhase.max_train_time_s).
     """
     @_builtins.property
     def optimizer(self) -> Global___OptimizerConfig:
@@ -410,10 +417,11 @@ class TrainConfig(_message.Message):
         sam_rho: _builtins.float | None = ...,
         distribution: Global___Distribution | None = ...,
         validate_every_steps: _builtins.int = ...,
+        max_time_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_accumulate_batches", b"_accumulate_batches", "_auxiliary_weight", b"_auxiliary_weight", "_batch_size", b"_batch_size", "_checkpoint_interval_s", b"_checkpoint_interval_s", "_clip_norm", b"_clip_norm", "_data_fraction", b"_data_fraction", "_drop_path_rate", b"_drop_path_rate", "_dropout_rate", b"_dropout_rate", "_ema_decay", b"_ema_decay", "_include_validation", b"_include_validation", "_label_smoothing", b"_label_smoothing", "_sam_rho", b"_sam_rho", "_seed", b"_seed", "accumulate_batches", b"accumulate_batches", "augmentation", b"augmentation", "auxiliary_weight", b"auxiliary_weight", "batch_size", b"batch_size", "budget", b"budget", "checkpoint_interval_s", b"checkpoint_interval_s", "clip_norm", b"clip_norm", "compute", b"compute", "data_fraction", b"data_fraction", "distribution", b"distribution", "drop_path_rate", b"drop_path_rate", "dropout_rate", b"dropout_rate", "ema_decay", b"ema_decay", "epochs", b"epochs", "include_validation", b"include_validation", "label_smoothing", b"label_smoothing", "optimizer", b"optimizer", "sam_rho", b"sam_rho", "schedule", b"schedule", "seed", b"seed", "steps", b"steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate_batches", b"_accumulate_batches", "_auxiliary_weight", b"_auxiliary_weight", "_batch_size", b"_batch_size", "_checkpoint_interval_s", b"_checkpoint_interval_s", "_clip_norm", b"_clip_norm", "_data_fraction", b"_data_fraction", "_drop_path_rate", b"_drop_path_rate", "_dropout_rate", b"_dropout_rate", "_ema_decay", b"_ema_decay", "_include_validation", b"_include_validation", "_label_smoothing", b"_label_smoothing", "_sam_rho", b"_sam_rho", "_seed", b"_seed", "accumulate_batches", b"accumulate_batches", "augmentation", b"augmentation", "auxiliary_weight", b"auxiliary_weight", "batch_size", b"batch_size", "budget", b"budget", "checkpoint_interval_s", b"checkpoint_interval_s", "clip_norm", b"clip_norm", "compute", b"compute", "data_fraction", b"data_fraction", "distribution", b"distribution", "drop_path_rate", b"drop_path_rate", "dropout_rate", b"dropout_rate", "ema_decay", b"ema_decay", "epochs", b"epochs", "include_validation", b"include_validation", "label_smoothing", b"label_smoothing", "loss", b"loss", "optimizer", b"optimizer", "sam_rho", b"sam_rho", "schedule", b"schedule", "seed", b"seed", "steps", b"steps", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate_batches", b"_accumulate_batches", "_auxiliary_weight", b"_auxiliary_weight", "_batch_size", b"_batch_size", "_checkpoint_interval_s", b"_checkpoint_interval_s", "_clip_norm", b"_clip_norm", "_data_fraction", b"_data_fraction", "_drop_path_rate", b"_drop_path_rate", "_dropout_rate", b"_dropout_rate", "_ema_decay", b"_ema_decay", "_include_validation", b"_include_validation", "_label_smoothing", b"_label_smoothing", "_sam_rho", b"_sam_rho", "_seed", b"_seed", "accumulate_batches", b"accumulate_batches", "augmentation", b"augmentation", "auxiliary_weight", b"auxiliary_weight", "batch_size", b"batch_size", "budget", b"budget", "checkpoint_interval_s", b"checkpoint_interval_s", "clip_norm", b"clip_norm", "compute", b"compute", "data_fraction", b"data_fraction", "distribution", b"distribution", "drop_path_rate", b"drop_path_rate", "dropout_rate", b"dropout_rate", "ema_decay", b"ema_decay", "epochs", b"epochs", "include_validation", b"include_validation", "label_smoothing", b"label_smoothing", "loss", b"loss", "max_time_s", b"max_time_s", "optimizer", b"optimizer", "sam_rho", b"sam_rho", "schedule", b"schedule", "seed", b"seed", "steps", b"steps", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accumulate_batches: _TypeAlias = _typing.Literal["accumulate_batches"]  # noqa: Y015
     _WhichOneofArgType__accumulate_batches: _TypeAlias = _typing.Literal["_accumulate_batches", b"_accumulate_batches"]  # noqa: Y015

@@ -13,7 +13,7 @@ from nasmesh.v1 import train_service_pb2 as train_pb
 from scheduler.domain import RESULTS_CHUNK, SearchRun, TaskKind
 from scheduler.effects import IllegalTransitionError, Work
 from scheduler.ladder import Ladder
-from scheduler.machine import early, fitting, recording, reuse, tasks
+from scheduler.machine import early, recording, reuse, tasks
 from scheduler.machine.recording import mark as mark
 
 
@@ -130,7 +130,7 @@ def propose_final(work: Work, run: SearchRun, proposed: dispatch_pb.ProposedTria
     recording.configure(trial, train, derive_seed(run.spec.seed, "final", source, repeat))
     if repeat and train.HasField("seed"):
         trial.train.seed = derive_seed(train.seed, "repeat", repeat)
-    fitting.fit(trial.train, trial, run.trials[source - 1], run.spec)
+    trial.train.max_time_s = run.spec.final.max_train_time_s
     recording.carry_over(run, trial)
     run.final_trials.append(trial.number)
     if proposed.HasField("refusal"):

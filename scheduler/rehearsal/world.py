@@ -169,6 +169,7 @@ class World:
         until = until_step or total_steps(trial.train, spec.early_stopping.train_samples)
         share = share_of(spec, trial, until) - (share_of(spec, trial, trial.steps) if trial.rungs else 0.0)
         seconds = self._model.train_duration_s(trial, spec.data, spec.seed, share=share)
+        seconds = min(seconds, trial.train.max_time_s or seconds)
         outcome = pb.AttemptOutcome()
         outcome.train.steps = until if spec.HasField("early_stopping") else 0
         outcome.train.device_time_s = seconds

@@ -163,6 +163,8 @@ def _training(trial: Trial) -> list[str]:
     """Return how the network was trained."""
     train = trial.train
     budget = f"{train.epochs:g} epochs" if train.WhichOneof("budget") == "epochs" else f"{train.steps:,} steps"
+    if train.max_time_s:
+        budget = f"{trial.steps:,} steps, of at most {budget}, which fitted into {format_duration(train.max_time_s)},"
     schedule = training_pb2.ScheduleKind.Name(train.schedule.kind).removeprefix("SCHEDULE_KIND_").lower()
     optimizer = training_pb2.OptimizerKind.Name(train.optimizer.kind).removeprefix("OPTIMIZER_KIND_").lower()
     parts = [
