@@ -12,6 +12,11 @@ _PATTERNS = {
     "agents": re.compile(r"[a-z0-9][a-z0-9.-]{0,62}"),
     "networks": re.compile(r"[0-9a-f]{64}"),
 }
+_PLAIN = "at most 63 small letters, digits and hyphens, a letter first"
+_IN_WORDS = {
+    "agents": "at most 63 small letters, digits, dots and hyphens, no dot or hyphen first",
+    "networks": "64 hexadecimal digits",
+}
 _TRIAL = re.compile(r"searches/([a-z][a-z0-9-]{0,62})/trials/([1-9][0-9]{0,9})")
 _TASK = re.compile(r"[a-z0-9][a-z0-9-]{0,100}")
 _JOB = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
@@ -20,11 +25,10 @@ BLOCK_ID = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 def format_name(collection: str, identifier: str, *, field: str = "name") -> str:
     """Return "{collection}/{identifier}"; raises Invalid (NAME_INVALID) for an id outside the grammar."""
-    pattern = _PATTERNS[collection]
-    if not pattern.fullmatch(identifier):
-        raise Invalid(
-            "NAME_INVALID", f"{field}: {identifier[:80]!r} is no id of {collection}; use {pattern.pattern}", field=field
-        )
+    if not _PATTERNS[collection].fullmatch(identifier):
+        words = _IN_WORDS.get(collection, _PLAIN)
+        message = f"{field}: {identifier[:80]!r} is no id of {collection}; use {words}"
+        raise Invalid("NAME_INVALID", message, field=field)
     return f"{collection}/{identifier}"
 
 

@@ -76,7 +76,7 @@ def infer(dataset: dataset_pb2.Dataset, wish: Wish, generators: Sequence[str]) -
         reasons.append(f"bound: at most {wish.max_parameters:,} parameters, the final network's too")
     _training(spec, dataset, wish, samples, start)
     reasons.append(
-        f"time: {duration_in_words(wish.budget_s * SEARCH_SHARE)} to search ({_epochs(spec.train.epochs)} of "
+        f"time: at most {duration_in_words(wish.budget_s * SEARCH_SHARE)} to search ({_epochs(spec.train.epochs)} of "
         f"{spec.train.data_fraction:.0%} of the data a network), about "
         f"{duration_in_words(spec.final.max_train_time_s)} to train the best fully, then the test split once"
     )

@@ -194,7 +194,7 @@ def test_lists_say_what_to_do_when_they_are_empty(fake: FakeScheduler, run: Run)
         (("search", "best", "none"), 2, "--out: say which folder"),
         (("generator", "show", "nas"), 4, "known: generators/nac"),
         (("network", "import", "none.onnx"), 2, "none.onnx: cannot be read"),
-        (("network", "show", "xyz"), 2, "network: 'xyz' is no id of networks"),
+        (("network", "show", "xyz"), 2, "network: 'xyz' is no id of networks; use 64 hexadecimal"),
         (("up", "--set", "a=b"), 2, "--search: --out and --set need"),
         (("up", "--search", "none.yaml"), 2, "none.yaml: cannot be read"),
         (("search", "create"), 2, "missing option '--file'"),

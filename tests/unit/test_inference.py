@@ -38,7 +38,7 @@ def test_every_built_in_data_set_gets_a_specification_that_the_scheduler_takes(n
     assert [item.max for item in spec.constraints] == ([bound] if bound else [])
     assert not spec.final.HasField("scale_up")  # the bound holds for the final network as well
     assert spec.budget.max_wall_time_s + spec.final.max_train_time_s <= 0.9 * 600
-    assert plan.reasons[-1].startswith("time: 4 min to search (")
+    assert plan.reasons[-1].startswith("time: at most 4 min to search (")
     assert "about 4.5 min to train" in plan.reasons[-1]
     assert any(line.startswith("bound: ") and f"{bound:,}" in line for line in plan.reasons) == bool(bound)
 

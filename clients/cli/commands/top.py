@@ -106,9 +106,14 @@ def _print(moment: "Moment", speed: "Rates | None", address: str, *, as_json: bo
 
         from clients.cli.display.top import render
 
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_COLUMNS
-        console = Console(width=width, highlight=False)
-        console.print(render(moment, speed, address=address))
+        on_terminal = sys.stdout.isatty()
+        console = Console(width=shutil.get_terminal_size().columns if on_terminal else _PIPE_COLUMNS, highlight=False)
+        if on_terminal:
+            console.print(render(moment, speed, address=address))
+        else:
+            with console.capture() as printed:
+                console.print(render(moment, speed, address=address))
+            sys.stdout.writelines(f"{line.rstrip()}\n" for line in printed.get().splitlines())
     sys.stdout.flush()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from clients.cli.display.view import format_metric
 from nasmesh.errors import Invalid, NasmeshError, Stale
 from nasmesh.v1 import evaluate_service_pb2, measurement_pb2
 from nasmesh.v1.search_pb2 import Search, Trial
@@ -34,7 +35,7 @@ class Copy:
         split = measurement_pb2.Split.Name(score.split).removeprefix("SPLIT_").lower()
         return (
             f"{name}: made here after the search, static, calibrated on training samples; "
-            f"{score.metric} {score.value:.4g} on the {split} split"
+            f"{score.metric} {format_metric(score.metric, score.value)} on the {split} split"
         )
 
 
