@@ -5,7 +5,6 @@ Formats: https://www.cs.toronto.edu/~kriz/cifar.html. A row is 3,072 bytes, red,
 
 import hashlib
 import io
-import os
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nasmesh.data.damaged import damaged
 from nasmesh.data.samples import Images, Labels, Samples
 from nasmesh.data.unpickled import read_arrays
 from nasmesh.errors import Invalid, NotFound
@@ -140,7 +140,7 @@ def read(path: Path, *, published: bool = False) -> Archive:
         with tarfile.open(path) as archive:
             return _assemble(form, lambda name: _member(archive, f"{form.folder}/{name}"), published)
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise _corrupt(path.name, str(error)) from error
+        raise damaged(path.name, error) from error
 
 
 def _is_complete(folder: Path, form: Form) -> bool:
@@ -155,7 +155,7 @@ def _member(archive: tarfile.TarFile, name: str) -> bytes:
     except KeyError:
         file = None
     if file is None:
-        raise _corrupt(name, "is not in the archive")
+        raise damaged(name, "is not in the archive")
     return file.read()
 
 
@@ -186,7 +186,7 @@ def _part(form: Form, name: str, content: bytes) -> tuple[Images, Labels, Labels
     found = read_arrays(io.BytesIO(content), len(content), name)
     pixels = found.get("data")
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
-        raise _corrupt(name, "has no rows of 3,072 bytes")
+        raise damaged(name, "has no rows of 3,072 bytes")
     labels = _labels(found, "labels" if form.classes == 10 else "fine_labels", len(pixels), form.classes, name)
     coarse = None
     if form.classes == 100:
@@ -197,7 +197,7 @@ def _part(form: Form, name: str, content: bytes) -> tuple[Images, Labels, Labels
 def _binary_part(form: Form, name: str, content: bytes) -> tuple[Images, Labels, Labels | None]:
     width = _PIXELS + form.row_labels
     if not content or len(content) % width:
-        raise _corrupt(name, f"has {len(content)} bytes, no multiple of {width}")
+        raise damaged(name, f"has {len(content)} bytes, no multiple of {width}")
     rows = np.frombuffer(content, dtype=np.uint8).reshape(-1, width)
     labels = _in_range(rows[:, form.row_labels - 1].astype(np.int64), form.classes, name)
     coarse = _in_range(rows[:, 0].astype(np.int64), 20, name) if form.row_labels == 2 else None
@@ -207,7 +207,7 @@ def _binary_part(form: Form, name: str, content: bytes) -> tuple[Images, Labels,
 def _labels(found: Mapping[str, Any], key: str, count: int, classes: int, name: str) -> Labels:
     values = found.get(key)
     if not isinstance(values, list) or len(values) != count or not all(isinstance(value, int) for value in values):
-        raise _corrupt(name, f"has no {key} for its {count} rows")
+        raise damaged(name, f"has no {key} for its {count} rows")
     return _in_range(np.asarray(values, dtype=np.int64), classes, name)
 
 
@@ -239,12 +239,3 @@ def _names(form: Form, read_file: Callable[[str], bytes]) -> tuple[tuple[str, ..
 
 def _lines(content: bytes) -> tuple[str, ...]:
     return tuple(line.strip() for line in content.decode("utf-8", "replace").splitlines() if line.strip())
-
-
-def _corrupt(name: str, what: str) -> Invalid:
-    return Invalid(
-        "DATASET_FILES_CORRUPT",
-        f"path: {os.path.basename(name)} {what[:160]}; get it again",
-        field="path",
-        metadata={"count": "1", "files": name},
-    )

@@ -45,8 +45,10 @@ class Preprocessing:
             return np.asarray((values - mean) / np.maximum(deviation, floor), dtype=np.float32)
         scale, shift = self.scale_and_shift(samples.shape[1], full_scale)
         each = (-1,) + (1,) * (samples.ndim - 2)  # one number a channel, for whatever dimensions follow
-        scaled = samples.astype(np.float32) * np.asarray(scale, dtype=np.float32).reshape(each)
-        return np.asarray(scaled + np.asarray(shift, dtype=np.float32).reshape(each), dtype=np.float32)
+        scaled = samples.astype(np.float32)  # one copy, changed in place: a batch is more than fits a cache
+        scaled *= np.asarray(scale, dtype=np.float32).reshape(each)
+        scaled += np.asarray(shift, dtype=np.float32).reshape(each)
+        return scaled
 
 
 def per_image_floor(sample_dims: tuple[int, ...]) -> float:

@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nasmesh.data.damaged import damaged
 from nasmesh.errors import Invalid
 
 _MOST_BYTES = 1 << 30
@@ -92,7 +93,7 @@ def read_arrays(file: IO[bytes], size: int, name: str) -> dict[str, Any]:
     be read.
     """
     if size > _MOST_BYTES:
-        raise Invalid("DATASET_FILES_CORRUPT", f"path: {name} has {size:,} bytes; no such archive has", field="path")
+        raise damaged(name, f"has {size:,} bytes; no such archive has")
     try:
         found = _Reader(file, encoding="bytes").load()
         if not isinstance(found, dict):
@@ -101,11 +102,7 @@ def read_arrays(file: IO[bytes], size: int, name: str) -> dict[str, Any]:
     except Invalid:
         raise
     except Exception as error:  # a damaged pickle raises anything
-        raise Invalid(
-            "DATASET_FILES_CORRUPT",
-            f"path: {name} cannot be read ({str(error)[:120] or type(error).__name__}); get it again",
-            field="path",
-        ) from error
+        raise damaged(name, error) from error
 
 
 def _text(value: object) -> str:

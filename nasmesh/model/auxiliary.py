@@ -3,8 +3,8 @@
 import base64
 
 import onnx
-from google.protobuf.message import Message
 
+from nasmesh.model.fields import copy_fields
 from nasmesh.model.initializers import data_inputs
 from nasmesh.model.metadata import ARCHITECTURE_KEY, AUXILIARY_KEY
 from nasmesh.v1 import architecture_pb2 as pb
@@ -18,14 +18,14 @@ def without_auxiliary(model: onnx.ModelProto) -> onnx.ModelProto:
     if len(model.graph.output) == 1:
         return model
     result = onnx.ModelProto()
-    _copy_but(model, result, {"graph", "metadata_props"})
+    copy_fields(model, result, {"graph", "metadata_props"})
     for prop in model.metadata_props:
         if prop.key == ARCHITECTURE_KEY:
             result.metadata_props.add(key=prop.key, value=_pruned(prop.value))
         elif prop.key != AUXILIARY_KEY:
             result.metadata_props.append(prop)
     source, graph = model.graph, result.graph
-    _copy_but(source, graph, {"node", "output", "input", "initializer", "value_info"})
+    copy_fields(source, graph, {"node", "output", "input", "initializer", "value_info"})
     graph.output.append(source.output[0])
     needed = {source.output[0].name, *data_inputs(model)}
     kept = []
@@ -53,15 +53,3 @@ def _pruned(text: str) -> str:
     del architecture.blocks[:]
     architecture.blocks.extend(reversed(kept))
     return base64.b64encode(architecture.SerializeToString(deterministic=True)).decode("ascii")
-
-
-def _copy_but(source: Message, target: Message, skipped: set[str]) -> None:
-    for descriptor, value in source.ListFields():
-        if descriptor.name in skipped:
-            continue
-        if descriptor.is_repeated:
-            getattr(target, descriptor.name).extend(value)
-        elif descriptor.message_type:
-            getattr(target, descriptor.name).CopyFrom(value)
-        else:
-            setattr(target, descriptor.name, value)

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from google.protobuf.message import Message
 from onnx import helper, numpy_helper
 
+from nasmesh.model.fields import copy_fields
 from nasmesh.model.initializers import Interface, annotate, data_inputs, init_rules, parameters
 from nasmesh.model.metadata import TRAINING_KEY
 from nasmesh.model.reasons import Reason, rejected
@@ -67,7 +67,7 @@ def weightless(model: onnx.ModelProto) -> onnx.ModelProto:
 def strip_training(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the published form: no training_info, no training scalars; the graph and its weights as they are."""
     result = onnx.ModelProto()
-    _copy_fields(model, result, {"training_info", "metadata_props"})
+    copy_fields(model, result, {"training_info", "metadata_props"})
     result.metadata_props.extend(prop for prop in model.metadata_props if prop.key != TRAINING_KEY)
     return result
 
@@ -95,8 +95,8 @@ def _shell(model: onnx.ModelProto, names: set[str], *, keep_training: bool) -> o
     """Return a copy whose graph has only data inputs and constants; the weights, which are big, are never copied."""
     data = set(data_inputs(model))
     result = onnx.ModelProto()
-    _copy_fields(model, result, {"graph", "training_info", "metadata_props"})
-    _copy_fields(model.graph, result.graph, {"input", "initializer"})
+    copy_fields(model, result, {"graph", "training_info", "metadata_props"})
+    copy_fields(model.graph, result.graph, {"input", "initializer"})
     result.graph.input.extend(value for value in model.graph.input if value.name in data)
     result.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in names)
     if keep_training:
@@ -104,18 +104,6 @@ def _shell(model: onnx.ModelProto, names: set[str], *, keep_training: bool) -> o
     kept = (prop for prop in model.metadata_props if keep_training or prop.key != TRAINING_KEY)
     result.metadata_props.extend(kept)
     return result
-
-
-def _copy_fields(source: Message, target: Message, skipped: set[str]) -> None:
-    for descriptor, value in source.ListFields():
-        if descriptor.name in skipped:
-            continue
-        if descriptor.is_repeated:
-            getattr(target, descriptor.name).extend(value)
-        elif descriptor.message_type:
-            getattr(target, descriptor.name).CopyFrom(value)
-        else:
-            setattr(target, descriptor.name, value)
 
 
 def _field_bytes(length: int) -> int:

@@ -3,7 +3,7 @@
 Of the columns of a table the units are fully connected layers, as wide as the space's channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
 
 from nasmesh.errors import FieldViolation, Invalid
@@ -66,8 +66,9 @@ def check_columns(space: pb.ChainSpace) -> None:
 
 def build(space: pb.ChainSpace, values: pb.ChoiceValues, input_dims: Sequence[int], classes: int) -> arch.Architecture:
     """Return the network of `values` in a checked space; raises Invalid naming a wrong choice."""
-    if len(input_dims) == 1:
-        return _build_columns(space, values, input_dims, classes)
+    columns = len(input_dims) == 1
+    if columns:
+        check_columns(space)
     resolved = resolve(choices(space), values)
     built = arch.Architecture(inputs=[blocks.image_input(input_dims)])
     built.groups.add(id="stage_1", kind=arch.GROUP_KIND_STAGE)
@@ -75,37 +76,26 @@ def build(space: pb.ChainSpace, values: pb.ChoiceValues, input_dims: Sequence[in
     for layer in range(1, int(resolved["layers"]) + 1):
         cell = f"layer_{layer}"
         built.groups.add(id=cell, kind=arch.GROUP_KIND_CELL, parent="stage_1")
-        conv = blocks.convolution(int(resolved[f"{cell}.kernel"]), int(resolved[f"{cell}.channels"]))
-        unit = blocks.block(f"{cell}_conv", cell, [source], blocks.conv_norm_relu(conv, affine=True))
-        built.blocks.append(unit)
-        source = unit.id
-        if resolved.get(f"{cell}.pool") == "on":
-            built.blocks.append(blocks.block(f"{cell}_pool", cell, [source], blocks.max_pool()))
-            source = f"{cell}_pool"
-    built.groups.add(id="head", kind=arch.GROUP_KIND_HEAD)
-    built.blocks.extend(blocks.head_blocks(source, classes, 0.0))
-    built.output = built.blocks[-1].id
-    return built
-
-
-def _build_columns(
-    space: pb.ChainSpace, values: pb.ChoiceValues, input_dims: Sequence[int], classes: int
-) -> arch.Architecture:
-    check_columns(space)
-    resolved = resolve(choices(space), values)
-    built = arch.Architecture(inputs=[blocks.image_input(input_dims)])
-    built.groups.add(id="stage_1", kind=arch.GROUP_KIND_STAGE)
-    source = "x"
-    for layer in range(1, int(resolved["layers"]) + 1):
-        cell = f"layer_{layer}"
-        built.groups.add(id=cell, kind=arch.GROUP_KIND_CELL, parent="stage_1")
-        for unit in blocks.linear_norm_relu(cell, source, int(resolved[f"{cell}.channels"])):
+        for unit in (_columns_layer if columns else _image_layer)(cell, source, resolved):
             built.blocks.append(unit)
             source = unit.id
     built.groups.add(id="head", kind=arch.GROUP_KIND_HEAD)
-    built.blocks.append(blocks.classifier(source, classes))
+    head = [blocks.classifier(source, classes)] if columns else blocks.head_blocks(source, classes, 0.0)
+    built.blocks.extend(head)
     built.output = built.blocks[-1].id
     return built
+
+
+def _image_layer(cell: str, source: str, resolved: Mapping[str, str]) -> Iterator[arch.Block]:
+    conv = blocks.convolution(int(resolved[f"{cell}.kernel"]), int(resolved[f"{cell}.channels"]))
+    unit = blocks.block(f"{cell}_conv", cell, [source], blocks.conv_norm_relu(conv, affine=True))
+    yield unit
+    if resolved.get(f"{cell}.pool") == "on":
+        yield blocks.block(f"{cell}_pool", cell, [unit.id], blocks.max_pool())
+
+
+def _columns_layer(cell: str, source: str, resolved: Mapping[str, str]) -> Iterable[arch.Block]:
+    return blocks.linear_norm_relu(cell, source, int(resolved[f"{cell}.channels"]))
 
 
 def count_networks(space: pb.ChainSpace) -> int:

@@ -14,6 +14,7 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from nasmesh.data.damaged import damaged
 from nasmesh.errors import Invalid
 
 _PIECE_BYTES = 8 << 20
@@ -57,7 +58,7 @@ class ArrayStream:
                     content = _exactly(file, count * row_bytes)
                     yield np.frombuffer(content, dtype=self.dtype).reshape(count, *self.shape[1:])
         except _READ_FAULTS as error:
-            raise _corrupt(self.name, error) from error
+            raise damaged(self.name, error) from error
 
     def whole(self) -> NDArray[Any]:
         """Return all of it."""
@@ -76,7 +77,7 @@ def open_npz(path: Path) -> dict[str, ArrayStream]:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name.endswith(".npy")]
     except _READ_FAULTS as error:
-        raise _corrupt(path.name, error) from error
+        raise damaged(path.name, error) from error
 
     def opener(member: str) -> Callable[[], IO[bytes]]:
         return lambda: zipfile.ZipFile(path).open(member)
@@ -100,7 +101,7 @@ def open_idx(path: Path) -> ArrayStream:
                 raise ValueError("is no IDX file")
             shape = struct.unpack(f">{rank}I", _exactly(file, 4 * rank))
     except _READ_FAULTS as error:
-        raise _corrupt(path.name, error) from error
+        raise damaged(path.name, error) from error
     return ArrayStream(path.name, shape, np.dtype(_IDX_TYPES[kind]), opened)
 
 
@@ -114,7 +115,7 @@ def _npy(name: str, opener: Callable[[], IO[bytes]]) -> ArrayStream:
         with opener() as file:
             shape, fortran, dtype = _header(file)
     except _READ_FAULTS as error:
-        raise _corrupt(name, error) from error
+        raise damaged(name, error) from error
     if dtype.hasobject:
         raise Invalid(
             "DATASET_PICKLED",
@@ -155,12 +156,3 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
         parts.append(part)
         left -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _corrupt(name: str, error: BaseException) -> Invalid:
-    return Invalid(
-        "DATASET_FILES_CORRUPT",
-        f"path: {name} cannot be read ({str(error)[:120] or type(error).__name__}); get it again",
-        field="path",
-        metadata={"count": "1", "files": name},
-    )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx
 import torch
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 
 from nasmesh.errors import Invalid
@@ -19,6 +19,7 @@ from nasmesh.limits import CHECKPOINT_BYTES
 from nasmesh.model import initializers
 from nasmesh.model.engine.initialise import init_rules
 from nasmesh.model.engine.tensors import to_proto, to_tensor
+from nasmesh.model.fields import copy_fields
 from nasmesh.model.reasons import Reason, rejected
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -59,9 +60,9 @@ def write_back(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> onnx.Mode
         fresh[name] = to_proto(name, state[name])
         initializers.annotate(fresh[name], rules[name])
     written = onnx.ModelProto()
-    _copy_fields(model, written, {"graph", "training_info"})
+    copy_fields(model, written, {"graph", "training_info"})
     graph, source = written.graph, model.graph
-    _copy_fields(source, graph, {"input", "initializer"})
+    copy_fields(source, graph, {"input", "initializer"})
     graph.input.extend(value for value in source.input if value.name not in fresh)
     graph.initializer.extend(fresh.pop(tensor.name, tensor) for tensor in source.initializer)
     graph.initializer.extend(fresh.values())
@@ -119,7 +120,7 @@ def load_checkpoint(content: bytes) -> Checkpoint:
     optimizer_state, rng = _read_training_info(model)
     scalars = _from_json(next((prop.value for prop in model.metadata_props if prop.key == SCALARS_KEY), "{}"))
     published = onnx.ModelProto()
-    _copy_fields(model, published, {"training_info", "metadata_props"})
+    copy_fields(model, published, {"training_info", "metadata_props"})
     published.metadata_props.extend(prop for prop in model.metadata_props if prop.key != SCALARS_KEY)
     state = {name: to_tensor(values[name]) for name in names}
     return Checkpoint(published, state, optimizer_state, rng, scalars)
@@ -199,19 +200,6 @@ def _check_size(tensors: Iterable[Tensor]) -> None:
 def _too_large(size: int) -> Invalid:
     message = f"{size} bytes of tensors; a checkpoint holds at most {CHECKPOINT_BYTES}: use a smaller network"
     return Invalid("CHECKPOINT_TOO_LARGE", message, field="checkpoint")
-
-
-def _copy_fields(source: Message, target: Message, skip: set[str]) -> None:
-    """Copy all fields but some, so that large tensors that will be replaced are never copied."""
-    for field, value in source.ListFields():
-        if field.name in skip:
-            continue
-        if field.is_repeated:
-            getattr(target, field.name).extend(value)
-        elif field.message_type is not None:
-            getattr(target, field.name).CopyFrom(value)
-        else:
-            setattr(target, field.name, value)
 
 
 def _to_json(scalars: Mapping[str, Json]) -> str:
