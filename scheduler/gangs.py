@@ -43,6 +43,8 @@ class Gangs:
     def join(self, agent: AgentEntry) -> None:
         """Consider an agent that may have room for a training now."""
         name = agent.name
+        if agent.session is None:  # the last words of a stream that another has replaced
+            return
         if not (agent.gang_address and agent.slots.get(_TRAIN)):
             if name in self._able:  # its server was started anew, without an address
                 del self._able[name]

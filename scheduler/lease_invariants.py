@@ -11,12 +11,16 @@ def check_leases(
 ) -> None:
     """Check what runs against what is armed: I7 (a lease for every holder of an attempt), I8 (slots of known agents).
 
-    The places of a gang count like any other: one slot of each of its agents.
+    The places of a gang count like any other: one slot of each of its agents. An agent leads one gang at a time, as its
+    address serves one.
     """
     held: dict[tuple[str, str], int] = {}
     used: dict[tuple[str, TaskKind], int] = {}
+    leading: dict[str, str] = {}
     for task in running:
         attempt = task.current()
+        if attempt.members and leading.setdefault(attempt.agent, task.id) != task.id:
+            raise InvariantError(f"I8: {attempt.agent} leads {leading[attempt.agent]} too: {task.story()}")
         for agent in attempt.agents:
             held[task.id, agent] = attempt.number
             used[agent, task.kind] = used.get((agent, task.kind), 0) + 1

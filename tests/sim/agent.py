@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 SLOTS = 2
+# So many seconds rank 0 of a gang waits for the others, longer than they may be silent.
+MOST_WAITS = 60
 
 
 class SpoolPromiseError(AssertionError):
@@ -29,11 +31,15 @@ class SpoolPromiseError(AssertionError):
 
 @dataclass(slots=True)
 class Job:
-    """Work on the server beside the agent. `done_at` is on the agent's own clock."""
+    """Work on the server beside the agent. `done_at` is on the agent's own clock.
+
+    Rank 0 of a gang has `waited` so often for others to do their parts.
+    """
 
     lease: pb.Lease
     done_at: float
     outcome: pb.AttemptOutcome | None = None
+    waited: int = 0
 
 
 class SimAgent:
@@ -244,12 +250,25 @@ class SimAgent:
                 if self.world.gives_back():  # it has waited for a slot too long
                     self._finish(lease, pb.AttemptOutcome(token=lease.token, released=pb.AttemptReleased()))
             elif self.now() >= job.done_at:
-                if job.outcome is None:
-                    job.outcome = self.world.work.outcome(lease)
-                if job.outcome is None:
-                    job.done_at = math.inf  # its part of a gang's training is done: it waits to be told
-                else:
-                    self._finish(lease, job.outcome)
+                self._end(lease, job)
+
+    def _end(self, lease: pb.Lease, job: Job) -> None:
+        """End a job; of a gang's, rank 0's ends when the others have done their parts, and those wait to be told."""
+        gang = lease.train.gang
+        if job.outcome is None and lease.train.HasField("gang") and gang.rank == 0:
+            done = self.world.parts_done(lease.token)
+            if done < gang.size - 1 and job.waited < MOST_WAITS:
+                job.waited += 1
+                job.done_at = self.now() + 1.0
+                return
+            if done < gang.size - 1:
+                job.outcome = make.make_failure(lease, "RANK_LOST", counted=False)
+        if job.outcome is None:
+            job.outcome = self.world.work.outcome(lease)
+        if job.outcome is None:
+            job.done_at = math.inf
+        else:
+            self._finish(lease, job.outcome)
 
     def beat(self) -> None:
         self.next_beat = self.now() + HEARTBEAT_S

@@ -4,8 +4,10 @@ Every choice comes from the seed. What runs is the real machine, engine, desk, s
 what is simulated is time, the network, the disks and the work.
 """
 
+import math
 from collections.abc import Callable
 
+from nasmesh.agent.spool import job_id_of
 from nasmesh.clock import ManualClock, derive_seed, seeded_random
 from nasmesh.errors import Unavailable
 from nasmesh.limits import LEASE_S
@@ -77,6 +79,11 @@ class World:
         if self.faulty and self.options.releases > 0.5:
             return 0.05  # given back at once, again and again: attempts get numbers of two digits
         return self.rng.uniform(0.5, 8.0) if lease.HasField("train") else self.rng.uniform(0.0, 1.0)
+
+    def parts_done(self, token: pb.AttemptToken) -> int:
+        """Return how many agents have done their part of a gang's training, but for rank 0."""
+        jobs = [agent.jobs.get(job_id_of(token)) for agent in self.agents if agent.alive]
+        return sum(job is not None and math.isinf(job.done_at) for job in jobs)
 
     def duplicates(self, kind: str | None) -> bool:
         """Say whether a message is delivered twice now."""
