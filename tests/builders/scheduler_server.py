@@ -21,6 +21,8 @@ from scheduler.program import Options, Scheduler, start
 from tests.builders import scheduling as make
 
 Script = Callable[[pb.Lease], pb.AttemptOutcome | None]
+WAIT_S = 10.0
+CONNECT_S = 60.0
 
 
 @asynccontextmanager
@@ -49,12 +51,19 @@ class ScriptedAgent:
     async def say(self, **kind: object) -> None:
         await self.call.write(pb.WorkRequest(**kind))  # type: ignore[arg-type]
 
+    async def read(self) -> pb.WorkResponse:
+        """Return the next message, of any kind."""
+        # Not wait_for: on Python 3.11 it swallows a cancellation that comes together with the message, and whoever
+        # cancelled this agent would wait for it for ever.
+        async with asyncio.timeout(WAIT_S):
+            message = await self.call.read()
+        assert isinstance(message, pb.WorkResponse), "the stream ended"
+        return message
+
     async def hear(self, kind: str) -> pb.WorkResponse:
-        while True:
-            message = await asyncio.wait_for(self.call.read(), 10)
-            assert message is not grpc.aio.EOF, f"the stream ended before {kind}"
-            if message.WhichOneof("kind") == kind:
-                return message
+        while (message := await self.read()).WhichOneof("kind") != kind:
+            pass
+        return message
 
     async def greet(self, hello: pb.AgentHello) -> pb.Welcome:
         await self.say(hello=hello)
@@ -112,8 +121,9 @@ async def working(address: str, script: Script = make.make_outcome) -> AsyncIter
 
 async def has_generator(stub: rpc.SchedulerServiceAsyncStub) -> None:
     """Return when an agent has told of its generator."""
-    while not (await stub.ListGenerators(api.ListGeneratorsRequest())).generators:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(CONNECT_S):
+        while not (await stub.ListGenerators(api.ListGeneratorsRequest())).generators:
+            await asyncio.sleep(0)
 
 
 async def create(stub: rpc.SchedulerServiceAsyncStub, spec: search_pb2.SearchSpec, **more: object) -> search_pb2.Search:

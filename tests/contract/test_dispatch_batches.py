@@ -43,12 +43,6 @@ def report(*outcomes: pb.AttemptOutcome, ready: tuple[int, ...] = (), free: int 
     return made
 
 
-async def read(agent: ScriptedAgent) -> pb.WorkResponse:
-    message = await asyncio.wait_for(agent.call.read(), 10)
-    assert isinstance(message, pb.WorkResponse)
-    return message
-
-
 async def first_lease(agent: ScriptedAgent, stub: rpc.SchedulerServiceAsyncStub) -> pb.Lease:
     await create(stub, make.make_spec(max_trials=4, parallelism=4), search_id="s")
     await agent.say(report=report(ready=(GENERATE,)))
@@ -62,7 +56,7 @@ def test_report_when_an_outcome_leads_to_work_then_answer_and_lease_in_one_messa
             lease = await first_lease(agent, stub)
             await agent.say(report=report(make.make_outcome(lease), ready=(TRAIN,)))
             for _ in range(3):
-                message = await read(agent)
+                message = await agent.read()
                 assert message.WhichOneof("kind") == "batch"
                 assert [reply.token for reply in message.batch.outcome_replies] == [lease.token]
                 assert message.batch.outcome_replies[0].disposition == RECORDED
@@ -80,7 +74,7 @@ def test_report_when_the_agent_takes_no_batches_then_single_messages() -> None:
             await agent.greet(hello("one", batches=False))
             lease = await first_lease(agent, stub)
             await agent.say(report=report(make.make_outcome(lease), ready=(TRAIN,)))
-            assert [(await read(agent)).WhichOneof("kind") for _ in range(2)] == ["outcome_reply", "lease"]
+            assert [(await agent.read()).WhichOneof("kind") for _ in range(2)] == ["outcome_reply", "lease"]
 
     go(body())
 

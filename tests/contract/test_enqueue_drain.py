@@ -212,13 +212,13 @@ def parts(message: dispatch_pb.WorkResponse) -> list[Any]:
     """Return what a message holds, whether it came alone or in a batch."""
     if message.HasField("batch"):
         return [*message.batch.outcome_replies, *message.batch.cancels, *message.batch.leases]
-    return [getattr(message, message.WhichOneof("kind"))]
+    return [getattr(message, str(message.WhichOneof("kind")))]
 
 
 async def leases_of(agent: ScriptedAgent, count: int) -> list[dispatch_pb.Lease]:
     found: list[dispatch_pb.Lease] = []
     while len(found) < count:
-        message = await asyncio.wait_for(agent.call.read(), 10)
+        message = await agent.read()
         found += [part for part in parts(message) if isinstance(part, dispatch_pb.Lease)]
     return found
 
@@ -230,7 +230,7 @@ async def drain_messages(
     notice: list[dispatch_pb.DrainNotice] = []
     cancels: list[dispatch_pb.CancelAttempt] = []
     while not notice or len(cancels) < count:
-        for part in parts(await asyncio.wait_for(agent.call.read(), 10)):
+        for part in parts(await agent.read()):
             if isinstance(part, dispatch_pb.DrainNotice):
                 notice.append(part)
             elif isinstance(part, dispatch_pb.CancelAttempt):
