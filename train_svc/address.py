@@ -37,6 +37,9 @@ class GangAddress:
         if listen:
             address = plaintext_address(listen, insecure=insecure, reason="GANG_PLAINTEXT", field="gang-listen")
             host, port = parse_address(address)
+            if host in ("0.0.0.0", "::"):
+                message = f"gang-listen: {address} is every address of this host; name the one by which others reach it"
+                raise Invalid("ADDRESS_INVALID", message, field="gang-listen")
             self._held = _hold(host, port)
             self.text = format_address(host, self._held.getsockname()[1])
 

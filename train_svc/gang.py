@@ -100,7 +100,7 @@ def train_in_gang(
     except MemberLost as error:
         gang.give_up()
         message = f"a server of this training was lost; it goes on from its last checkpoint: {error}"
-        raise Unavailable(RANK_LOST, message) from error
+        raise Unavailable(RANK_LOST, message) from None
     finally:
         gang.leave()
     result.device_time_s *= start.gang.size

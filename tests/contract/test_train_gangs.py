@@ -28,7 +28,7 @@ RUNNING, SUCCEEDED, CANCELLED = job_pb2.JOB_STATE_RUNNING, job_pb2.JOB_STATE_SUC
 
 
 def _server(directory, number):
-    address = GangAddress("127.0.0.1:0")
+    address = GangAddress(f"127.0.0.{1 + number}:0")  # all of them this machine's, and yet not the same
 
     def service(table):
         servicer = TrainServicer(table, gang_address=address.text)
@@ -165,7 +165,7 @@ def test_training_over_two_servers_when_cancelled_then_stores_a_checkpoint_and_t
     assert load_checkpoint(servers[0].store.get(last.checkpoint)).scalars["step"] == last.progress.step
     assert _end(servers[1], "stopped").state == SUCCEEDED
     assert ("127.0.0.1", parse_address(_address(servers[0]))[1]) in listening
-    assert {address for address, _ in listening} == {"127.0.0.1"}
+    assert {address for address, _ in listening} == {"127.0.0.1", "127.0.0.2"}, "each at its own address and no other"
 
 
 def test_server_when_it_leads_a_training_already_then_another_fails_and_may_be_tried_again(servers):

@@ -82,7 +82,7 @@ class Mesh:
         return self.await_serving(name)
 
     def spawn(self, name: str, *, listen: str = "") -> None:
-        """Start a program and do not wait."""
+        """Start a program and do not wait; "train-2" is another of the kind "train"."""
         assert name not in self._running, f"{name} runs already"
         self._port_file(name).unlink(missing_ok=True)
         flags = ["--listen", listen or "127.0.0.1:0", "--port-file", str(self._port_file(name))]
@@ -90,7 +90,7 @@ class Mesh:
             flags += ["--scheduler", self.addresses["scheduler"]]
         with self._log(name).open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", MODULES[name], *flags, *self.arguments.get(name, ())],
+                [sys.executable, "-m", MODULES[name.partition("-")[0]], *flags, *self.arguments.get(name, ())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,6 +1,7 @@
 """One training over two real processes: equal to one process, in company of a kill, a cancel and a fault."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -12,6 +13,7 @@ from nasmesh.model.engine.checkpoint import load_checkpoint
 from nasmesh.store.open import open_store
 from nasmesh.v1 import training_pb2 as pb
 from tests.builders import training_jobs as jobs
+from tests.builders.architectures import conv
 from train_svc import distributed, group, job
 
 # Sums are formed in another order. Measured on these trainings: 5e-7, on weights of order 1.
@@ -121,6 +123,17 @@ def test_two_processes_when_one_cannot_live_then_end_retryable_after_a_few_tries
     with pytest.raises(Unavailable) as caught:
         _train(store, jobs.Context(kill), steps=2000, batch_size=48, distribution=TWO)
     assert caught.value.reason == "RANK_LOST"
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="with a GPU addresses bound nothing")
+def test_two_processes_when_one_has_too_little_memory_for_its_part_then_that_is_said_of_it(store):
+    context = jobs.Context()
+    context.memory_bytes = 2  # a byte for each, beside what is reserved for the stacks of threads
+    network = jobs.plain()
+    network.blocks[0].operation.conv_unit.conv.CopyFrom(conv(1500))
+    start = jobs.request(jobs.stored(store, network), steps=2, batch_size=1000, distribution=TWO)
+    with pytest.raises(MemoryError, match="rank 1 of 2"):
+        jobs.run(start, store, context)
 
 
 def test_two_processes_when_cancelled_then_store_a_checkpoint_and_stay_for_the_next(store):
