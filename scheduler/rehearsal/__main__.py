@@ -5,6 +5,7 @@ import dataclasses
 import io
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from nasmesh.client.spec import read_spec
@@ -17,6 +18,7 @@ from nasmesh.settings import Settings, read_settings
 from scheduler.admin import display
 from scheduler.admin.places import journal_path, store_beside
 from scheduler.piped import PipedGenerator
+from scheduler.rehearsal.data import added_data
 from scheduler.rehearsal.fitting import fitted
 from scheduler.rehearsal.model import Model
 from scheduler.rehearsal.rehearsing import Rehearsal, Timed, rehearse
@@ -40,7 +42,9 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> argparse.Name
         "--train-model", default="", metavar="NAME=VALUE[,…]", help=f"figures of the model; names: {known}"
     )
     parser.add_argument("--from", dest="source", default="", metavar="SEARCH", help="take the figures from a search")
-    parser.add_argument("--journal", default=settings.journal, metavar="URL", help="its journal [%(default)s]")
+    parser.add_argument(
+        "--journal", default=settings.journal, metavar="URL", help="where that and added data are [%(default)s]"
+    )
     parser.add_argument("--target", default="", metavar="HOST:PORT", help="generate server [a new one]")
     parser.add_argument(
         "--store",
@@ -94,15 +98,17 @@ def run(flags: argparse.Namespace) -> int:
     if flags.source:
         model = fitted(journal_path(flags.journal), flags.source, model)
     model = model_of(flags.train_model, model)
+    added = added_data(flags.journal, spec.data.dataset)
     found = []
     store = store_beside(flags.store, read_settings())
     with PipedGenerator(
         target=flags.target, store=store, insecure=flags.insecure, access=client_access(flags)
     ) as piped:
         generator = Timed(piped.ask, piped.server)
+        one = partial(rehearse, generators=flags.generators, added=added)
         for count in hosts:
             with display.progress(f"{count} agents", spec.budget.max_trials) as advance:
-                found.append(rehearse(spec, count, generator, model, generators=flags.generators, told=advance))
+                found.append(one(spec, count, generator, model, told=advance))
     if flags.json:
         rows = [row if flags.networks else dataclasses.replace(row, networks=[]) for row in found]
         display.say_json({"model": model, "rehearsals": rows})

@@ -13,7 +13,8 @@ from scheduler.facts import OutcomeReported
 from scheduler.journal import codec
 from scheduler.journal.reading import JournalReader
 from scheduler.machine.reuse import measured
-from scheduler.rehearsal.model import Model, share_of, split_sizes, train_samples
+from scheduler.rehearsal.data import known
+from scheduler.rehearsal.model import Model, share_of, train_samples
 from scheduler.replaying import replay_event
 
 _FEWEST = 3
@@ -93,7 +94,7 @@ def _note(seen: _Seen, state: State, run: SearchRun, change: OutcomeReported, mo
     task = state.tasks.get(change.outcome.token.task)
     if task is None or task.search != run.id or not task.trial:
         return
-    trial, data = run.trials[task.trial - 1], run.spec.data
+    trial, data = run.trials[task.trial - 1], known(run.spec.data, state.datasets)
     if change.outcome.HasField("train"):
         # The trial is as it was after its training: the rungs that it had passed before are those that it has.
         before = share_of(run.spec, trial, trial.rungs[-1].step) if trial.rungs else 0.0
@@ -101,7 +102,7 @@ def _note(seen: _Seen, state: State, run: SearchRun, change: OutcomeReported, mo
         work = trial.network.macs * train_samples(trial.train, data) * part
         seen.trained.append((work, change.outcome.train.device_time_s))
     elif change.outcome.HasField("evaluate"):
-        samples = split_sizes(data)[2 if trial.final else 1]
+        samples = data.split_sizes[2 if trial.final else 1]
         seen.scored.append((trial.network.macs * samples, change.outcome.evaluate.device_time_s))
         accuracy = measured(trial, "accuracy")
         if accuracy is not None and trial.outcome == pb.TRIAL_OUTCOME_SUCCEEDED:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from nasmesh import metrics
 from nasmesh.clock import derive_seed, seeded_random
-from nasmesh.data import catalog
 from nasmesh.errors import Invalid
-from nasmesh.v1 import dataset_pb2, measurement_pb2, training_pb2
+from nasmesh.v1 import measurement_pb2, training_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.early_stopping import total_steps
+from scheduler.rehearsal.data import Data
 
 _DEFAULT_EPOCHS = 1.0
 _DEFAULT_BATCH = 64
@@ -35,16 +35,14 @@ class Model:
     half_epochs: float = 0.4
     score_noise: float = 0.01
 
-    def train_duration_s(
-        self, trial: pb.Trial, data: dataset_pb2.DatasetSpec, seed: int, *, share: float = 1.0
-    ) -> float:
+    def train_duration_s(self, trial: pb.Trial, data: Data, seed: int, *, share: float = 1.0) -> float:
         """Return how long a trial's training, or a share of its updates, takes on one slot."""
         work = trial.network.macs * train_samples(trial.train, data) * share
         return (self.train_s + self.seconds_per_mac * work) * self._factor(seed, "train", trial.number)
 
-    def evaluate_duration_s(self, trial: pb.Trial, data: dataset_pb2.DatasetSpec, seed: int) -> float:
+    def evaluate_duration_s(self, trial: pb.Trial, data: Data, seed: int) -> float:
         """Return how long a trial's scoring takes on one slot."""
-        samples = split_sizes(data)[2 if trial.final else 1]
+        samples = data.split_sizes[2 if trial.final else 1]
         work = trial.network.macs * samples
         return (self.evaluate_s + self.evaluate_seconds_per_mac * work) * self._factor(seed, "evaluate", trial.number)
 
@@ -52,14 +50,14 @@ class Model:
         """Return how long a call of the generator takes with building and admitting what it proposes."""
         return self.call_s + self.proposal_s * proposals
 
-    def score(self, trial: pb.Trial, data: dataset_pb2.DatasetSpec, seed: int, *, share: float = 1.0) -> float:
+    def score(self, trial: pb.Trial, data: Data, seed: int, *, share: float = 1.0) -> float:
         """Return an accuracy: better with more parameters and longer training, less and less so, plus noise.
 
         `share`: of its updates, that are done.
         """
-        chance = 1.0 / (len(data.view.classes) or catalog.describe(data.dataset).classes)
+        chance = 1.0 / max(1, data.seen.classes)
         parameters = trial.network.parameters / (trial.network.parameters + self.half_parameters)
-        epochs = train_samples(trial.train, data) * share / max(1, split_sizes(data)[0])
+        epochs = train_samples(trial.train, data) * share / max(1, data.split_sizes[0])
         trained = epochs / (epochs + self.half_epochs)
         rng = seeded_random(derive_seed(seed, "rehearse score", trial.number))
         value = chance + (self.top - chance) * parameters * trained + rng.gauss(0.0, self.score_noise)
@@ -94,18 +92,13 @@ def share_of(spec: pb.SearchSpec, trial: pb.Trial, steps: int) -> float:
     return min(1.0, steps / total_steps(trial.train, spec.early_stopping.train_samples))
 
 
-def train_samples(config: training_pb2.TrainConfig, data: dataset_pb2.DatasetSpec) -> float:
+def train_samples(config: training_pb2.TrainConfig, data: Data) -> float:
     """Return how many samples a training sees."""
     if config.WhichOneof("budget") == "steps":
         return float(config.steps * (config.batch_size or _DEFAULT_BATCH))
-    train, validation, _ = split_sizes(data)
+    train, validation, _ = data.split_sizes
     samples = train * (config.data_fraction or 1.0) + (validation if config.include_validation else 0)
     return samples * (config.epochs or _DEFAULT_EPOCHS)
-
-
-def split_sizes(data: dataset_pb2.DatasetSpec) -> tuple[int, int, int]:
-    """Return the samples of the train, validation and test splits."""
-    return catalog.split_sizes(data, catalog.describe(data.dataset))
 
 
 def readings(trial: pb.Trial, elements: dict[str, list[str]], seed: int) -> list[measurement_pb2.Measurement]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from nasmesh.clock import Clock, SystemClock
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import job_pb2, search_pb2
+from scheduler.rehearsal.data import NOTHING_ADDED, Added
 from scheduler.rehearsal.model import Model
 from scheduler.rehearsal.world import Ask, World
 
@@ -49,22 +50,23 @@ class Timed:
         return outcome
 
 
-def rehearse(
+def rehearse(  # noqa: PLR0913 - all that a rehearsal depends on
     spec: search_pb2.SearchSpec,
     hosts: int,
     generator: Timed,
     model: Model,
     *,
     generators: int = 1,
+    added: Added = NOTHING_ADDED,
     told: Callable[[int], None] = lambda _: None,
 ) -> Rehearsal:
     """Return how long a search takes with so many hosts; the same spec and model give the same answer.
 
-    `told` hears how many trials have ended. Raises what CreateSearch raises, Invalid (REHEARSAL_STUCK,
-    METRIC_UNMODELLED), Unavailable (GENERATOR_ABSENT).
+    `added`: data sets besides the built-in ones. `told` hears how many trials have ended. Raises what CreateSearch
+    raises, Invalid (REHEARSAL_STUCK, METRIC_UNMODELLED), Unavailable (GENERATOR_ABSENT).
     """
     started, before = generator.clock.monotonic(), generator.took_s
-    world = World(hosts, generator, generator.server, model, generators=generators)
+    world = World(hosts, generator, generator.server, model, generators=generators, added=added)
     world.rehearse(spec, told)
     run = world.run
     best = run.leaders[0][0] if run.leaders else None

@@ -11,7 +11,6 @@ from functools import partial
 
 from nasmesh import spaces
 from nasmesh.clock import ManualClock
-from nasmesh.data import catalog
 from nasmesh.errors import Invalid, NasmeshError
 from nasmesh.store.keys import ObjectKind, object_ref
 from nasmesh.v1 import architecture_pb2, dataset_pb2, job_pb2, measurement_pb2, search_pb2
@@ -24,6 +23,7 @@ from scheduler.early_stopping import total_steps
 from scheduler.engine import Engine
 from scheduler.journal.memory import MemoryJournal
 from scheduler.machine import early
+from scheduler.rehearsal.data import NOTHING_ADDED, Added, Data, known
 from scheduler.rehearsal.model import Model, readings, share_of
 from scheduler.rehearsal.usage import Usage
 from scheduler.searches import Searches
@@ -61,11 +61,24 @@ class VirtualAgent:
 class World:
     """One rehearsal of one search with a number of hosts; a host has one slot for training and one for scoring."""
 
-    def __init__(self, hosts: int, ask: Ask, server: job_pb2.Server, model: Model, *, generators: int = 1) -> None:
-        """Connect the agents at time 0; `ask` works on generate leases with a real generator that `server` offers."""
+    def __init__(
+        self,
+        hosts: int,
+        ask: Ask,
+        server: job_pb2.Server,
+        model: Model,
+        *,
+        generators: int = 1,
+        added: Added = NOTHING_ADDED,
+    ) -> None:
+        """Connect the agents at time 0; `ask` works on generate leases with a real generator that `server` offers.
+
+        `added`: the data sets that are there besides the built-in ones.
+        """
         self.clock = ManualClock(monotonic=0.0)
         self.engine = Engine(MemoryJournal(), self.clock, lease_s=LEASE_S)
         self.engine.recover()
+        self.engine.state.datasets.update(added)
         self.desk, self.searches = Desk(self.engine), Searches(self.engine)
         self.usage = Usage(hosts)
         self.asked = 0
@@ -88,6 +101,10 @@ class World:
         while self.run.state in OPEN_SEARCHES:
             self._next()
             told(len(self.run.results))
+
+    @property
+    def _data(self) -> Data:
+        return known(self.run.spec.data, self.engine.state.datasets)
 
     # --- one moment after the other ------------------------------------------------------------------------------
 
@@ -168,7 +185,7 @@ class World:
         spec = self.run.spec
         until = until_step or total_steps(trial.train, spec.early_stopping.train_samples)
         share = share_of(spec, trial, until) - (share_of(spec, trial, trial.steps) if trial.rungs else 0.0)
-        seconds = self._model.train_duration_s(trial, spec.data, spec.seed, share=share)
+        seconds = self._model.train_duration_s(trial, self._data, spec.seed, share=share)
         seconds = min(seconds, trial.train.max_time_s or seconds)
         outcome = pb.AttemptOutcome()
         outcome.train.steps = until if spec.HasField("early_stopping") else 0
@@ -189,8 +206,8 @@ class World:
 
     def _score(self, trial: search_pb2.Trial) -> tuple[pb.AttemptOutcome, float]:
         spec = self.run.spec
-        seconds = self._model.evaluate_duration_s(trial, spec.data, spec.seed)
-        accuracy = self._model.score(trial, spec.data, spec.seed, share=share_of(spec, trial, trial.steps))
+        seconds = self._model.evaluate_duration_s(trial, self._data, spec.seed)
+        accuracy = self._model.score(trial, self._data, spec.seed, share=share_of(spec, trial, trial.steps))
         outcome = pb.AttemptOutcome()
         outcome.evaluate.device_time_s = seconds
         wanted = dict.fromkeys(
@@ -208,7 +225,7 @@ class World:
         """Return the names of trainable scales by block, where a plan asks for them."""
         if not trial.instrumentation.probes or not trial.HasField("choices"):
             return {}
-        info = catalog.viewed(catalog.describe(self.run.spec.data.dataset), self.run.spec.data.view)
+        info = self._data.seen
         built = spaces.build(
             self.run.spec.space,
             trial.choices,

@@ -4,6 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -39,6 +40,25 @@ def test_rehearsal_when_trials_come_one_by_one_then_it_proposes_what_a_real_sear
         table = mesh.nasmesh("rehearse", *flags[:4], "--agents", "1,3").stdout.splitlines()
         assert table[0].split()[:3] == ["agents", "time", "speed-up"]
         assert [line.split()[0] for line in table[1:3]] == ["1", "3"]
+
+
+def test_rehearsal_when_the_data_was_added_then_its_size_and_classes_are_known(tmp_path: Path) -> None:
+    draw = np.random.default_rng(1)
+    pixels, labels = draw.integers(0, 256, (300, 1, 8, 8), dtype=np.uint8), np.arange(300) % 4
+    np.savez(tmp_path / "mine.npz", x_train=pixels, y_train=labels)
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC.replace("datasets/digits", "datasets/mine"))
+    with Toys(tmp_path / "mesh") as mesh:
+        added = mesh.nasmesh("dataset", "add", "mine", str(tmp_path / "mine.npz"))
+        assert added.code == 0, added.stderr
+        flags = ("rehearse", "-f", str(path), "--target", mesh.addresses["generate"], "--json")
+        figures = ("--train-model", "noise=0,train_s=0,seconds_per_mac=1e-6")
+        found = json.loads(mesh.nasmesh(*flags, *figures).stdout)["rehearsals"][0]
+        assert (found["state"], found["trials"]) == ("SUCCEEDED", 12), found
+        half = mesh.nasmesh(*flags, *figures, "--set", "data.view.classes=[0, 1]")
+        assert 0.4 < json.loads(half.stdout)["rehearsals"][0]["deviceTimeS"] / found["deviceTimeS"] < 0.6
+        done = mesh.nasmesh(*flags, "--journal", f"sqlite:{tmp_path / 'none.db'}")
+        assert (done.code, "'mine'" in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.parametrize("victim", ["scheduler.rehearsal", "nasmesh.agent.piped"])

@@ -20,8 +20,9 @@ from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import search_pb2
 from scheduler.piped import PipedGenerator
 from scheduler.rehearsal.__main__ import hosts_of, main, model_of
+from scheduler.rehearsal.data import known
 from scheduler.rehearsal.fitting import fitted, line
-from scheduler.rehearsal.model import Model, split_sizes, train_samples
+from scheduler.rehearsal.model import Model, train_samples
 from scheduler.rehearsal.rehearsing import Rehearsal, Timed, rehearse
 from tests.builders import journals
 from tests.builders.specs import chains
@@ -118,8 +119,8 @@ def test_rehearsal_when_nac_constructs_then_its_statistics_are_there(generator: 
 
 
 def test_model_when_the_network_or_training_grows_then_longer_and_better() -> None:
-    data = spec().data
-    assert split_sizes(data) == (1294, 144, 359)
+    data = known(spec().data)
+    assert data.split_sizes == (1294, 144, 359)
     small = search_pb2.Trial(number=1)
     small.network.macs, small.network.parameters = 10_000, 500
     small.train.epochs = 1
