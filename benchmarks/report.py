@@ -1,11 +1,17 @@
 """Shared by benchmarks: interleaved timing, medians with spread, a readable table, the JSON object of the last line."""
 
 import json
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+from nasmesh.host import cpu_count
+
+# Load average of a processor beyond which others must be at work: a benchmark alone seldom has more runnable threads.
+_BUSY = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,10 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[objec
 
 
 def print_figures(figures: Mapping[str, float | int | str | bool]) -> None:
-    """Print the figures as one JSON object, which must be the last line."""
+    """Print the figures as one JSON object, which must be the last line; before it, whether the machine was busy."""
+    load, processors = os.getloadavg()[0], cpu_count()
+    if load > _BUSY * processors:
+        print(f"busy machine: load {load:.1f} on {processors} processors; ratios hold within this run, times do not")
     rounded = {name: round(value, 6) if isinstance(value, float) else value for name, value in figures.items()}
     print(json.dumps(rounded))
     sys.stdout.flush()
