@@ -5,6 +5,7 @@ import io
 import itertools
 import pickle
 import random
+import re
 import zipfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import cell_table
+from clients.cli.commands.table import show_table
 from nasmesh import spaces
 from nasmesh.errors import Invalid, NotFound, Rejected
 from nasmesh.model.admission import admit_lowered
@@ -147,6 +149,19 @@ class _Hostile:
 
     def __reduce__(self) -> tuple[object, tuple[()]]:
         return _strike, ()
+
+
+def test_table_when_shown_then_says_on_which_splits_it_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NASMESH_HOME", str(tmp_path))
+    shelf.put(_table())
+    show_table("tiny")
+    assert re.search(
+        r"^measured on +validation; nothing on test: leave the final phase out$", capsys.readouterr().out, re.M
+    )
+    show_table("digits-cell")
+    assert re.search(r"^measured on +train, validation, test$", capsys.readouterr().out, re.M)
 
 
 plain = st.recursive(

@@ -58,6 +58,7 @@ def show_table(name: Name, as_json: AsJson = False) -> None:
         ("data set", table.about.dataset),
         ("networks", f"{len(table.codes):,}"),
         ("trainings", f"up to {table.costs_s.shape[1]} each"),
+        ("measured on", _measured_on(table)),
         ("source", table.about.source),
         ("licence", table.about.licence),
         ("SHA-256", table.digest),
@@ -119,6 +120,19 @@ def _readable(name: str) -> "Table":
     return shelf.load(name if "/" in name else f"tables/{name}")
 
 
+def _splits(table: "Table") -> list[str]:
+    from nasmesh.v1 import measurement_pb2
+
+    names = (measurement_pb2.Split.Name(measurement_pb2.Split.ValueType(split)) for split in sorted(table.splits()))
+    return [name.removeprefix("SPLIT_").lower() for name in names]
+
+
+def _measured_on(table: "Table") -> str:
+    splits = _splits(table)
+    listed = ", ".join(splits)
+    return listed if "test" in splits else f"{listed}; nothing on test: leave the final phase out"
+
+
 def _entry(table: "Table") -> dict[str, Any]:
     return {
         "name": f"tables/{table.about.table_id}",
@@ -126,6 +140,7 @@ def _entry(table: "Table") -> dict[str, Any]:
         "dataset": table.about.dataset,
         "networks": len(table.codes),
         "trainings": table.costs_s.shape[1],
+        "splits": _splits(table),
         "source": table.about.source,
         "licence": table.about.licence,
         "settings": table.about.settings,
