@@ -21,7 +21,7 @@ MODULES = (
     *(f"scheduler.{name}" for name in ("agents", "cold", "consequences", "convert", "desk", "domain", "effects")),
     *(
         f"scheduler.{name}"
-        for name in ("engine", "facts", "fair_queue", "fields", "outcomes", "placement", "snapshots", "step")
+        for name in ("engine", "facts", "fair_queue", "fields", "gangs", "outcomes", "placement", "snapshots", "step")
     ),
     *(f"scheduler.{name}" for name in ("timers", "waiting_line", "watch", "wishes", "workload")),
     *(f"scheduler.journal.{name}" for name in ("encoding", "ended", "records")),

@@ -125,7 +125,8 @@ class Placement:
                 for agent in agents:
                     line.leave(agent.name)
                     ahead.leave(agent.name)
-                    self._gangs.leave(agent.name)
+                    if kind is TaskKind.TRAIN:
+                        self._gangs.leave(agent.name)
                 lease(task, agents)
                 left = None if left is None else left - 1
                 for agent in agents:

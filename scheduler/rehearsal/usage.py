@@ -37,8 +37,10 @@ class Usage:
 
     def pass_time(self, seconds: float, run: SearchRun, state: State) -> None:
         """Book an interval in which nothing changes."""
-        kinds = [(state.tasks[task].kind, state.tasks[task].state) for task in run.open_tasks]
-        busy = min(self.hosts, kinds.count((TaskKind.TRAIN, TaskState.RUNNING)))
+        tasks = [state.tasks[task] for task in run.open_tasks]
+        kinds = [(task.kind, task.state) for task in tasks]
+        training = [task for task in tasks if (task.kind, task.state) == (TaskKind.TRAIN, TaskState.RUNNING)]
+        busy = min(self.hosts, sum(len(task.current().agents) for task in training))
         waits = any(stands is TaskState.QUEUED and kind is not TaskKind.GENERATE for kind, stands in kinds)
         why = _why(run)
         self.total_s += seconds * self.hosts

@@ -113,7 +113,8 @@ class World:
         at = self._calendar[0][0] if self._calendar else _MOST_S
         at = min(at, self.engine.next_deadline())
         if at >= _MOST_S:
-            raise Invalid("REHEARSAL_STUCK", f"nothing happens any more: {self.run.state.name}, {self.run.stop_reason}")
+            why = self.engine.work.lacking(self.engine.state, self.run) or self.run.stop_reason
+            raise Invalid("REHEARSAL_STUCK", f"nothing happens any more: {self.run.state.name}, {why}")
         now = self.clock.monotonic()
         self.usage.pass_time(max(0.0, at - now), self.run, self.engine.state)
         self.clock.advance(max(0.0, at - now))
@@ -140,6 +141,8 @@ class World:
             hello.server.CopyFrom(self._server)
         else:
             hello.server.datasets.append(dataset_pb2.Dataset(name=dataset, available=True))
+            if agent.kind == search_pb2.TASK_KIND_TRAIN:
+                hello.server.gang_address = f"{agent.name.partition('/')[2]}.rehearsal:1"
         agent.entry = self.desk.hello(agent, hello)
         self._ready(agent)
 
@@ -162,9 +165,11 @@ class World:
             seconds = self._model.generate_duration_s(len(outcome.generate.trials))
         else:
             trial = self.run.trials[int(lease.trial.rpartition("/")[2]) - 1]
-            is_training = lease.HasField("train")
-            if is_training:
-                outcome, seconds = self._train(trial, lease.train.until_step)
+            if lease.train.gang.rank:  # it stops with rank 0, when it is told
+                agent.working[lease.token.task] = _MOST_S
+                return
+            if lease.HasField("train"):
+                outcome, seconds = self._train(trial, lease.train.until_step, max(1, lease.train.gang.size))
             elif lease.evaluate.untrained:
                 outcome, seconds = self._profile(trial)
             else:
@@ -181,15 +186,20 @@ class World:
 
     # --- modelled work -------------------------------------------------------------------------------------------
 
-    def _train(self, trial: search_pb2.Trial, until_step: int) -> tuple[pb.AttemptOutcome, float]:
+    def _train(self, trial: search_pb2.Trial, until_step: int, servers: int) -> tuple[pb.AttemptOutcome, float]:
+        """Train; servers of a gang share what grows with the samples, and what they tell each other takes no time."""
         spec = self.run.spec
         until = until_step or total_steps(trial.train, spec.early_stopping.train_samples)
         share = share_of(spec, trial, until) - (share_of(spec, trial, trial.steps) if trial.rungs else 0.0)
+<<<<<<< HEAD
         seconds = self._model.train_duration_s(trial, self._data, spec.seed, share=share)
+=======
+        seconds = self._model.train_duration_s(trial, spec.data, spec.seed, share=share / servers)
+>>>>>>> 7f8d15b (wip)
         seconds = min(seconds, trial.train.max_time_s or seconds)
         outcome = pb.AttemptOutcome()
         outcome.train.steps = until if spec.HasField("early_stopping") else 0
-        outcome.train.device_time_s = seconds
+        outcome.train.device_time_s = seconds * servers
         # Nobody reads these objects: weights exist in no rehearsal.
         outcome.train.checkpoint.CopyFrom(object_ref(ObjectKind.CHECKPOINT, trial.name.encode()))
         outcome.train.data_digest = hashlib.sha256(spec.data.SerializeToString(deterministic=True)).hexdigest()

@@ -200,3 +200,13 @@ def test_rehearsal_when_a_rule_stops_trials_early_then_their_parts_are_modelled(
     assert halved.networks == whole.networks
     assert 1 / 9 < halved.device_time_s / whole.device_time_s < 0.7
     assert timeless(halved) == timeless(rehearse(spec(CHAIN, *wide, rule), 9, generator, linear))
+
+
+def test_rehearsal_when_servers_train_together_then_they_share_the_time_and_both_are_busy(generator: Timed) -> None:
+    text = chains(trials=2, layers=2, channels=(2, 4, 8), more="parallelism: 2\nseed: 5")
+    pair = spec(text, "train.distribution.processes=2", "train.distribution.acrossHosts=true")
+    # 0.5 proposed; both hosts train the one, then the other: 10 s each; the last is scored 1 s later.
+    found = rehearse(pair, 2, generator, BY_HAND)
+    assert (found.wall_time_s, found.device_time_s, found.state) == (21.5, 2 * 2 * 10 + 2.0, "SUCCEEDED")
+    with pytest.raises(Invalid, match="a training over 2 servers waits for agents: 1 of the connected"):
+        rehearse(pair, 1, generator, BY_HAND)

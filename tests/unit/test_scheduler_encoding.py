@@ -22,6 +22,7 @@ def changes(sizes: list[int]) -> list[Change]:
     found: list[Change] = [Booted(3), AttemptLeased("", "agents/a"), AttemptLeased("s-g1", "")]
     for size in sizes:
         found.append(AttemptLeased("t" * size, "agents/" + "a" * size))
+        found.append(AttemptLeased("s-t1-train", "agents/a", ("agents/" + "b" * size, "agents/c")))
         found.append(OutcomeReported(outcome(size), bytes(16)))
         found.append(OutcomeReported(outcome(size), b"", outcome(size).SerializeToString()))
     found.append(OutcomeReported(pb.AttemptOutcome(), b""))
