@@ -17,15 +17,8 @@ from nasmesh.v1 import architecture_pb2, dataset_pb2, evaluation_pb2, measuremen
 from nasmesh.v1 import evaluate_service_pb2 as pb
 from tests.builders import data_files
 from tests.builders import training_jobs as jobs
-from train_svc import compute
 
-
-@pytest.fixture(autouse=True)
-def _home(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("NASMESH_HOME", str(tmp_path_factory.mktemp("home")))
-    monkeypatch.setattr(compute, "_DEFAULT_THREADS", 1)
-    yield
-    loading.forget()
+pytestmark = pytest.mark.usefixtures("forgotten_data")
 
 
 def network(data: dataset_pb2.DatasetSpec, store: MemoryStore) -> architecture_pb2.Architecture:

@@ -9,12 +9,10 @@ from nasmesh.clock import SystemClock
 from nasmesh.errors import Invalid
 from nasmesh.model.admission import admit
 from nasmesh.model.engine.checkpoint import load_checkpoint
-from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import measurement_pb2
 from nasmesh.v1 import training_pb2 as pb
 from tests.builders import training_jobs as jobs
 from tests.builders.training_jobs import Context
-from train_svc import compute
 from train_svc.step import Update
 from train_svc.training import assemble
 
@@ -52,15 +50,7 @@ EVERYTHING = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _home(tmp_path, monkeypatch):
-    monkeypatch.setenv("NASMESH_HOME", str(tmp_path))
-    monkeypatch.setattr(compute, "_DEFAULT_THREADS", 1)
-
-
-@pytest.fixture
-def store():
-    return MemoryStore()
+pytestmark = pytest.mark.usefixtures("job_home")
 
 
 def _weights(store, ref):

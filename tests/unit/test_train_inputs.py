@@ -4,23 +4,13 @@ from nasmesh.data import fashion_mnist
 from nasmesh.data import load as loading
 from nasmesh.errors import NotFound, Rejected
 from nasmesh.store.keys import ObjectKind, object_ref
-from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import dataset_pb2
 from nasmesh.v1 import training_pb2 as pb
 from tests.builders import training_jobs as jobs
 from tests.builders.training_jobs import Context
 from train_svc import compute
 
-
-@pytest.fixture(autouse=True)
-def _home(tmp_path, monkeypatch):
-    monkeypatch.setenv("NASMESH_HOME", str(tmp_path))
-    monkeypatch.setattr(compute, "_DEFAULT_THREADS", 1)
-
-
-@pytest.fixture
-def store():
-    return MemoryStore()
+pytestmark = pytest.mark.usefixtures("job_home")
 
 
 def test_train_when_the_layout_or_precision_is_given_then_is_used_and_recorded(store):

@@ -14,29 +14,20 @@ from nasmesh.data.preprocessing import from_metadata
 from nasmesh.errors import Invalid
 from nasmesh.jobs.context import Cancelled, JobContext
 from nasmesh.model.engine.checkpoint import load_checkpoint
-from nasmesh.store.memory import MemoryStore
 from nasmesh.store.open import open_store
 from nasmesh.v1 import measurement_pb2
 from nasmesh.v1 import training_pb2 as pb
 from nasmesh.v1.train_service_pb2 import TrainProgress, TrainResult
 from tests.builders import training_jobs as jobs
 from tests.builders.training_jobs import DIGITS, Context
-from train_svc import compute, fit, publish
+from train_svc import fit, publish
 from train_svc.job import run, warm
 
 NESTEROV = pb.OptimizerConfig(kind=pb.OPTIMIZER_KIND_NESTEROV, learning_rate=0.05, weight_decay=3e-4)
 EVERY_STEP = 1e-9  # seconds between checkpoints: one after each update
 
 
-@pytest.fixture(autouse=True)
-def _home(tmp_path, monkeypatch):
-    monkeypatch.setenv("NASMESH_HOME", str(tmp_path))
-    monkeypatch.setattr(compute, "_DEFAULT_THREADS", 1)
-
-
-@pytest.fixture
-def store():
-    return MemoryStore()
+pytestmark = pytest.mark.usefixtures("job_home")
 
 
 def _rich(network, **more):

@@ -11,30 +11,18 @@ from nasmesh.data import load as loading
 from nasmesh.data.load import load
 from nasmesh.errors import Invalid
 from nasmesh.model.engine.checkpoint import load_checkpoint
-from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import architecture_pb2
 from nasmesh.v1 import training_pb2 as pb
 from tests.builders import data_files
 from tests.builders import training_jobs as jobs
 from tests.builders.architectures import activation, architecture, block
 from tests.builders.training_jobs import Context
-from train_svc import compute
 from train_svc.samples import Streamed
 
 ADAM = pb.OptimizerConfig(kind=pb.OPTIMIZER_KIND_ADAM, learning_rate=0.01)
 
 
-@pytest.fixture(autouse=True)
-def _home(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("NASMESH_HOME", str(tmp_path_factory.mktemp("home")))
-    monkeypatch.setattr(compute, "_DEFAULT_THREADS", 1)
-    yield
-    loading.forget()
-
-
-@pytest.fixture
-def store():
-    return MemoryStore()
+pytestmark = pytest.mark.usefixtures("forgotten_data")
 
 
 def _dense(dims, outputs):
