@@ -191,11 +191,7 @@ class World:
         spec = self.run.spec
         until = until_step or total_steps(trial.train, spec.early_stopping.train_samples)
         share = share_of(spec, trial, until) - (share_of(spec, trial, trial.steps) if trial.rungs else 0.0)
-<<<<<<< HEAD
-        seconds = self._model.train_duration_s(trial, self._data, spec.seed, share=share)
-=======
-        seconds = self._model.train_duration_s(trial, spec.data, spec.seed, share=share / servers)
->>>>>>> 7f8d15b (wip)
+        seconds = self._model.train_duration_s(trial, self._data, spec.seed, share=share / servers)
         seconds = min(seconds, trial.train.max_time_s or seconds)
         outcome = pb.AttemptOutcome()
         outcome.train.steps = until if spec.HasField("early_stopping") else 0
