@@ -1,7 +1,7 @@
 """A train or evaluate server with real children and a directory store, served on a free port of this machine."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +9,8 @@ from nasmesh.jobs.table import JobTable
 from nasmesh.rpc.channel import open_channel
 from nasmesh.rpc.server import Service, serve_threads
 from nasmesh.store.open import open_store
+from nasmesh.v1 import train_service_pb2_grpc as rpc
+from train_svc.service import TrainServicer
 
 
 @contextmanager
@@ -31,3 +33,13 @@ def serving(
     finally:
         server.stop(0.5)
         table.close()
+
+
+def serving_trainings(directory: Path, **more) -> AbstractContextManager[SimpleNamespace]:
+    """Serve trainings as the train server does; see `serving`."""
+
+    def service(table):
+        return Service("nasmesh.v1.TrainService", rpc.add_TrainServiceServicer_to_server, TrainServicer(table))
+
+    stub = rpc.TrainServiceStub
+    return serving(directory, noun="training", work="train_svc.job:run", service=service, stub=stub, **more)

@@ -6,14 +6,11 @@ import pytest
 from nasmesh.errors import Invalid
 from nasmesh.model.engine.checkpoint import load_checkpoint
 from nasmesh.rpc.channel import errors_from_rpc
-from nasmesh.rpc.server import Service
 from nasmesh.v1 import job_pb2
 from nasmesh.v1 import train_service_pb2 as pb
-from nasmesh.v1 import train_service_pb2_grpc as rpc
 from nasmesh.v1 import training_pb2 as training
 from tests.builders import training_jobs as jobs
-from tests.builders.serving import serving
-from train_svc.service import TrainServicer
+from tests.builders.serving import serving_trainings
 
 SLOTS = 2
 EVERYTHING = training.InstrumentationPlan(
@@ -29,17 +26,7 @@ RUNNING, SUCCEEDED = job_pb2.JOB_STATE_RUNNING, job_pb2.JOB_STATE_SUCCEEDED
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    def service(table):
-        return Service("nasmesh.v1.TrainService", rpc.add_TrainServiceServicer_to_server, TrainServicer(table))
-
-    with serving(
-        tmp_path_factory.mktemp("train"),
-        noun="training",
-        work="train_svc.job:run",
-        service=service,
-        stub=rpc.TrainServiceStub,
-        slots=SLOTS,
-    ) as running:
+    with serving_trainings(tmp_path_factory.mktemp("train"), slots=SLOTS) as running:
         yield running
 
 

@@ -4,14 +4,11 @@ import psutil
 import pytest
 
 from nasmesh.model.engine.checkpoint import load_checkpoint
-from nasmesh.rpc.server import Service
 from nasmesh.v1 import job_pb2
 from nasmesh.v1 import train_service_pb2 as pb
-from nasmesh.v1 import train_service_pb2_grpc as rpc
 from nasmesh.v1 import training_pb2 as training
 from tests.builders import training_jobs as jobs
-from tests.builders.serving import serving
-from train_svc.service import TrainServicer
+from tests.builders.serving import serving_trainings
 
 STEPS = 160
 BATCH = 25  # 51 updates an epoch
@@ -19,12 +16,7 @@ BATCH = 25  # 51 updates an epoch
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    def service(table):
-        return Service("nasmesh.v1.TrainService", rpc.add_TrainServiceServicer_to_server, TrainServicer(table))
-
-    directory = tmp_path_factory.mktemp("train")
-    stub = rpc.TrainServiceStub
-    with serving(directory, noun="training", work="train_svc.job:run", service=service, stub=stub) as running:
+    with serving_trainings(tmp_path_factory.mktemp("train")) as running:
         yield running
 
 

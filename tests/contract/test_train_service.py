@@ -5,15 +5,12 @@ import pytest
 from nasmesh.errors import Conflict, Invalid, NotFound, Stale
 from nasmesh.model.admission import admit
 from nasmesh.rpc.channel import errors_from_rpc
-from nasmesh.rpc.server import Service
 from nasmesh.store.keys import ObjectKind, object_ref
 from nasmesh.v1 import job_pb2, measurement_pb2
 from nasmesh.v1 import train_service_pb2 as pb
-from nasmesh.v1 import train_service_pb2_grpc as rpc
 from nasmesh.v1 import training_pb2 as training
 from tests.builders import training_jobs as jobs
-from tests.builders.serving import serving
-from train_svc.service import TrainServicer
+from tests.builders.serving import serving_trainings
 
 RUNNING, SUCCEEDED, FAILED, CANCELLED = (
     job_pb2.JOB_STATE_RUNNING,
@@ -25,12 +22,7 @@ RUNNING, SUCCEEDED, FAILED, CANCELLED = (
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    def service(table):
-        return Service("nasmesh.v1.TrainService", rpc.add_TrainServiceServicer_to_server, TrainServicer(table))
-
-    directory = tmp_path_factory.mktemp("train")
-    stub = rpc.TrainServiceStub
-    with serving(directory, noun="training", work="train_svc.job:run", service=service, stub=stub) as running:
+    with serving_trainings(tmp_path_factory.mktemp("train")) as running:
         yield running
 
 
