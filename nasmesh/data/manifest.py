@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from google.protobuf.message import DecodeError
 
@@ -140,29 +141,8 @@ def _statistics_faults(
 
 def info_of(manifest: pb.DatasetManifest, name: str) -> DatasetInfo:
     """Return what is known of an added data set, by the id that it has here."""
-    sizes = {part.split: part.samples for part in manifest.splits}
-    return DatasetInfo(
-        name=name,
-        description=manifest.description,
-        sample_dims=tuple(manifest.sample_dims),
-        classes=manifest.classes,
-        has_test_split=manifest.test_samples > 0,
-        mean=tuple(manifest.mean),
-        std=tuple(manifest.std),
-        samples=manifest.samples - manifest.test_samples,
-        test_samples=manifest.test_samples,
-        split_sizes=(sizes[_SPLITS[0]], sizes[_SPLITS[1]], sizes[_SPLITS[2]]),
-        digest=manifest.content_digest,
-        obtain="its objects are in the object store",
-        kind=manifest.kind,
-        task=manifest.task,
-        targets=manifest.targets,
-        class_names=tuple(manifest.class_names),
-        class_counts=tuple(manifest.class_counts),
-        target_mean=tuple(manifest.target_mean),
-        target_std=tuple(manifest.target_std),
-        grouped=manifest.grouped,
-    )
+    listed = info_of_dataset(dataset_of(manifest, f"datasets/{name}", object_pb2.ObjectRef()))
+    return replace(listed, class_counts=tuple(manifest.class_counts))
 
 
 def dataset_of(manifest: pb.DatasetManifest, name: str, ref: object_pb2.ObjectRef) -> dataset_pb2.Dataset:
