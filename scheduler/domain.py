@@ -199,7 +199,8 @@ class SearchRun:
         if self.spec.final.pick != pb.FINAL_PICK_LAST:
             return [number for _, number in self.leaders]
         measured = filter(lambda t: t.outcome == pb.TRIAL_OUTCOME_SUCCEEDED and not t.final, reversed(self.trials))
-        return [trial.number for trial in islice(measured, max(1, self.spec.final.top_k))]
+        newest = [trial.number for trial in islice(measured, max(1, self.spec.final.top_k))]
+        return newest or sorted([number for _, number in self.leaders], reverse=True)  # those were scored at a rung
 
 
 @dataclass(slots=True)

@@ -105,6 +105,11 @@ def stopping_faults(full: pb.SearchSpec, samples: int) -> Iterator[tuple[str, st
     if rule.WhichOneof("rule") is None:
         yield field, "set median, successive_halving, asynchronous_halving or hyperband, or leave it out"
         return
+    if rule.train_samples not in (0, samples) and samples:  # its own, in a specification that comes back, is fine
+        yield (
+            "early_stopping.train_samples",
+            f"is {samples} for this data, not {rule.train_samples}: the scheduler fills it in; leave it out",
+        )
     _fill(rule, samples)
     faults = [*_count_faults(rule)] or [*_share_faults(rule)]
     yield from faults

@@ -533,7 +533,8 @@ class EarlyStopping(_message.Message):
 
     Rungs stand at shares of each trial's own training. A held trial counts against max_trials, not against parallelism.
     Where nothing is in work any more, and the generator waits for results or the budget is used up, the best of those that
-    wait at a rung goes on, unless one as good has, and where there is none all that are held are stopped. Trials that fail
+    wait at a rung goes on, unless one as good has, and where there is none all that are held are stopped. A search whose
+    time is up before any trial was trained to its end takes the best at a rung for its best one. Trials that fail
     are compared with nobody. The final phase is not touched.
     """
 
@@ -551,7 +552,9 @@ class EarlyStopping(_message.Message):
     by_pareto_rank: _builtins.bool
     """Whether trials are compared by Pareto rank over all objectives, ties by the first [false]."""
     train_samples: _builtins.int
-    """Samples of the training split, which say how many updates an epoch has. The scheduler fills it in."""
+    """Samples of the training split, which say how many updates an epoch has. The scheduler fills it in; another number than
+    its own is refused.
+    """
     @_builtins.property
     def median(self) -> Global___MedianStopping:
         """Stops what is worse than the median of those before it."""
@@ -948,7 +951,9 @@ class Search(_message.Message):
     reason: _builtins.str
     """Why it stands there, for people: what ended it, or the error with its fix."""
     best_trial: _builtins.str
-    """Best search-phase trial so far by the first objective."""
+    """Best search-phase trial so far by the first objective. Where the phase has ended and none was trained to its end,
+    the best of those that were scored at a rung.
+    """
     iterations: _builtins.int
     """Calls of the generator that are recorded."""
     device_time_s: _builtins.float

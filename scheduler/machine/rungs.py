@@ -12,6 +12,8 @@ from scheduler.ladder import Ladder, Verdict
 from scheduler.machine import reuse, tasks, trials
 
 STOPPED = "EARLY_STOPPED"
+# Outcomes that say nothing against what a trial was scored with before.
+_CUT_SHORT = frozenset({pb.TRIAL_OUTCOME_STOPPED, pb.TRIAL_OUTCOME_LOST})
 
 
 def settle(work: Work, run: SearchRun, ladder: Ladder, room: int) -> None:
@@ -51,6 +53,21 @@ def break_up(work: Work, run: SearchRun, ladder: Ladder, room: int) -> None:
     if room == before:
         for number in sorted(ladder.held):
             _stop(work, run, ladder.left_behind(number))
+
+
+def lead_partly(run: SearchRun) -> None:
+    """Have the best of those lead whose model was scored at a rung, where none was trained to its end.
+
+    One that is outside a constraint, as it was scored, is none of them. Among equals, who was trained longest leads.
+    """
+    found: list[tuple[float, int, int]] = []
+    for trial in run.trials:
+        if trial.rungs and trial.outcome in _CUT_SHORT and trial.HasField("model") and trials.is_feasible(run, trial):
+            value = trials.objective_value(run.spec, trial)
+            if value is not None:
+                found.append((trials.rank_key(run.spec, value), -trial.steps, trial.number))
+    found.sort()
+    run.leaders = [(key, number) for key, _, number in found[: max(1, run.spec.final.top_k)]]
 
 
 def _go_on(work: Work, run: SearchRun, ladder: Ladder, verdict: Verdict) -> None:

@@ -184,6 +184,10 @@ def _ask(work: Work, run: SearchRun) -> None:
 
 
 def _end_search_phase(work: Work, run: SearchRun) -> None:
+    told = "best is trial {} with {} {:.6g}"
+    if not run.leaders and run.ladder is not None:
+        rungs.lead_partly(run)
+        told = "no trial was trained to its end; best at a rung is trial {} with {} {:.6g}"
     if not run.leaders:
         _finish(work, run, SearchState.FAILED, f"{run.stop_reason}; {_no_success(run)}")
     elif run.spec.HasField("final"):
@@ -194,8 +198,8 @@ def _end_search_phase(work: Work, run: SearchRun) -> None:
         trials.mark(work, run)
     else:
         key, number = run.leaders[0]
-        told = f"best is trial {number} with {_metric(run)} {value_of_key(run, key):.6g}"
-        _finish(work, run, SearchState.SUCCEEDED, f"{run.stop_reason}; {told}")
+        best = told.format(number, _metric(run), value_of_key(run, key))
+        _finish(work, run, SearchState.SUCCEEDED, f"{run.stop_reason}; {best}")
 
 
 def _no_success(run: SearchRun) -> str:

@@ -255,6 +255,11 @@ def rank_key(spec: pb.SearchSpec, value: float) -> float:
     return -value if spec.objectives[0].goal == pb.GOAL_MAXIMIZE else value
 
 
+def is_feasible(run: SearchRun, trial: pb.Trial) -> bool:
+    """Say whether what was measured of a trial is within the bounds of its search."""
+    return _violation(run.spec.constraints, trial) is None
+
+
 def _violation(constraints: Iterable[pb.Constraint], trial: pb.Trial) -> pb.ConstraintViolation | None:
     for constraint in constraints:
         value = reuse.measured(trial, constraint.metric)

@@ -88,6 +88,15 @@ def test_rule_when_none_is_named_or_the_training_too_short_then_refused() -> Non
     nothing = spec()
     nothing.early_stopping.SetInParent()
     assert [name for name, _ in stopping_faults(nothing, 1000)] == ["early_stopping"]
+
+
+def test_samples_when_somebody_gives_another_number_then_refused() -> None:
+    back = complete("median")
+    assert back.early_stopping.train_samples == 1000
+    assert list(stopping_faults(back, 1000)) == []
+    [(name, told)] = stopping_faults(back, 500)
+    assert name == "early_stopping.train_samples"
+    assert "is 500 for this data, not 1000" in told
     ((field, told),) = faults({}, steps=3)
     assert field == "early_stopping.first_rung"
     assert "a training of 3 updates" in told

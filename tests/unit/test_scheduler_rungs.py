@@ -2,12 +2,14 @@
 
 import pytest
 
+from nasmesh.client.best import best_trial
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
+from scheduler import convert
 from scheduler.domain import SearchState, TaskState
 from scheduler.early_stopping import stopping_faults
 from scheduler.effects import Effect
-from scheduler.facts import AttemptLeased, SearchCancelled
+from scheduler.facts import AttemptLeased, SearchCancelled, SearchExpired
 from scheduler.journal import codec
 from scheduler.ladder import ladder_of
 from scheduler.wishes import SearchPaused, SearchResumed, SearchUpdated
@@ -182,6 +184,63 @@ def test_parallelism_when_it_is_raised_then_no_more_than_the_best_share_goes_on(
     play.tell(SearchUpdated("s", more))
     assert play.held() == [1, 2]
     assert "s-t3-train-r1" in play.open()
+
+
+def test_search_when_its_time_is_up_before_any_training_ends_then_the_best_at_a_rung_is_its_best() -> None:
+    play = Rungs(stopping_spec())
+    play.propose(3)
+    play.part(1, 0.7)
+    play.part(2, 0.5)
+    play.tell(SearchExpired("s"))
+    run = play.run
+    assert run.state is SearchState.SUCCEEDED
+    assert [number for _, number in run.leaders] == [1]
+    assert run.reason.endswith("no trial was trained to its end; best at a rung is trial 1 with accuracy 0.7")
+    shown = convert.search_message(run)
+    assert shown.best_trial == "searches/s/trials/1"
+    assert best_trial(shown, list(run.trials)).name == shown.best_trial
+
+
+def test_search_when_its_time_is_up_then_what_is_outside_a_constraint_or_was_never_scored_is_not_its_best() -> None:
+    asked = stopping_spec()
+    asked.constraints.add(metric="accuracy", min=0.9)
+    play = Rungs(asked)
+    play.propose(3)
+    play.part(1, 0.7)
+    play.part(2, 0.95)
+    play.do("s-t3-train", failure=pb.Failure(reason="NETWORK_DIVERGED", message="why"))
+    play.tell(SearchExpired("s"))
+    assert [number for _, number in play.run.leaders] == [2]
+    alone = Rungs(asked)
+    alone.propose(3)
+    alone.part(1, 0.7)
+    alone.tell(SearchExpired("s"))
+    assert alone.run.state is SearchState.FAILED
+    assert "no trial succeeded" in alone.run.reason
+
+
+def test_final_phase_when_no_training_has_ended_then_it_trains_the_best_at_a_rung() -> None:
+    asked = stopping_spec()
+    asked.final.top_k = 2
+    asked.final.train.CopyFrom(asked.train)
+    asked.final.evaluate.CopyFrom(asked.evaluate)
+    play = Rungs(asked)
+    play.propose(3)
+    play.part(1, 0.7)
+    play.part(2, 0.5)
+    play.tell(SearchExpired("s"))
+    assert play.run.state is SearchState.FINALIZING
+    assert play.run.final_sources() == [1, 2]
+    play.run.spec.final.pick = pb.FINAL_PICK_LAST
+    assert play.run.final_sources() == [2, 1]
+    result = dispatch_pb.GenerateResult()
+    for name in ("one", "two"):
+        result.trials.add(network=make.make_network(name))
+    play.do("s-final", generate=result)
+    assert play.open() == ["s-t4-train", "s-t5-train"]
+    play.score(4, 0.8)
+    play.score(5, 0.6)
+    assert play.run.state is SearchState.SUCCEEDED
 
 
 def test_snapshot_when_read_back_then_rungs_are_as_they_were() -> None:
