@@ -16,8 +16,9 @@ from scheduler.machine.tasks import is_profile
 # Faults of the surroundings: they cost the network no attempt. Any other reason counts, whatever the agent says.
 UNCOUNTED_REASONS = frozenset({"STORE_DOWN", "DRAINING", "SERVER_UNREACHABLE", "NO_SLOT", "PORT_IN_USE"})
 INVALID_REASON = "OUTCOME_INVALID"
-# One of a gang does not answer the others any more.
-RANK_LOST = "RANK_LOST"
+# The same in trainings over several servers: one does not answer the others any more, takes part in none, or read other
+# data. Within one server a lost process may be the network's fault.
+_UNCOUNTED_OF_GANGS = frozenset({"RANK_LOST", "GANG_REFUSED", "DATASET_DIFFERS"})
 
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _METRIC = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -58,10 +59,7 @@ def check(run: SearchRun, task: Task, outcome: pb.AttemptOutcome) -> pb.AttemptO
 
 
 def check_of_gang(agents: Sequence[str], agent: str, checked: pb.AttemptOutcome) -> pb.AttemptOutcome:
-    """Return what one of a gang makes of its attempt, by rank: results are rank 0's, and a failure names who had it.
-
-    That another of them is gone is nobody's fault.
-    """
+    """Return what one of a gang makes of its attempt, by rank: results are rank 0's, and a failure names who had it."""
     rank, kind = agents.index(agent), checked.WhichOneof("result")
     if rank and kind == "train":
         raise _invalid("train", f"the result of a training over {len(agents)} servers is rank 0's, not rank {rank}'s")
@@ -70,7 +68,7 @@ def check_of_gang(agents: Sequence[str], agent: str, checked: pb.AttemptOutcome)
     if kind == "failure":
         failure = checked.failure
         failure.message = f"rank {rank} ({agent}): {failure.message}"[:_TEXT]
-        failure.counted = failure.counted and failure.reason != RANK_LOST
+        failure.counted = failure.counted and failure.reason not in _UNCOUNTED_OF_GANGS
     return checked
 
 

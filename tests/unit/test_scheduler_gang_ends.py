@@ -123,7 +123,7 @@ def test_result_when_rank_0_has_it_then_recorded_and_the_others_are_let_go() -> 
     assert mesh.task.state is TaskState.SUCCEEDED
 
 
-@pytest.mark.parametrize(("reason", "counted"), [("CHILD_CRASHED", 1), ("RANK_LOST", 0)])
+@pytest.mark.parametrize(("reason", "counted"), [("CHILD_CRASHED", 1), ("RANK_LOST", 0), ("GANG_REFUSED", 0)])
 def test_failure_when_a_member_has_one_then_it_ends_for_all_and_names_who_had_it(reason: str, counted: int) -> None:
     mesh = Gang()
     leader, member = mesh.rank(0), mesh.rank(1)
