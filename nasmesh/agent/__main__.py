@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     thread = lifetime.follow(agent)
                     lifetime.wait()
                     agent.drain()
-                    thread.join(DRAIN_S + 1.0)
+                    lifetime.join(thread, DRAIN_S + 1.0)
             stop_tracing()
             return lifetime.exit_code()
 

@@ -16,6 +16,8 @@ from nasmesh.clock import SystemClock
 from nasmesh.errors import Invalid, NasmeshError, Unavailable
 from nasmesh.exits import INTERRUPTED, OK
 
+_LOOK_S = 0.2
+
 
 class Lifetime:
     """Waits for a signal or for an agent that gives up. The second signal ends the process at once.
@@ -65,6 +67,13 @@ class Lifetime:
         thread = threading.Thread(target=run, name="agent", daemon=True)
         thread.start()
         return thread
+
+    def join(self, thread: threading.Thread, timeout_s: float) -> None:
+        """Wait for a thread to end, and hear a second signal meanwhile, whichever thread it interrupts."""
+        clock = SystemClock()
+        until = clock.monotonic() + timeout_s
+        while thread.is_alive() and (left := until - clock.monotonic()) > 0:
+            thread.join(min(_LOOK_S, left))
 
     def exit_code(self) -> int:
         """Return how the program ends; raises what the agent gave up with."""

@@ -107,7 +107,7 @@ def _work(
         served.jobs.begin_drain(JOB_GRACE_S)
     if agent is not None and thread is not None:
         agent.drain()
-        thread.join(DRAIN_S + 1.0)
+        lifetime.join(thread, DRAIN_S + 1.0)
     if served.jobs is not None:
         served.jobs.drain(JOB_GRACE_S)
     return lifetime.exit_code()

@@ -40,6 +40,25 @@ def test_wait_when_another_thread_takes_the_signal_then_the_main_one_hears_of_it
     assert (done.stdout.strip(), done.stderr) == (str(ROUNDS), "")
 
 
+def test_join_when_a_second_signal_comes_then_the_process_ends_whichever_thread_takes_it() -> None:
+    program = (
+        PROGRAM.partition("seen = []")[0]
+        + """
+lifetime, ready = Lifetime(), threading.Event()
+stays = threading.Thread(target=threading.Event().wait, daemon=True)
+stays.start()
+lifetime.join(stays, 0.01)
+ready.set()
+strike(signal.SIGTERM, ready)
+assert lifetime.wait(5.0)
+threading.Thread(target=strike, args=(signal.SIGTERM, ready), daemon=True).start()
+lifetime.join(stays, 30.0)
+"""
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (143, "")
+
+
 @pytest.mark.parametrize(("after", "code"), [("", 0), ("os.kill(os.getpid(), signal.SIGTERM)", 143)])
 def test_wait_when_told_by_a_thread_then_it_returns_and_a_second_signal_ends_the_process(after: str, code: int) -> None:
     program = f"""
