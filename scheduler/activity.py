@@ -1,10 +1,11 @@
 """What the scheduler has done since it started: counters that cost an addition each, read now and then by people.
 
 Nothing here decides anything. Only the thread that runs the engine writes; the journal's writer sets nothing.
+What a step has done counts once the step is durable: what the journal refuses comes again.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 # Upper bounds of commit times in seconds: an fsync takes 0.1 ms on a fast disk and seconds on a sick one.
 COMMIT_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -48,6 +49,7 @@ class Activity:
         """What health says."""
         self.queued_since: dict[str, float] = {}
         """Tasks that were queued and not leased, oldest first, with the monotonic time; some may have ended since."""
+        self._to_count: list[tuple[Callable[[str], None], str]] = []
         self._recent = [0.0] * _RECENT
         self._writing_since: float | None = None
         self._failing_since: float | None = None
@@ -56,25 +58,44 @@ class Activity:
 
     def recorded(self, failure: str = "") -> None:
         """Count an outcome that was recorded; `failure`: its reason, where it is one."""
+        self._to_count.append((self._count_outcome, failure))
+
+    def duplicate(self) -> None:
+        """Count a repeated outcome."""
+        self._to_count.append((self._count_duplicate, ""))
+
+    def superseded(self) -> None:
+        """Count an outcome of a superseded attempt."""
+        self._to_count.append((self._count_superseded, ""))
+
+    def lost(self, reason: str) -> None:
+        """Count an attempt that was given up without an outcome."""
+        self._to_count.append((self.attempts_lost.add, reason))
+
+    def refused(self, reason: str) -> None:
+        """Count a proposed network that was refused."""
+        self._to_count.append((self.networks_refused.add, reason))
+
+    def published(self) -> None:
+        """Count all of that now: it is durable."""
+        for count, reason in self._to_count:
+            count(reason)
+        self._to_count.clear()
+
+    def aborted(self) -> None:
+        """Count none of it: the journal has refused it."""
+        self._to_count.clear()
+
+    def _count_outcome(self, failure: str) -> None:
         self.outcomes_recorded += 1
         if failure:
             self.failures.add(failure)
 
-    def duplicate(self) -> None:
-        """Count a repeated outcome."""
+    def _count_duplicate(self, _: str) -> None:
         self.duplicates_refused += 1
 
-    def superseded(self) -> None:
-        """Count an outcome of a superseded attempt."""
+    def _count_superseded(self, _: str) -> None:
         self.superseded_refused += 1
-
-    def lost(self, reason: str) -> None:
-        """Count an attempt that was given up without an outcome."""
-        self.attempts_lost.add(reason)
-
-    def refused(self, reason: str) -> None:
-        """Count a proposed network that was refused."""
-        self.networks_refused.add(reason)
 
     # --- the queue -----------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from scheduler.domain import Task, TaskKind, TaskState, about
 from scheduler.engine import Engine
 from scheduler.facts import CheckpointReported, OutcomeReported
 from scheduler.ownership import may_be_agent
-from scheduler.tally import tally
+from scheduler.tally import excuse, tally
 
 _SLOTS = 10_000
 _HELD = 10_000
@@ -186,8 +186,9 @@ class Desk:
             _log.warning("outcome_invalid", **about(task), field=error.field, what=error.message)
             checked = outcomes.invalid_outcome(outcome, error)
             disposition = pb.OUTCOME_DISPOSITION_INVALID
-        tally(checked, engine.activity, engine.outage, engine.now)
+        excuse(checked, engine.outage)
         engine.record(OutcomeReported(checked, digest, body if checked is outcome else None))
+        tally(checked, engine.activity, engine.outage, engine.now)
         return disposition
 
     def _late(self, token: pb.AttemptToken, digest: bytes) -> pb.OutcomeDisposition.ValueType:

@@ -153,6 +153,7 @@ class Engine:
         if step.batch is not None:
             self._refused = None
             self.activity.events = self.state.sequence
+        self.activity.published()
         if self.traces is not None:
             self.traces.tell()
         for session, message in step.outbox:
@@ -172,6 +173,7 @@ class Engine:
         _log.error("journal_refused", reason=error.reason, events=len(step.events), commands=len(step.results))
         self._refused = (error, self.clock.monotonic() + RETRY_JOURNAL_S)
         step.results[:] = [error] * len(step.results)
+        self.activity.aborted()
         if self.traces is not None:
             self.traces.drop()
         for entry, kind, ahead in step.given:  # agents never heard of these, so none will say again that it has room

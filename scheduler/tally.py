@@ -1,4 +1,4 @@
-"""Counts an outcome as it is recorded, and draws from it whether the object store works."""
+"""Counts an outcome that is recorded, and draws from it whether the object store works."""
 
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from scheduler.activity import Activity
@@ -6,12 +6,16 @@ from scheduler.machine.tasks import STORE_OUTAGE
 from scheduler.outage import STORE_DOWN, Outage
 
 
+def excuse(outcome: pb.AttemptOutcome, outage: Outage) -> None:
+    """While dispatch is held, have a checked STORE_DOWN be STORE_OUTAGE, which is no loss."""
+    if outage.holds and outcome.HasField("failure") and outcome.failure.reason == STORE_DOWN:
+        outcome.failure.reason = STORE_OUTAGE
+
+
 def tally(outcome: pb.AttemptOutcome, activity: Activity, outage: Outage, now: float) -> None:
-    """Count a checked outcome. While dispatch is held, a STORE_DOWN becomes STORE_OUTAGE, which is no loss."""
+    """Count an outcome that was recorded."""
     kind = outcome.WhichOneof("result")
     if kind == "failure":
-        if outage.holds and outcome.failure.reason == STORE_DOWN:
-            outcome.failure.reason = STORE_OUTAGE
         activity.recorded(outcome.failure.reason)
         outage.failed(outcome.failure.reason, now)
         return

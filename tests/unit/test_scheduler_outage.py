@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from nasmesh.errors import Unavailable
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from scheduler.activity_message import activity_message
 from scheduler.domain import TaskKind, TaskState
@@ -161,6 +162,23 @@ def test_restart_when_the_store_is_down_then_it_is_learnt_anew() -> None:
     assert not world.engine.outage.holds
     world.connect(agent)
     assert want(world, agent), "the first ones find out again"
+
+
+def test_activity_when_the_journal_refuses_an_outcome_then_it_is_counted_when_it_comes_again() -> None:
+    world, agent = working_world()
+    leases = want(world, agent)
+    before = world.engine.activity.outcomes_recorded
+    entry, failed = agent.entry, down(leases[0])
+    assert entry is not None
+    step = world.engine.prepare([partial(world.desk.outcome, entry, failed)])
+    world.engine.abort(step, Unavailable("JOURNAL_FULL", "no space left"))
+    [refused] = world.step(partial(world.desk.outcome, entry, failed))  # it is not even tried for a second
+    assert isinstance(refused, Unavailable)
+    assert (world.engine.activity.outcomes_recorded, dict(world.engine.activity.failures)) == (before, {})
+    world.clock.advance(2.0)
+    assert world.step(partial(world.desk.outcome, entry, failed)) == [None]
+    doing = activity_message(world.engine)
+    assert (doing.outcomes_recorded, dict(doing.failures)) == (before + 1, {"STORE_DOWN": 1})
 
 
 def test_activity_when_outcomes_come_then_each_is_counted_once() -> None:
