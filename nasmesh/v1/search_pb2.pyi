@@ -949,7 +949,9 @@ class Search(_message.Message):
     state: Global___SearchState.ValueType
     """Where it stands."""
     reason: _builtins.str
-    """Why it stands there, for people: what ended it, or the error with its fix."""
+    """Why it stands there, for people: what ended it, or the error with its fix; when asked for while it is open, also
+    what its work waits for that is not there.
+    """
     best_trial: _builtins.str
     """Best search-phase trial so far by the first objective. Where the phase has ended and none was trained to its end,
     the best of those that were scored at a rung.

@@ -1,6 +1,7 @@
 """A training over several agents from its lease to its end: all are told the same, and it ends for all of them."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -9,9 +10,12 @@ from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import journal_pb2, search_pb2, train_service_pb2
 from nasmesh.v1 import scheduler_service_pb2 as api
 from scheduler import convert
+from scheduler.admin.explaining import explain
 from scheduler.domain import Task, TaskState
 from scheduler.facts import AttemptLeased
 from scheduler.journal import codec
+from scheduler.journal.base import Batch
+from scheduler.journal.sqlite import SqliteJournal
 from scheduler.machine.tasks import IllegalTransitionError
 from tests.builders import scheduler_lifecycle as wish
 from tests.builders import scheduling as make
@@ -272,6 +276,22 @@ def test_machine_when_not_as_many_agents_as_needed_then_illegal(members: tuple[s
 def test_journal_when_written_without_members_then_one_agent_alone() -> None:
     old = journal_pb2.JournalEvent(attempt_leased=journal_pb2.JournalAttemptLeased(task="s-g1", agent="agents/a"))
     assert codec.decode_event(1, old.SerializeToString()).change == AttemptLeased("s-g1", "agents/a", ())
+
+
+def test_explain_when_a_gang_was_leased_and_lost_then_all_of_it_are_named(tmp_path: Path) -> None:
+    mesh = Gang()
+    leader, member = mesh.rank(0), mesh.rank(1)
+    mesh.say(member, make.make_failure(mesh.lease(member)))
+    journal = SqliteJournal(tmp_path / "journal.db")
+    journal.open()
+    journal.append(Batch(1, tuple(mesh.disk.events)))
+    journal.close()
+    story = explain(tmp_path / "journal.db", TASK)
+    leased = next(line for line in story.lines if line.what == "leased")
+    assert (leased.details["agent"], leased.details["members"]) == (leader.name, [member.name])
+    failed = next(line for line in story.lines if line.what == "failed")
+    assert str(failed.details["message"]).startswith(f"rank 1 ({member.name})")
+    assert f"asked {leader.name} to stop {TASK}, attempt 1" in failed.followed
 
 
 def test_snapshot_when_read_back_then_the_gang_is_as_it_was() -> None:
