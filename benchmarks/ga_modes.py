@@ -1,10 +1,11 @@
 """NORD's three ways to train a population, side by side: one after another, one over many, one each.
 
-`python -m benchmarks.ga_modes [--quick] [--workers N] [--data NAME] [--population N]`. NORD (Kyriakides et al. 2020)
-timed a genetic search over networks of two convolutions, kernel and filters drawn, with the networks of a generation
-trained locally, each over all workers (data-parallel), or one on each worker. Here each is one option of the same train
-server: `parallelism` 1; `train.distribution.processes` N; `parallelism` N. The search itself is left out: its networks
-are a population drawn with a seed. The ways take turns, and every worker has as many processors in each.
+`python -m benchmarks.ga_modes [--quick] [--workers N] [--data NAME] [--population N] [--servers]`. NORD (Kyriakides et
+al. 2020) timed a genetic search over networks of two convolutions, kernel and filters drawn, with the networks of a
+generation trained locally, each over all workers (data-parallel), or one on each worker. Here each is one option of the
+same train server: `parallelism` 1; `train.distribution.processes` N; `parallelism` N. The search itself is left out:
+its networks are a population drawn with a seed. The ways take turns, and every worker has as many processors in each.
+`--servers` adds a fourth, `acrossHosts`: each network over as many train servers, here all of this machine.
 
 A training over many processes waits for the others at each update, which small networks do not win back. The weights it
 ends with are those of one process up to rounding, which training makes larger: beside the difference stands that of one
@@ -36,6 +37,7 @@ from nasmesh.store.keys import ObjectKind
 from nasmesh.store.open import open_store
 from nasmesh.v1 import architecture_pb2, dataset_pb2, job_pb2, object_pb2, training_pb2
 from nasmesh.v1 import train_service_pb2 as pb
+from train_svc.address import GangAddress
 from train_svc.convert import check_start, slots_of
 
 SEED = 7
@@ -93,10 +95,32 @@ class Server:
         job = f"t{next(self.numbers)}"
         start = pb.StartTrainingRequest(training_id=job, network=network, config=config, data=self.data)
         self.table.start(job, check_start(start, slots=self.table.slots), slots=slots_of(start))
-        *_, view = self.table.watch(job)
-        if view.state != job_pb2.JOB_STATE_SUCCEEDED or not view.result:
-            raise RuntimeError(f"{job}: {view.failure}")
-        return pb.TrainResult.FromString(view.result)
+        return _result(self.table, job)
+
+    def train_over(self, others: Sequence[JobTable], addresses: Sequence[GangAddress]) -> list[pb.TrainResult]:
+        """Train all, one after another, each over servers with these tables and addresses."""
+        found = []
+        for network in self.networks:
+            config = training_pb2.TrainConfig(steps=self.steps, batch_size=BATCH, seed=SEED)
+            config.distribution.processes, config.distribution.across_hosts = len(others), True
+            config.compute.layout = training_pb2.LAYOUT_NHWC
+            job = f"t{next(self.numbers)}"
+            for rank, (table, address) in enumerate(zip(others, addresses, strict=True)):
+                place = pb.GangMember(rank=rank, size=len(others), rendezvous=addresses[0].text)
+                start = pb.StartTrainingRequest(
+                    training_id=job, network=network, config=config, data=self.data, gang=place
+                )
+                table.start(job, check_start(start, slots=table.slots, gang_address=address.text))
+            first, *_ = [_result(table, job) for table in others]
+            found.append(first)
+        return found
+
+
+def _result(table: JobTable, job: str) -> pb.TrainResult:
+    *_, view = table.watch(job)
+    if view.state != job_pb2.JOB_STATE_SUCCEEDED:
+        raise RuntimeError(f"{job}: {view.failure}")
+    return pb.TrainResult.FromString(view.result or b"")
 
 
 def largest_difference(store: ObjectStore, ones: Sequence[pb.TrainResult], others: Sequence[pb.TrainResult]) -> float:
@@ -108,7 +132,8 @@ def largest_difference(store: ObjectStore, ones: Sequence[pb.TrainResult], other
     return found
 
 
-def _table(directory: Path, store: str, *, slots: int) -> JobTable:
+def _table(directory: Path, store: str, *, slots: int, workers: int = 0, gang_listen: str = "") -> JobTable:
+    """Return a server's table; `workers`: how many share the processors [its slots]."""
     settings = read_settings()
     return JobTable(
         work="train_svc.job:run",
@@ -118,7 +143,8 @@ def _table(directory: Path, store: str, *, slots: int) -> JobTable:
             "NASMESH_STORE": store,
             "NASMESH_HOME": str(directory),
             "NASMESH_DATA": str(settings.data),
-            **thread_environment(slots),
+            "NASMESH_GANG_LISTEN": gang_listen,
+            **thread_environment(workers or slots),
         },
         noun="training",
     )
@@ -130,6 +156,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter trainings; ends within 50 s")
     parser.add_argument("--workers", type=int, default=max(2, cpu_count()), help="slots, and processes of one training")
     parser.add_argument("--data", default="digits", help="digits, fashion-mnist, ...")
+    parser.add_argument("--servers", action="store_true", help="also each network over as many train servers")
     parser.add_argument("--population", type=int, default=0, help="networks [10; 3 with --quick]")
     asked = parser.parse_args()
     population = asked.population or (3 if asked.quick else 10)
@@ -141,18 +168,27 @@ def main() -> None:
         store = open_store(address)
         drawn = [two_convolutions(info.sample_dims, info.classes, seed=SEED + number) for number in range(population)]
         networks = [store.put(ObjectKind.NETWORK, to_bytes(lower(network))) for network in drawn]
-        table = _table(Path(directory), address, slots=asked.workers)
-        server = Server(table, networks, data, 30 if asked.quick else 200)
+        steps = 30 if asked.quick else 200
+        # Two, since a training of one process ends the others that one of several has left warm.
+        tables = [_table(Path(directory) / name, address, slots=asked.workers) for name in ("one", "many")]
+        server, wide = (Server(table, networks, data, steps) for table in tables)
         ways: dict[str, Callable[[], list[pb.TrainResult]]] = {
             "local": lambda: server.train(parallelism=1, processes=1),
-            "over_many": lambda: server.train(parallelism=1, processes=asked.workers),
+            "over_many": lambda: wide.train(parallelism=1, processes=asked.workers),
             "one_each": lambda: server.train(parallelism=asked.workers, processes=1),
         }
+        if asked.servers:
+            addresses = [GangAddress("127.0.0.1:0") for _ in range(asked.workers)]
+            for number, own in enumerate(addresses):
+                home = Path(directory) / f"server-{number}"
+                tables.append(_table(home, address, slots=1, workers=asked.workers, gang_listen=own.text))
+            ways["over_servers"] = lambda: server.train_over(tables[2:], addresses)
         try:
             found = _measure(ways, rounds)
             other = server.train(parallelism=1, processes=1, layout=training_pb2.LAYOUT_NCHW)
         finally:
-            table.close()
+            for one in tables:
+                one.close()
         _report(found, other, store, asked.workers)
 
 

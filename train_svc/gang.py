@@ -17,7 +17,7 @@ from train_svc.leading import lead
 from train_svc.meeting import JOIN_S, Meeting, MemberLost
 from train_svc.training import Training
 
-_ARRIVAL_S = 0.05
+_ARRIVAL_S = 0.02
 _LEAVE_S = 1.0
 """How long the others may take to hear that it is over; they find out by themselves if they do not."""
 _LEFT_S = 0.02

@@ -22,7 +22,7 @@ LOOPBACK = "127.0.0.1"
 
 # A training that was told to stop has two seconds to leave its address to the next.
 _FREED_S = 5.0
-_LOOK_S = 0.05
+_LOOK_S = 0.02
 _KNOCK_S = 5.0
 
 Wait = Callable[[float], bool]

@@ -23,7 +23,7 @@ from train_svc.training import Training, assemble
 
 _LET_GO_S = 1.0
 """How long after the others left this process may learn that it was let go."""
-_OVER_S = 0.1
+_OVER_S = 0.05
 
 
 def run(request: bytes, context: JobContext) -> bytes:

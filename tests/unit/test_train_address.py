@@ -1,13 +1,16 @@
 """Where a train server meets others: the flag, the port that it holds, and what a careless address is told."""
 
 import socket
+from pathlib import Path
 
 import pytest
 
+from nasmesh.agent.flags import parse_server_flags
 from nasmesh.clock import SystemClock
 from nasmesh.errors import Invalid, Unavailable
 from nasmesh.jobs.context import Cancelled
 from nasmesh.settings import parse_address
+from train_svc.__main__ import add_flags
 from train_svc.address import GangAddress
 from train_svc.meeting import Meeting, MemberLost
 
@@ -46,6 +49,16 @@ def test_address_when_it_reaches_beyond_this_machine_then_needs_one_host_that_ot
         GangAddress("0.0.0.0:0", insecure=True)
     with pytest.raises(Invalid, match="is no address"):
         GangAddress("example.invalid:0", insecure=True)
+
+
+def test_command_in_the_document_of_training_is_one_that_the_server_takes():
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("nasmesh serve train") and "--gang-listen" in line]
+    settings = parse_server_flags(
+        "train_svc", listen="", slots=1, argv=["--listen", "127.0.0.1:0", *line.split()[3:]], add_own=add_flags
+    )
+    assert parse_address(settings.own.gang_listen)[1] == 7403
+    assert settings.insecure, "its host is another machine's"
 
 
 def test_address_when_the_port_is_taken_then_says_so():
