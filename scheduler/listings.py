@@ -169,7 +169,8 @@ class Listings:
 
     def _datasets(self, caller: Identity) -> dict[str, dataset_pb2.Dataset]:
         """Return the catalogue, with what connected servers say in its place, who has it first; and added ones."""
-        known = {f"datasets/{info.name}": convert.catalog_dataset(info) for info in catalog.DATASETS.values()}
+        built_in = [catalog.message(info, available=False) for info in catalog.DATASETS.values()]
+        known = {dataset.name: dataset for dataset in built_in}
         for entry in self._engine.agents.connected():
             for dataset in entry.server.datasets:
                 if dataset.name not in known or not known[dataset.name].available:
@@ -182,7 +183,8 @@ _MISSING = {
     pb.EXPORT_FORM_MODEL: ("NOT_TRAINED", "is not trained yet; wait for it, or export its network (--form network)"),
     pb.EXPORT_FORM_QUANTIZED: (
         "NOT_QUANTIZED",
-        "has no 8-bit copy: its evaluation was not asked for one; set evaluate.quantization in the specification",
+        "has no 8-bit copy: its evaluation was not asked for one; set evaluate.quantization in the specification, or "
+        "have one made of the best network: nasmesh search best SEARCH --out DIR --int8",
     ),
     pb.EXPORT_FORM_REPORT: ("NOT_REPORTED", "has no evaluation report; its evaluation has not ended, or wrote none"),
 }

@@ -18,12 +18,13 @@ _PARTLY = frozenset(
 def best_trial(search: Search, trials: Iterable[Trial]) -> Trial | None:
     """Return the first scored final trial; before there is one, the best of the search by its first objective.
 
-    Where no trial was trained to its end, the best of those that were scored at a rung; None where none was.
+    Where no trial was trained to its end, the best of those that were scored at a rung, which the search names once its
+    phase has ended; None where none was.
     """
     seen = {trial.name: trial for trial in trials}
     for name in (*search.final_trials, search.best_trial):
         trial = seen.get(name)
-        if trial is not None and trial.outcome == SUCCEEDED:
+        if trial is not None and (trial.outcome == SUCCEEDED or is_at_a_rung(trial)):
             return trial
     return best_at_a_rung(search, seen.values())
 
@@ -40,7 +41,9 @@ def best_at_a_rung(search: Search, trials: Iterable[Trial]) -> Trial | None:
     found = [
         (sign * value, -trial.steps, trial.number, trial)
         for trial in trials
-        if is_at_a_rung(trial) and (value := _measured(trial, objective.metric)) is not None
+        if is_at_a_rung(trial)
+        and _is_feasible(search, trial)
+        and (value := _measured(trial, objective.metric)) is not None
     ]
     return min(found, key=lambda row: row[:3])[3] if found else None
 
@@ -48,6 +51,16 @@ def best_at_a_rung(search: Search, trials: Iterable[Trial]) -> Trial | None:
 def is_at_a_rung(trial: Trial) -> bool:
     """Say whether a trial has a model that was scored at a rung, and no whole training."""
     return bool(trial.rungs) and bool(trial.model.key) and not trial.final and trial.outcome in _PARTLY
+
+
+def _is_feasible(search: Search, trial: Trial) -> bool:
+    """Say whether what was measured of a trial is within the search's bounds."""
+    for bound in search.spec.constraints:
+        value = _measured(trial, bound.metric)
+        too_much = bound.HasField("max") and value is not None and value > bound.max
+        if too_much or (bound.HasField("min") and value is not None and value < bound.min):
+            return False
+    return True
 
 
 def _measured(trial: Trial, metric: str) -> float | None:

@@ -1,5 +1,8 @@
 """A real mesh stops trials early: parts of trainings add up to the whole training, wherever each part ran."""
 
+import json
+from pathlib import Path
+
 from nasmesh.client import read_spec
 from nasmesh.v1 import search_pb2
 from tests.e2e.mesh import Mesh
@@ -52,3 +55,19 @@ def test_trials_when_stopped_early_then_those_that_went_on_are_as_if_trained_at_
     with mesh.client() as client:
         counts = client.get_search("early").trials
     assert (counts.succeeded, counts.stopped, counts.held, counts.active) == (len(finished), len(stopped), 0, 0)
+
+
+def test_search_when_its_time_is_up_before_any_training_has_ended_then_the_best_at_a_rung_is_its_model(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    flags = ("--set", "budget.maxDeviceTimeS=0.01", "--id", "short", "--out", str(out))
+    done = mesh.nasmesh("search", "create", "-f", "examples/chains.yaml", *flags, timeout_s=120)
+    assert done.code == 0, done.stderr
+    assert "no trial was trained to its end; best at a rung is trial" in mesh.nasmesh("search", "show", "short").stdout
+    assert "not to its end: scored at rung 0, after 20 updates" in done.stdout
+    best = json.loads((out / "report.json").read_text())["best"]
+    assert best["partlyTrained"]
+    trial, file = best["trial"], tmp_path / "model.onnx"
+    assert mesh.nasmesh("network", "export", trial, "-o", str(file)).code == 0
+    assert file.read_bytes() == (out / "best.onnx").read_bytes()

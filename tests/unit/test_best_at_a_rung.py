@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from clients.cli.display.show import print_search
 from clients.cli.display.summary import summary_lines
 from clients.cli.display.view import view_of
 from clients.cli.report import artefacts
@@ -51,10 +52,11 @@ def test_best_when_one_was_trained_to_its_end_then_it_whatever_rungs_say() -> No
 
 
 @pytest.mark.parametrize(
-    "why", ["infeasible", "failed", "no rung", "no model", "not scored since", "only seen while training"]
+    "why",
+    ["infeasible", "failed", "no rung", "no model", "not scored since", "only seen while training", "out of bounds"],
 )
 def test_best_when_what_was_scored_is_no_network_to_have_then_none(why: str) -> None:
-    trial = at_rung(1, 0.9)
+    trial, found = at_rung(1, 0.9), search()
     if why == "infeasible":
         trial.outcome = search_pb2.TRIAL_OUTCOME_INFEASIBLE
     elif why == "failed":
@@ -65,9 +67,17 @@ def test_best_when_what_was_scored_is_no_network_to_have_then_none(why: str) -> 
         trial.ClearField("model")
     elif why == "not scored since":
         del trial.measurements[:]
+    elif why == "out of bounds":
+        found.spec.constraints.add(metric="accuracy", min=0.95)
     else:
         trial.measurements[0].split = measurement_pb2.SPLIT_TRAIN
-    assert best_trial(search(), [trial]) is None
+    assert best_trial(found, [trial]) is None
+
+
+def test_best_when_the_search_names_one_that_was_scored_at_a_rung_then_it() -> None:
+    named, found = at_rung(1, 0.8), search()
+    found.best_trial = named.name
+    assert best_trial(found, [at_rung(2, 0.9), named]) is named
 
 
 def test_report_when_no_trial_was_trained_to_its_end_then_it_says_so(
@@ -93,3 +103,19 @@ def test_report_when_no_trial_was_trained_to_its_end_then_it_says_so(
     assert f"**trained {sentence}**" in (tmp_path / "out" / "card.md").read_text()
     best = json.loads((tmp_path / "out" / "report.json").read_text())["best"]
     assert (best["trial"], best["partlyTrained"], best["steps"]) == (f"{NAME}/trials/1", True, 34)
+
+
+def test_show_when_the_search_runs_then_its_best_so_far_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    found = search()
+    found.state = search_pb2.SEARCH_STATE_RUNNING
+    held = at_rung(1, 0.8, outcome=search_pb2.TRIAL_OUTCOME_UNSPECIFIED)
+    print_search(found, [held])
+    told = "best so far: trial 1, accuracy 80.00%; trained not to its end: scored at rung 0, after 34 updates"
+    assert told in capsys.readouterr().out
+    whole = make_trial(NAME, 2)
+    found.best_trial = whole.name
+    print_search(found, [held, whole])
+    assert "best so far: trial 2, accuracy 93.50%\n" in capsys.readouterr().out
+    found.state = search_pb2.SEARCH_STATE_SUCCEEDED
+    print_search(found, [held, whole])
+    assert "best so far" not in capsys.readouterr().out

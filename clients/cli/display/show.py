@@ -3,9 +3,20 @@
 from collections.abc import Sequence
 
 from clients.cli.display.render import header
-from clients.cli.display.view import format_count, format_duration, format_metric, outcome_word, plural, score, view_of
+from clients.cli.display.view import (
+    format_count,
+    format_duration,
+    format_metric,
+    is_partly_trained,
+    outcome_word,
+    plural,
+    score,
+    told_partly_trained,
+    view_of,
+)
 from clients.cli.output import print_line, print_table
 from clients.cli.report.finals import finals, headline
+from nasmesh.client.best import best_trial
 from nasmesh.clock import SystemClock
 from nasmesh.v1 import measurement_pb2, search_pb2
 from nasmesh.v1.search_pb2 import Search, Trial
@@ -17,6 +28,11 @@ def print_search(search: Search, trials: Sequence[Trial]) -> None:
     print_line(header(view, clock=SystemClock()).plain)
     if search.reason:
         print_line(search.reason)
+    best = None if view.ended else best_trial(search, trials)
+    if best is not None:
+        value = format_metric(view.objective.metric, score(best, view.objective.metric))
+        how = f"; trained {told_partly_trained(best)}" if is_partly_trained(best) else ""
+        print_line(f"best so far: trial {best.number}, {view.objective.metric} {value}{how}")
     if search.device_time_saved_s:
         reused = sum(bool(trial.reused_from) for trial in trials)
         saved = format_duration(search.device_time_saved_s)
