@@ -1,9 +1,7 @@
 """From the scheduler's values to the messages that clients and agents see."""
 
 from nasmesh.data import catalog
-from nasmesh.data.info import DatasetInfo
-from nasmesh.v1 import dataset_pb2, dispatch_service_pb2, generate_service_pb2, search_pb2
-from nasmesh.v1 import measurement_pb2 as measurement_pb
+from nasmesh.v1 import dispatch_service_pb2, generate_service_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler.agents import AgentEntry
 from scheduler.domain import SearchRun, State, Task, TaskKind
@@ -214,27 +212,3 @@ def agent_message(entry: AgentEntry, state: State) -> pb.Agent:
     )
     message.last_seen_time.FromMicroseconds(entry.last_seen_us)
     return message
-
-
-def catalog_dataset(info: DatasetInfo) -> dataset_pb2.Dataset:
-    """Return a data set of the catalogue as clients see it while no connected server has it."""
-    splits = (measurement_pb.SPLIT_TRAIN, measurement_pb.SPLIT_VALIDATION, measurement_pb.SPLIT_TEST)
-    return dataset_pb2.Dataset(
-        name=f"datasets/{info.name}",
-        description=f"{info.description}; {info.obtain}",
-        sample_dims=info.sample_dims,
-        classes=info.classes,
-        splits=[
-            dataset_pb2.SplitSize(split=split, samples=count)
-            for split, count in zip(splits, info.split_sizes, strict=True)
-        ],
-        kind=info.kind,
-        task=info.task,
-        class_names=info.class_names,
-        targets=info.targets,
-        test_samples=info.test_samples,
-        mean=info.mean,
-        std=info.std,
-        target_mean=info.target_mean,
-        target_std=info.target_std,
-    )

@@ -10,6 +10,7 @@ from nasmesh.data.info import REGRESSION, DatasetInfo
 from nasmesh.errors import FieldViolation, Invalid, NotFound
 from nasmesh.ids import parse_name
 from nasmesh.v1 import dataset_pb2 as pb
+from nasmesh.v1 import measurement_pb2
 
 DEFAULT_VALIDATION_FRACTION = 0.1
 DEFAULT_TEST_FRACTION = 0.2
@@ -187,6 +188,29 @@ def split_sizes(spec: pb.DatasetSpec, info: DatasetInfo) -> tuple[int, int, int]
     if spec.view.max_samples:
         share = min(share, spec.view.max_samples / max(1.0, rest * kept))
     return round((rest - validation) * kept * share), round(validation * kept * share), round(test * kept)
+
+
+def message(info: DatasetInfo, *, available: bool) -> pb.Dataset:
+    """Return a built-in data set as clients see it; where its samples are not at hand, with how to obtain them."""
+    order = (measurement_pb2.SPLIT_TRAIN, measurement_pb2.SPLIT_VALIDATION, measurement_pb2.SPLIT_TEST)
+    return pb.Dataset(
+        name=f"datasets/{info.name}",
+        description=info.description if available else f"{info.description}; to obtain it, {info.obtain}",
+        sample_dims=info.sample_dims,
+        classes=info.classes,
+        splits=[pb.SplitSize(split=split, samples=size) for split, size in zip(order, info.split_sizes, strict=True)],
+        content_digest=info.digest if available else "",
+        available=available,
+        kind=info.kind,
+        task=info.task,
+        class_names=info.class_names,
+        targets=info.targets,
+        test_samples=info.test_samples,
+        mean=info.mean,
+        std=info.std,
+        target_mean=info.target_mean,
+        target_std=info.target_std,
+    )
 
 
 def _fraction_faults(spec: pb.DatasetSpec) -> Iterator[tuple[str, str]]:

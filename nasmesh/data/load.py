@@ -17,7 +17,6 @@ from nasmesh.data.splits import Division, Shares, divide, strata_of, take_view
 from nasmesh.errors import Invalid, NasmeshError
 from nasmesh.store.base import ObjectStore
 from nasmesh.v1 import dataset_pb2 as pb
-from nasmesh.v1 import measurement_pb2
 
 _READERS: dict[str, Callable[[], Samples]] = {
     "digits": digits.read,
@@ -210,26 +209,4 @@ def is_available(name: str) -> bool:
 
 def dataset_resources() -> list[pb.Dataset]:
     """Return every built-in data set as servers list it; added ones are the scheduler's to list."""
-    return [_resource(info, available=is_available(info.name)) for info in catalog.DATASETS.values()]
-
-
-def _resource(info: DatasetInfo, *, available: bool) -> pb.Dataset:
-    order = (measurement_pb2.SPLIT_TRAIN, measurement_pb2.SPLIT_VALIDATION, measurement_pb2.SPLIT_TEST)
-    return pb.Dataset(
-        name=f"datasets/{info.name}",
-        description=info.description if available else f"{info.description}; to obtain it, {info.obtain}",
-        sample_dims=info.sample_dims,
-        classes=info.classes,
-        splits=[pb.SplitSize(split=split, samples=size) for split, size in zip(order, info.split_sizes, strict=True)],
-        content_digest=info.digest if available else "",
-        available=available,
-        kind=info.kind,
-        task=info.task,
-        class_names=info.class_names,
-        targets=info.targets,
-        test_samples=info.test_samples,
-        mean=info.mean,
-        std=info.std,
-        target_mean=info.target_mean,
-        target_std=info.target_std,
-    )
+    return [catalog.message(info, available=is_available(info.name)) for info in catalog.DATASETS.values()]

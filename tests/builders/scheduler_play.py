@@ -1,13 +1,25 @@
 """Plays facts to the scheduler's pure machine and checks the invariants after each."""
 
+from collections.abc import Callable
+
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
 from scheduler import invariants
 from scheduler.domain import SearchState, State
 from scheduler.effects import Effect
-from scheduler.facts import AttemptLeased, Booted, Change, Event, OutcomeReported, SearchCreated
+from scheduler.facts import (
+    AttemptLeased,
+    AttemptLost,
+    Booted,
+    Change,
+    Event,
+    OutcomeReported,
+    SearchCancelled,
+    SearchCreated,
+)
 from scheduler.machine import apply
 from scheduler.outcomes import complete_train
+from scheduler.wishes import SearchPaused, SearchResumed
 from tests.builders import scheduling as make
 
 
@@ -57,6 +69,18 @@ class Play:
     @property
     def run(self):  # type: ignore[no-untyped-def]
         return self.state.searches["s"]
+
+
+def interrupt(play: Play, kind: str, done: Callable[[], object], reason: str) -> None:
+    """Hold a search, let it go on, lose its first trial's work, do it, fail the second trial's, and cancel all."""
+    play.tell(SearchPaused("s"))
+    play.tell(SearchResumed("s"))
+    play.tell(AttemptLeased(f"s-t1-{kind}", "agents/a"))
+    play.tell(AttemptLost(f"s-t1-{kind}", 1, failure(counted=False)))
+    done()
+    play.do(f"s-t2-{kind}", failure=pb.Failure(reason=reason, message="why"))
+    assert play.run.trials[1].outcome == pb.TRIAL_OUTCOME_FAILED
+    play.tell(SearchCancelled("s"))
 
 
 def spec(**more: object) -> pb.SearchSpec:

@@ -124,12 +124,7 @@ def other_attempt_kept(history: list[Observation], rng: Random) -> Planted | Non
         task = f"{seen.search.removeprefix('searches/')}-t{seen.trial}-evaluate" + (f"-r{part}" if part else "")
         return task in acknowledged and not (seen.rungs and seen.outcome == pb.TRIAL_OUTCOME_INFEASIBLE)
 
-    at = _some(history, Listed, rng, has_score)
-    if at < 0:
-        return None
-    seen = history[at]
-    assert isinstance(seen, Listed)
-    return [*history[:at], replace(seen, scored_by=f"{int(seen.scored_by) + 1}"), *history[at + 1 :]]
+    return _scored_by_the_next(history, rng, has_score)
 
 
 def search_falls_back(history: list[Observation], rng: Random) -> Planted | None:
@@ -153,7 +148,11 @@ def reused_and_trained(history: list[Observation], rng: Random) -> Planted | Non
 
 def reused_from_nobody(history: list[Observation], rng: Random) -> Planted | None:
     """A trial shows what the one that it names has not measured."""
-    at = _some(history, Listed, rng, lambda seen: bool(seen.reused))
+    return _scored_by_the_next(history, rng, lambda seen: bool(seen.reused))
+
+
+def _scored_by_the_next(history: list[Observation], rng: Random, wanted: Callable[[Listed], bool]) -> Planted | None:
+    at = _some(history, Listed, rng, wanted)
     if at < 0:
         return None
     seen = history[at]

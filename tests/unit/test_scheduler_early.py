@@ -9,11 +9,10 @@ from nasmesh.v1 import search_pb2 as pb
 from scheduler import outcomes
 from scheduler.convert import fill_lease
 from scheduler.domain import SearchState
-from scheduler.facts import AttemptLeased, AttemptLost, SearchCancelled
+from scheduler.facts import AttemptLeased
 from scheduler.validate import complete_spec
-from scheduler.wishes import SearchPaused, SearchResumed
 from tests.builders import scheduling as make
-from tests.builders.scheduler_play import Play, failure
+from tests.builders.scheduler_play import Play, interrupt
 
 
 def _spec(metric: str = "latency_p50", *, judging: int = 0, **more: object) -> pb.SearchSpec:
@@ -92,14 +91,7 @@ def test_final_trials_are_not_judged() -> None:
 def test_measuring_when_held_lost_failed_or_cancelled_then_behaves_as_any_work() -> None:
     play = Play(_spec(max_trials=3, parallelism=3))
     play.propose(3)
-    play.tell(SearchPaused("s"))
-    play.tell(SearchResumed("s"))
-    play.tell(AttemptLeased("s-t1-profile", "agents/a"))
-    play.tell(AttemptLost("s-t1-profile", 1, failure(counted=False)))
-    play.do("s-t1-profile", evaluate=_found(1.0))
-    play.do("s-t2-profile", failure=pb.Failure(reason="NETWORK_NOT_RUNNABLE", message="why"))
-    assert play.run.trials[1].outcome == pb.TRIAL_OUTCOME_FAILED
-    play.tell(SearchCancelled("s"))
+    interrupt(play, "profile", lambda: play.do("s-t1-profile", evaluate=_found(1.0)), "NETWORK_NOT_RUNNABLE")
     assert [trial.outcome for trial in play.run.trials][::2] == [pb.TRIAL_OUTCOME_STOPPED] * 2
 
 

@@ -12,13 +12,12 @@ from nasmesh.v1 import search_pb2 as pb
 from scheduler import outcomes
 from scheduler.convert import fill_lease
 from scheduler.domain import SearchState
-from scheduler.facts import AttemptLeased, AttemptLost, SearchCancelled
+from scheduler.facts import AttemptLeased
 from scheduler.lifecycle import Lifecycle
 from scheduler.searches import Searches
 from scheduler.validate import complete_spec
-from scheduler.wishes import SearchPaused, SearchResumed
 from tests.builders import scheduling as make
-from tests.builders.scheduler_play import Play, failure
+from tests.builders.scheduler_play import Play, interrupt
 from tests.builders.scheduler_world import World
 
 TABLE = "tables/digits-cell"
@@ -85,14 +84,7 @@ def test_lease_when_a_table_is_asked_then_has_the_untrained_network_and_its_choi
 def test_search_over_a_table_when_held_lost_failed_or_cancelled_then_behaves_as_any_other() -> None:
     play = Play(_complete(max_trials=4, parallelism=4))
     play.propose(4)
-    play.tell(SearchPaused("s"))
-    play.tell(SearchResumed("s"))
-    play.tell(AttemptLeased("s-t1-evaluate", "agents/a"))
-    play.tell(AttemptLost("s-t1-evaluate", 1, failure(counted=False)))
-    _look_up(play, 1, 0.4)
-    play.do("s-t2-evaluate", failure=pb.Failure(reason="NETWORK_NOT_IN_TABLE", message="why"))
-    assert play.run.trials[1].outcome == pb.TRIAL_OUTCOME_FAILED
-    play.tell(SearchCancelled("s"))
+    interrupt(play, "evaluate", lambda: _look_up(play, 1, 0.4), "NETWORK_NOT_IN_TABLE")
     assert [trial.outcome for trial in play.run.trials][2:] == [pb.TRIAL_OUTCOME_STOPPED] * 2
 
 
