@@ -168,7 +168,7 @@ def main() -> None:
         store = open_store(address)
         drawn = [two_convolutions(info.sample_dims, info.classes, seed=SEED + number) for number in range(population)]
         networks = [store.put(ObjectKind.NETWORK, to_bytes(lower(network))) for network in drawn]
-        steps = 30 if asked.quick else 200
+        steps = 15 if asked.quick else 200
         # Two, since a training of one process ends the others that one of several has left warm.
         tables = [_table(Path(directory) / name, address, slots=asked.workers) for name in ("one", "many")]
         server, wide = (Server(table, networks, data, steps) for table in tables)
