@@ -33,7 +33,7 @@ def test_address_when_port_is_0_then_one_is_held_at_which_only_one_can_listen_at
 @pytest.mark.parametrize(
     ("listen", "reason", "words"),
     [
-        ("0.0.0.0:0", "GANG_PLAINTEXT", "--insecure"),
+        ("0.0.0.0:0", "GANG_PLAINTEXT", r"use 127\.0\.0\.1, or --insecure"),
         ("example.invalid:7403", "GANG_PLAINTEXT", "--insecure"),
         ("127.0.0.1", "ADDRESS_INVALID", "HOST:PORT"),
     ],
