@@ -32,6 +32,8 @@ def build(settings: ServerSettings) -> Served:
             "NASMESH_GANG_LISTEN": gang.text,
             # Of connections to other processes that end, which is how one learns of it, torch prints long stories.
             "TORCH_CPP_LOG_LEVEL": "ERROR",
+            # Only processes of one server use nccl, which would by itself choose an address that others reach.
+            "NCCL_SOCKET_IFNAME": "lo",
             **thread_environment(settings.slots),
             # Each heap that the C library opens for a thread sets 64 MiB of addresses aside, which jobs are bounded by.
             "MALLOC_ARENA_MAX": "2",
