@@ -136,7 +136,7 @@ def gang_size(run: SearchRun, task: Task) -> int:
 def lease(work: Work, task: Task, agent: str, members: tuple[str, ...]) -> None:
     """Start the next attempt at a task, by as many agents as it needs."""
     size = gang_size(work.state.searches[task.search], task)
-    if len({agent, *members}) != size or len(members) != size - 1:
+    if (members or size > 1) and (len(members) != size - 1 or len({agent, *members}) != size):
         raise IllegalTransitionError(f"{agent} with {list(members)} are not {size} agents: {task.story()}")
     move(work, task, Trigger.LEASE)
     task.attempts.append(Attempt(len(task.attempts) + 1, agent, work.state.epoch, work.time_us, members=members))
