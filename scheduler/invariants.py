@@ -204,6 +204,10 @@ def rung_faults(run: SearchRun) -> Iterator[str]:
         succeeded = trial.outcome == pb.TRIAL_OUTCOME_SUCCEEDED
         if succeeded and any(decision != pb.RUNG_DECISION_PROMOTED for decision in decisions):
             yield f"{trial.name} succeeded from rungs {list(trial.rungs)}"
+    whole = [trial.number for trial in run.trials if trial.outcome == pb.TRIAL_OUTCOME_SUCCEEDED and not trial.final]
+    partly = [number for _, number in run.leaders if number not in whole]
+    if partly and (whole or run.state is SearchState.RUNNING or not all(run.trials[n - 1].rungs for n in partly)):
+        yield f"{run.id} is led by {partly}, of which none was trained to its end, where {len(whole)} were"
 
 
 def reuse_faults(state: State) -> Iterator[str]:
