@@ -121,7 +121,7 @@ def test_training_over_three_servers_when_all_is_on_then_has_the_weights_of_one_
 def test_training_over_two_servers_when_one_dies_then_the_other_says_so_and_a_third_goes_on_bit_for_bit(
     servers,
 ):
-    config = {"steps": 60, "checkpoint_interval_s": 0.05}
+    config = {"steps": 150, "checkpoint_interval_s": 0.05}
     _begin(servers[:2], "whole", **config)
     whole = _end(servers[0], "whole")
     assert whole.state == SUCCEEDED, whole.failure
@@ -158,7 +158,9 @@ def test_training_over_two_servers_when_cancelled_then_stores_a_checkpoint_and_t
                 for connection in child.net_connections("tcp")
                 if connection.status == psutil.CONN_LISTEN
             ]
-            servers[0].stub.CancelTraining(pb.CancelTrainingRequest(training_id="stopped"))
+            stop = pb.CancelTrainingRequest(training_id="stopped")
+            stop.grace.FromSeconds(60)
+            servers[0].stub.CancelTraining(stop)
             break
     last = _end(servers[0], "stopped")
     assert last.state == CANCELLED

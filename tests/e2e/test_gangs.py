@@ -16,7 +16,7 @@ from tests.e2e.test_kill import Results, results
 
 TRAINERS = ("train", "train-2", "train-3")
 OPTIONS = (
-    "train.epochs=14",
+    "train.epochs=24",
     "train.checkpointIntervalS=0.1",
     "train.distribution.acrossHosts=true",
     "budget.maxTrials=1",
