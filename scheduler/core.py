@@ -17,7 +17,7 @@ from scheduler.pace import QUICK_S, Pace
 from scheduler.step import Command, Step
 
 # Commands in one step: bounds how long a reply waits for its neighbours.
-STEP_COMMANDS = 512
+STEP_COMMANDS = 64
 # Longest sleep; keeps the loop alive where a clock is set by hand.
 LONGEST_WAIT_S = 3600.0
 # Later than this at its own deadline, the process itself stood still (stopped, swapped out), or waited for its disk:
