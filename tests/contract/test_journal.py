@@ -44,7 +44,7 @@ def test_append_when_reopened_then_everything_is_there(open_again: Open) -> None
     journal.close()
 
 
-def test_snapshot_when_written_twice_then_rows_are_merged(open_again: Open) -> None:
+def test_snapshot_when_written_again_then_rows_are_merged_and_empty_ones_go(open_again: Open) -> None:
     journal = open_again()
     journal.open()
     assert journal.snapshot()[0] == 0
@@ -52,6 +52,9 @@ def test_snapshot_when_written_twice_then_rows_are_merged(open_again: Open) -> N
     journal.append(batch(2, b"b", rows={"y": b"2"}, snapshot_sequence=2))
     at, rows = journal.snapshot()
     assert (at, list(rows)) == (2, [("x", b"1"), ("y", b"2")])
+    journal.append(batch(3, b"c", rows={"x": b"", "z": b"3"}, snapshot_sequence=3))
+    at, rows = journal.snapshot()
+    assert (at, list(rows)) == (3, [("y", b"2"), ("z", b"3")]), "a row without a body is gone"
     journal.close()
 
 

@@ -41,6 +41,18 @@ def test_rows_when_read_by_key_then_searches_come_in_the_order_of_their_creation
     assert list(codec.decode_rows(rows_of(play.state)).searches) == ["z", "m", "a"]
 
 
+def test_rows_when_networks_before_others_are_gone_then_later_ones_keep_their_places() -> None:
+    play = Play(spec(max_trials=3))
+    play.propose(3)
+    names = list(play.state.network_names)
+    for index in (0, 2):
+        del play.state.networks[names[index]]
+    play.state.network_names[:] = ["", names[1]]  # as the deletion of another search leaves them
+    found = codec.decode_rows([row for row in rows_of(play.state) if not row[0].startswith(("trial/", "ended/"))])
+    assert found.network_names == ["", names[1]]
+    assert found.networks == play.state.networks
+
+
 def test_rows_when_results_stood_in_the_searchs_row_then_they_get_rows_of_their_own() -> None:
     play = Play(spec(max_trials=2))
     play.propose(2)

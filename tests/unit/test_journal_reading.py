@@ -1,0 +1,127 @@
+"""The reader of journals: what is there, where replay can begin, and older files, which stay as they are."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from nasmesh.errors import Compacted, Invalid, NotFound
+from scheduler.journal.base import Batch
+from scheduler.journal.reading import JournalReader
+from scheduler.journal.schema import SCHEMA_VERSION
+from scheduler.journal.sqlite import SqliteJournal
+
+OLD = Path(__file__).parents[1] / "assets" / "journal-v1.db"
+ROWS = {"trial/s/1": b"one", "trial/s/2": b"two", "state": b"four"}
+
+
+def written(path: Path, *, snapshot: int = 4, through: int = 0, base: Mapping[str, bytes] | None = None) -> Path:
+    """Write a journal of four events, compacted up to one of them where there is a base."""
+    with closing(SqliteJournal(path)) as journal:
+        journal.open()
+        rows = ROWS if snapshot else {}
+        journal.append(Batch(1, (b"a", b"b", b"c", b"d"), rows=rows, snapshot_sequence=snapshot))
+        if base is not None:
+            journal.compact(through, base)
+    return path
+
+
+def spoil(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(statement)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[JournalReader]:
+    reader = JournalReader(path)
+    reader.open()
+    with closing(reader):
+        yield reader
+
+
+def origin(path: Path) -> tuple[int, list[tuple[str, bytes]]]:
+    with reading(path) as reader:
+        at, rows = reader.origin()
+        return at, list(rows)
+
+
+def test_origin_when_every_event_is_kept_then_the_beginning(tmp_path: Path) -> None:
+    path = written(tmp_path / "journal.db")
+    assert origin(path) == (0, [])
+    with reading(path) as reader:
+        assert (reader.is_whole(), reader.oldest(), reader.last(), reader.events_checked()) == (True, 1, 4, 4)
+
+
+def test_origin_when_compacted_then_the_base_with_what_the_snapshot_has_of_it(tmp_path: Path) -> None:
+    path = written(tmp_path / "journal.db", through=2, base={"trial/s/1": b"", "state": b"two"})
+    assert origin(path) == (2, [("state", b"two"), ("trial/s/1", b"one")])
+    with reading(path) as reader:
+        assert (reader.is_whole(), reader.oldest(), reader.events_checked()) == (False, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["DELETE FROM snapshot WHERE key = 'trial/s/1'", "UPDATE base_at SET sequence = 1"],
+    ids=["a row that the base needs is gone", "the base is of another moment"],
+)
+def test_origin_when_the_base_does_not_serve_then_the_snapshot(tmp_path: Path, statement: str) -> None:
+    path = written(tmp_path / "journal.db", through=2, base={"trial/s/1": b"", "state": b"two"})
+    spoil(path, statement)
+    at, rows = origin(path)
+    assert at == 4
+    assert dict(rows)["state"] == b"four"
+
+
+def test_oldest_when_no_event_is_left_then_the_next_one(tmp_path: Path) -> None:
+    with reading(written(tmp_path / "journal.db", through=4, base={})) as reader:
+        assert (reader.oldest(), reader.last(), reader.events_checked()) == (5, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("gone", "snapshot", "missing"),
+    [(2, 0, "event 2 is missing"), (2, 4, "event 2 is missing"), (1, 0, "event 1 is missing")],
+    ids=["between others", "between others, before the snapshot", "the first, and no snapshot has it"],
+)
+def test_events_when_one_is_missing_then_corrupt_and_not_compacted(
+    tmp_path: Path, gone: int, snapshot: int, missing: str
+) -> None:
+    path = written(tmp_path / "journal.db", snapshot=snapshot)
+    spoil(path, f"DELETE FROM event WHERE sequence = {gone}")
+    with reading(path) as reader, pytest.raises(Invalid, match=missing) as caught:
+        list(reader.events(0))
+    assert caught.value.reason == "JOURNAL_CORRUPT"
+
+
+def test_events_when_the_first_are_in_the_snapshot_only_then_compacted(tmp_path: Path) -> None:
+    with reading(written(tmp_path / "journal.db", through=2, base={})) as reader:
+        with pytest.raises(Compacted, match="events up to 2 were dropped"):
+            list(reader.events(0))
+        assert list(reader.events(2)) == [(3, b"c"), (4, b"d")]
+
+
+def test_open_when_there_is_no_journal_then_said_with_its_path_and_closed_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "other.db").write_bytes(b"not a database at all" * 100)
+    for name, error, reason in (
+        ("none.db", NotFound, "JOURNAL_MISSING"),
+        ("other.db", Invalid, "JOURNAL_CORRUPT"),
+    ):
+        reader = JournalReader(tmp_path / name)
+        with pytest.raises(error, match=name) as caught:
+            reader.open()
+        assert caught.value.reason == reason
+        reader.close()
+
+
+def test_open_when_of_an_older_schema_then_an_upgraded_copy_is_read_and_the_file_stays(tmp_path: Path) -> None:
+    path = Path(shutil.copy(OLD, tmp_path / "journal.db"))
+    with reading(path) as reader:
+        assert reader.schema == 1
+        assert reader.connection().execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        assert reader.events_checked() == reader.last() > 0
+        at, rows = reader.snapshot()
+        assert len(list(rows)) > 0
+        assert 0 < at <= reader.last()
+    assert path.read_bytes() == OLD.read_bytes()
