@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 
 from nasmesh.model import architecture as shaped
+from nasmesh.model.auxiliary import served
 from nasmesh.v1 import architecture_pb2 as pb
 
 
@@ -26,6 +27,8 @@ def profile(architecture: pb.Architecture) -> Profile:
     Raises Rejected where the architecture does not fit together.
     """
     dims = shaped.shapes(architecture)
+    if architecture.auxiliary_outputs:
+        architecture = served(architecture)
     parameters = macs = 0
     for block in architecture.blocks:
         arriving = [dims[edge.source] for edge in block.inputs]

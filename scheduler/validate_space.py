@@ -39,6 +39,8 @@ def _envelope_faults(envelope: space_pb2.EnvelopeSpace) -> Iterator[Fault]:
                 f"space.envelope.stages[{index}].max_cells",
                 f"must be at least initial_cells ({stage.initial_cells}) where construct is true",
             )
+    if envelope.auxiliary_head and sum(stage.initial_cells for stage in envelope.stages) == 1:
+        yield "space.envelope.auxiliary_head", "needs two initial cells or more, not one"
     for name in ("branch_dropout", "head_dropout"):
         if envelope.HasField(name) and not 0 <= getattr(envelope, name) < 1:
             yield f"space.envelope.{name}", "must be in [0, 1)"
@@ -62,5 +64,7 @@ def _cell_faults(cell: space_pb2.CellSpace) -> Iterator[Fault]:
         yield "space.cell.width", f"must be at least 1, not {cell.width}"
     if any(cells < 1 for cells in cell.cells):
         yield "space.cell.cells", "every stage needs at least one cell"
+    if cell.auxiliary_head and sum(cell.cells) == 1:
+        yield "space.cell.auxiliary_head", "needs two cells or more, not one"
     if len(set(cell.operations)) != len(cell.operations):
         yield "space.cell.operations", "each may be listed once"

@@ -16,7 +16,7 @@ from nasmesh.model.admission import admit
 from nasmesh.model.engine.checkpoint import Checkpoint, load_checkpoint
 from nasmesh.model.engine.convert import to_module
 from nasmesh.model.engine.modules import Dropout
-from nasmesh.model.metadata import DROP_PATH_KEY, named_values
+from nasmesh.model.metadata import DROP_PATH_KEY, metadata_value, named_values
 from nasmesh.settings import home
 from nasmesh.store.base import ObjectStore
 from nasmesh.v1 import object_pb2, search_pb2, training_pb2
@@ -227,10 +227,13 @@ def _recorded_arithmetic(checkpoint: Checkpoint, identity: str) -> compute.Choic
 def _drop_paths(
     module: fx.GraphModule, model: onnx.ModelProto, config: training_pb2.TrainConfig, device: torch.device
 ) -> Paths | None:
-    """Put drop-path behind the network's marks; raises Invalid (TRAIN_CONFIG_INVALID) where it has none."""
+    """Put drop-path behind the network's marks; raises Invalid (TRAIN_CONFIG_INVALID) where none were asked for."""
     marks = named_values(model, DROP_PATH_KEY)
-    if config.drop_path_rate and not marks:
-        message = "config.drop_path_rate: no branch of this network has a drop-path mark; leave it unset"
+    if config.drop_path_rate and metadata_value(model, DROP_PATH_KEY) is None:
+        message = (
+            "config.drop_path_rate: this network was built without drop-path marks; set drop_path in its space (cell,"
+            " envelope), mark edges of an architecture of your own (Edge.drop_path), or leave the rate unset"
+        )
         raise Invalid("TRAIN_CONFIG_INVALID", message, field="config.drop_path_rate")
     return insert_paths(module, marks, config.drop_path_rate, device)
 

@@ -40,16 +40,28 @@ def without_auxiliary(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def _pruned(text: str) -> str:
-    """Return the text of the architecture without blocks that only auxiliary outputs need."""
-    architecture = pb.Architecture.FromString(base64.b64decode(text, validate=True))
-    del architecture.auxiliary_outputs[:]
+def served(architecture: pb.Architecture) -> pb.Architecture:
+    """Return the architecture without blocks that only auxiliary outputs need, and without groups of nothing else."""
+    result = pb.Architecture()
+    result.CopyFrom(architecture)
+    del result.auxiliary_outputs[:]
     needed = {architecture.output}
-    kept = []
+    kept, gone = [], set()
     for block in reversed(architecture.blocks):
         if block.id in needed:
             needed.update(edge.source for edge in block.inputs)
             kept.append(block)
-    del architecture.blocks[:]
-    architecture.blocks.extend(reversed(kept))
+        else:
+            gone.add(block.group)
+    del result.blocks[:]
+    result.blocks.extend(reversed(kept))
+    gone -= {block.group for block in kept} | {group.parent for group in architecture.groups}
+    groups = [group for group in architecture.groups if group.id not in gone]
+    del result.groups[:]
+    result.groups.extend(groups)
+    return result
+
+
+def _pruned(text: str) -> str:
+    architecture = served(pb.Architecture.FromString(base64.b64decode(text, validate=True)))
     return base64.b64encode(architecture.SerializeToString(deterministic=True)).decode("ascii")

@@ -51,8 +51,8 @@ def lower(architecture: pb.Architecture) -> onnx.ModelProto:
     ]
     for key, value in _metadata(architecture):
         model.metadata_props.add(key=key, value=value)
-    for key, names in ((AUXILIARY_KEY, extra), (DROP_PATH_KEY, marks)):
-        if names:
+    for key, names, wanted in ((AUXILIARY_KEY, extra, False), (DROP_PATH_KEY, marks, architecture.drop_path)):
+        if names or wanted:
             model.metadata_props.add(key=key, value=json.dumps(names, separators=(",", ":")))
     return model
 

@@ -9,7 +9,8 @@ from nasmesh.model.reasons import Reason, rejected
 ARCHITECTURE_KEY = "nasmesh.architecture"
 PREPROCESSING_KEY = "nasmesh.preprocessing"
 VERSION_KEY = "nasmesh.version"
-# Names of values, as a JSON list: outputs behind the first that only training reads, and branches that it may drop.
+# Names of values, as a JSON list: outputs behind the first that only training reads, and branches that it may drop. The
+# second is empty where a network was to be marked and has no branches; it is absent where marks were not asked for.
 AUXILIARY_KEY = "nasmesh.auxiliary_outputs"
 DROP_PATH_KEY = "nasmesh.drop_path"
 TRAINING_KEY = "nasmesh.training"  # scalars of a resumable training; only in checkpoints

@@ -94,10 +94,10 @@ def _rounded(width: int, multiplier: float) -> int:
 
 
 def _logit_sources(architecture: pb.Architecture) -> set[str]:
-    """Return the ids of the blocks whose width is the number of classes: back from the output to what sets a width."""
+    """Return the ids of the blocks whose width is the number of classes: back from the outputs to what sets a width."""
     blocks = {block.id: block for block in architecture.blocks}
     found: set[str] = set()
-    waiting = [architecture.output]
+    waiting = [architecture.output, *architecture.auxiliary_outputs]
     while waiting:
         block = blocks.get(waiting.pop())
         if block is None or block.id in found:

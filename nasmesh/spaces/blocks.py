@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from nasmesh.v1 import architecture_pb2 as pb
 
 _RELU = pb.Activation(kind=pb.ACTIVATION_KIND_RELU)
+AUXILIARY = "auxiliary"
+LEAST_CELLS = 2
+"""For an auxiliary classifier: behind the only cell it would be the classifier."""
 
 
 def block(identifier: str, group: str, sources: Sequence[str | pb.Edge], operation: pb.Operation) -> pb.Block:
@@ -73,6 +76,28 @@ def head_blocks(source: str, classes: int, dropout: float) -> list[pb.Block]:
 def classifier(source: str, classes: int) -> pb.Block:
     """Return the linear layer that gives the logits."""
     return block("head_linear", "head", [source], pb.Operation(linear=pb.Linear(features=classes, bias=True)))
+
+
+def auxiliary_cell(cells: int) -> int:
+    """Return behind which cell, from 1, an auxiliary classifier stands: the last one in the first two thirds."""
+    return max(1, 2 * cells // 3)
+
+
+def add_auxiliary(built: pb.Architecture, cell: str, source: str, channels: int, classes: int) -> None:
+    """Append an auxiliary classifier that reads block `source`, the output of a cell of so many channels.
+
+    NASNet's but for the pooling (Zoph et al. 2018), which is global here and so fits images of any size. Ids begin with
+    the cell's: where a network grows and the classifier moves on, it is another one.
+    """
+    built.groups.add(id=AUXILIARY, kind=pb.GROUP_KIND_HEAD)
+    name = f"{cell}_aux"
+    mean = pb.Operation(global_pool=pb.GlobalPool(kind=pb.POOL_KIND_AVERAGE))
+    linear = pb.Operation(linear=pb.Linear(features=classes, bias=True))
+    unit = conv_norm_relu(convolution(1, channels), affine=True)
+    built.blocks.append(block(f"{name}_conv", AUXILIARY, [source], unit))
+    built.blocks.append(block(f"{name}_pool", AUXILIARY, [f"{name}_conv"], mean))
+    built.blocks.append(block(f"{name}_linear", AUXILIARY, [f"{name}_pool"], linear))
+    built.auxiliary_outputs.append(f"{name}_linear")
 
 
 def linear_norm_relu(cell: str, source: str, features: int) -> list[pb.Block]:

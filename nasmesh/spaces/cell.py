@@ -3,6 +3,7 @@
 Stem (3x3 convolution, batch norm), stages of cells with a residual block between them that halves the resolution and
 doubles the width, then batch norm, ReLU, global mean, linear. Convolutions on edges are ReLU, convolution, batch norm.
 Where a size is odd the residual block rounds up, and its strided convolution pads at the bottom and right.
+Drop-path marks and an auxiliary classifier, where they are asked for, are NASNet's (Zoph et al. 2018).
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,8 @@ def check(space: pb.CellSpace) -> None:
         found.append(_violation("cells", f"{len(full.cells)} stages; use 1 to {MOST_STAGES}"))
     elif not all(1 <= cells <= MOST_CELLS for cells in full.cells):
         found.append(_violation("cells", f"{list(full.cells)}; use 1 to {MOST_CELLS} cells in each stage"))
+    elif full.auxiliary_head and sum(full.cells) < blocks.LEAST_CELLS:
+        found.append(_violation("auxiliary_head", f"needs {blocks.LEAST_CELLS} cells; there is one"))
     for index, name in enumerate(full.operations):
         if name not in OPERATIONS:
             found.append(_violation(f"operations[{index}]", f"{name[:40]!r}; use {', '.join(OPERATIONS)}"))
@@ -110,19 +113,24 @@ def build(space: pb.CellSpace, values: pb.ChoiceValues, input_dims: Sequence[int
     """Return the network of `values` in a complete, checked space; raises Invalid naming a wrong choice."""
     resolved = resolve(choices(space), values)
     cell = {edge: resolved[edge_choice(edge)] for edge in edges(space.nodes)}
-    built = arch.Architecture(inputs=[blocks.image_input(input_dims)])
+    built = arch.Architecture(inputs=[blocks.image_input(input_dims)], drop_path=space.drop_path)
     built.groups.add(id="stem", kind=arch.GROUP_KIND_STEM)
     stem = arch.ConvUnit(conv=blocks.convolution(3, space.width), norm=_NORM, order=arch.CONV_ORDER_CONV_NORM_ACT)
     built.blocks.append(blocks.block("stem_conv", "stem", ["x"], arch.Operation(conv_unit=stem)))
     source, width = "stem_conv", space.width
+    until_auxiliary = blocks.auxiliary_cell(sum(space.cells)) if space.auxiliary_head else 0
     for stage, cells in enumerate(space.cells, start=1):
         if stage > 1:
             width *= 2
             source = _add_reduction(built, f"r{stage - 1}", source, width)
         built.groups.add(id=f"stage_{stage}", kind=arch.GROUP_KIND_STAGE)
         for number in range(1, cells + 1):
-            built.groups.add(id=f"s{stage}_c{number}", kind=arch.GROUP_KIND_CELL, parent=f"stage_{stage}")
-            source = _add_cell(built, f"s{stage}_c{number}", source, cell, width)
+            name = f"s{stage}_c{number}"
+            built.groups.add(id=name, kind=arch.GROUP_KIND_CELL, parent=f"stage_{stage}")
+            source = _add_cell(built, name, source, cell, width)
+            until_auxiliary -= 1
+            if until_auxiliary == 0:
+                blocks.add_auxiliary(built, name, source, width, classes)
     built.groups.add(id="head", kind=arch.GROUP_KIND_HEAD)
     built.blocks.append(blocks.block("head_norm", "head", [source], arch.Operation(batch_norm=_NORM)))
     built.blocks.append(blocks.block("head_act", "head", ["head_norm"], arch.Operation(activation=_RELU)))
@@ -141,16 +149,18 @@ def _add_cell(built: arch.Architecture, name: str, source: str, cell: Mapping[Ed
     live = live_edges(cell)
     outputs = {0: source}
     for target in range(1, last + 1):
-        arriving = []
+        arriving: list[arch.Edge] = []
         for edge in [edge for edge in sorted(live) if edge[1] == target]:
             operation = _operation(cell[edge], width)
             if operation is None:
-                arriving.append(outputs[edge[0]])
+                arriving.append(arch.Edge(source=outputs[edge[0]]))
                 continue
             made = blocks.block(f"{name}_e{edge[0]}_{edge[1]}", name, [outputs[edge[0]]], operation)
             built.blocks.append(made)
-            arriving.append(made.id)
+            arriving.append(arch.Edge(source=made.id, drop_path=built.drop_path))
         if arriving:
+            if all(edge.drop_path for edge in arriving):  # a sample without any would be lost to all that follows
+                arriving[0].drop_path = False
             outputs[target] = _add_sum(built, f"{name}_n{target}", name, arriving)
         elif target == last or any(edge[0] == target for edge in live):
             zero = blocks.block(f"{name}_n{target}", name, [source], arch.Operation(zero=arch.Zero()))
@@ -159,7 +169,7 @@ def _add_cell(built: arch.Architecture, name: str, source: str, cell: Mapping[Ed
     return outputs[last]
 
 
-def _add_sum(built: arch.Architecture, name: str, group: str, sources: Sequence[str]) -> str:
+def _add_sum(built: arch.Architecture, name: str, group: str, sources: Sequence[str | arch.Edge]) -> str:
     """Append the sum of some blocks; the same block twice is an operand twice."""
     made = blocks.block(name, group, sources, blocks.identity())
     made.merge = arch.MERGE_SUM if len(sources) > 1 else arch.MERGE_UNSPECIFIED

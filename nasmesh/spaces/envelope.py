@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from nasmesh.errors import FieldViolation, Invalid
 from nasmesh.limits import ADMISSION_KERNEL
+from nasmesh.spaces.blocks import LEAST_CELLS
 from nasmesh.spaces.domains import OFF_ON, at_least, categorical, integer
 from nasmesh.v1 import space_pb2 as pb
 
@@ -85,7 +86,7 @@ def check(space: pb.EnvelopeSpace) -> None:
     """Raise Invalid (SPACE_INVALID) with every field that is out of bounds."""
     full = complete(space)
     found = [*_check_stages(full), *_check_palette(full.palette), *_check_numbers(full)]
-    found = found or _check_channels(full)
+    found = found or _check_channels(full) or _check_auxiliary(full)
     if found:
         raise Invalid("SPACE_INVALID", found[0].description, field=found[0].field, violations=found)
 
@@ -144,6 +145,12 @@ def _check_channels(space: pb.EnvelopeSpace) -> list[FieldViolation]:
             what = f"leaves {narrowest} channels for {len(space.palette)} branches in stage {index + 1}; widen it"
             found.append(_violation("stem.width", f"{space.stem.width} {what}"))
     return found
+
+
+def _check_auxiliary(space: pb.EnvelopeSpace) -> list[FieldViolation]:
+    if not space.auxiliary_head or sum(stage.initial_cells for stage in space.stages) >= LEAST_CELLS:
+        return []
+    return [_violation("auxiliary_head", f"needs {LEAST_CELLS} initial cells; there is one")]
 
 
 def choices(space: pb.EnvelopeSpace) -> list[pb.Choice]:

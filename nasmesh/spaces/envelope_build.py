@@ -22,10 +22,14 @@ def build(
     network = decode(space, values)
     builder = _Builder(space, input_dims)
     builder.add_stem()
+    until_auxiliary = blocks.auxiliary_cell(sum(len(stage) for stage in network.stages)) if space.auxiliary_head else 0
     for s, stage in enumerate(network.stages, start=1):
         builder.add_group(f"stage_{s}", arch.GROUP_KIND_STAGE)
         for k, cell in enumerate(stage, start=1):
             builder.add_cell(cell, f"stage_{s}", cell_width(space, s, k, len(stage)))
+            until_auxiliary -= 1
+            if until_auxiliary == 0:
+                builder.add_auxiliary(classes)
         if s < len(network.stages):
             builder.add_widener(s)
     return builder.finish(classes)
@@ -36,7 +40,7 @@ class _Builder:
 
     def __init__(self, space: pb.EnvelopeSpace, input_dims: Sequence[int]) -> None:
         self._space = space
-        self._built = arch.Architecture(inputs=[blocks.image_input(input_dims)])
+        self._built = arch.Architecture(inputs=[blocks.image_input(input_dims)], drop_path=space.drop_path)
         self._channels: dict[str, int] = {}
         self._last = ""
 
@@ -77,7 +81,8 @@ class _Builder:
                 conv, affine=self._space.branch_norm_affine, dropout=self._space.branch_dropout
             )
             ends.append(self._add(blocks.block(identifier, identifier, [source], operation)))
-        self._add(blocks.block(f"{cell.id}_cat", cell.id, ends, blocks.identity()))
+        joined = [arch.Edge(source=end, drop_path=self._space.drop_path and end != ends[0]) for end in ends]
+        self._add(blocks.block(f"{cell.id}_cat", cell.id, joined, blocks.identity()))
         self._ended(cell.id, channels * len(cell.branches))
 
     def _add_skips(self, cell: Cell) -> str:
@@ -95,6 +100,10 @@ class _Builder:
             source = self._add(blocks.block(skip_block(cell.id), cell.id, [source, *scaled], blocks.identity()))
         conv = blocks.convolution(1, self._channels[self._last], bias=True)
         return self._add(blocks.block(f"{cell.id}_mix", cell.id, [source], blocks.conv_relu(conv)))
+
+    def add_auxiliary(self, classes: int) -> None:
+        last = self._last
+        blocks.add_auxiliary(self._built, last, self._output(last), self._channels[last], classes)
 
     def add_widener(self, stage: int) -> None:
         """Halve the resolution; the convolution adds as many channels as the stage's nominal width."""

@@ -257,8 +257,13 @@ class Architecture(_message.Message):
     GROUPS_FIELD_NUMBER: _builtins.int
     PREPROCESSING_FIELD_NUMBER: _builtins.int
     AUXILIARY_OUTPUTS_FIELD_NUMBER: _builtins.int
+    DROP_PATH_FIELD_NUMBER: _builtins.int
     output: _builtins.str
     """Id of the block whose output is the network's output (logits, [N, classes])."""
+    drop_path: _builtins.bool
+    """Whether its edges have been marked for drop-path (Edge.drop_path), be there some to mark or none: so a network that has no
+    two paths trains with TrainConfig.drop_path_rate like others of its space.
+    """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorInput]:
         """The data inputs. Exactly one in this version, and its id is "x"."""
@@ -290,10 +295,11 @@ class Architecture(_message.Message):
         groups: _abc.Iterable[Global___Group] | None = ...,
         preprocessing: Global___Preprocessing | None = ...,
         auxiliary_outputs: _abc.Iterable[_builtins.str] | None = ...,
+        drop_path: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["preprocessing", b"preprocessing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auxiliary_outputs", b"auxiliary_outputs", "blocks", b"blocks", "groups", b"groups", "inputs", b"inputs", "output", b"output", "preprocessing", b"preprocessing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auxiliary_outputs", b"auxiliary_outputs", "blocks", b"blocks", "drop_path", b"drop_path", "groups", b"groups", "inputs", b"inputs", "output", b"output", "preprocessing", b"preprocessing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from nasmesh.v1 import architecture_pb2 as nasmesh_dot_v1_dot_architecture__pb2
 from nasmesh.v1 import object_pb2 as nasmesh_dot_v1_dot_object__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16nasmesh/v1/space.proto\x12\nnasmesh.v1\x1a\x1dnasmesh/v1/architecture.proto\x1a\x17nasmesh/v1/object.proto\"\xb7\x01\n\x05Space\x12-\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x19.nasmesh.v1.EnvelopeSpaceH\x00\x12\'\n\x05\x63hain\x18\x02 \x01(\x0b\x32\x16.nasmesh.v1.ChainSpaceH\x00\x12\'\n\x05\x66ixed\x18\x03 \x01(\x0b\x32\x16.nasmesh.v1.FixedSpaceH\x00\x12%\n\x04\x63\x65ll\x18\x04 \x01(\x0b\x32\x15.nasmesh.v1.CellSpaceH\x00\x42\x06\n\x04kind\"\xa3\x02\n\rEnvelopeSpace\x12)\n\x06stages\x18\x01 \x03(\x0b\x32\x19.nasmesh.v1.EnvelopeStage\x12\x0f\n\x07palette\x18\x02 \x03(\t\x12&\n\x04stem\x18\x03 \x01(\x0b\x32\x18.nasmesh.v1.EnvelopeStem\x12\x1b\n\x0e\x62ranch_dropout\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0chead_dropout\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\x12\x62ranch_norm_affine\x18\x06 \x01(\x08\x12\x12\n\x05skips\x18\x07 \x01(\x08H\x02\x88\x01\x01\x12\x18\n\x10limit_parameters\x18\x08 \x01(\x08\x42\x11\n\x0f_branch_dropoutB\x0f\n\r_head_dropoutB\x08\n\x06_skips\"L\n\rEnvelopeStage\x12\x15\n\rinitial_cells\x18\x01 \x01(\x05\x12\x11\n\tmax_cells\x18\x02 \x01(\x05\x12\x11\n\tconstruct\x18\x03 \x01(\x08\"g\n\x0c\x45nvelopeStem\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06kernel\x18\x02 \x01(\x05\x12 \n\x13local_response_norm\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_local_response_norm\"h\n\nChainSpace\x12\x12\n\nmin_layers\x18\x01 \x01(\x05\x12\x12\n\nmax_layers\x18\x02 \x01(\x05\x12\x0f\n\x07kernels\x18\x03 \x03(\x05\x12\x10\n\x08\x63hannels\x18\x04 \x03(\x05\x12\x0f\n\x07pooling\x18\x05 \x01(\x08\"L\n\tCellSpace\x12\r\n\x05nodes\x18\x01 \x01(\x05\x12\x12\n\noperations\x18\x02 \x03(\t\x12\r\n\x05\x63\x65lls\x18\x03 \x03(\x05\x12\r\n\x05width\x18\x04 \x01(\x05\"r\n\nFixedSpace\x12\x30\n\x0c\x61rchitecture\x18\x01 \x01(\x0b\x32\x18.nasmesh.v1.ArchitectureH\x00\x12\'\n\x06object\x18\x02 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRefH\x00\x42\t\n\x07network\"\xdd\x01\n\x06\x43hoice\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x34\n\x0b\x63\x61tegorical\x18\x02 \x01(\x0b\x32\x1d.nasmesh.v1.CategoricalDomainH\x00\x12,\n\x07integer\x18\x03 \x01(\x0b\x32\x19.nasmesh.v1.IntegerDomainH\x00\x12&\n\x04real\x18\x04 \x01(\x0b\x32\x16.nasmesh.v1.RealDomainH\x00\x12/\n\nconditions\x18\x05 \x03(\x0b\x32\x1b.nasmesh.v1.ChoiceConditionB\x08\n\x06\x64omain\"#\n\x11\x43\x61tegoricalDomain\x12\x0e\n\x06values\x18\x01 \x03(\t\")\n\rIntegerDomain\x12\x0b\n\x03min\x18\x01 \x01(\x03\x12\x0b\n\x03max\x18\x02 \x01(\x03\"3\n\nRealDomain\x12\x0b\n\x03min\x18\x01 \x01(\x01\x12\x0b\n\x03max\x18\x02 \x01(\x01\x12\x0b\n\x03log\x18\x03 \x01(\x08\"U\n\x0f\x43hoiceCondition\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\t\x12\x15\n\x08\x61t_least\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06one_of\x18\x03 \x03(\tB\x0b\n\t_at_least\"s\n\x0c\x43hoiceValues\x12\x34\n\x06values\x18\x01 \x03(\x0b\x32$.nasmesh.v1.ChoiceValues.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16nasmesh/v1/space.proto\x12\nnasmesh.v1\x1a\x1dnasmesh/v1/architecture.proto\x1a\x17nasmesh/v1/object.proto\"\xb7\x01\n\x05Space\x12-\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x19.nasmesh.v1.EnvelopeSpaceH\x00\x12\'\n\x05\x63hain\x18\x02 \x01(\x0b\x32\x16.nasmesh.v1.ChainSpaceH\x00\x12\'\n\x05\x66ixed\x18\x03 \x01(\x0b\x32\x16.nasmesh.v1.FixedSpaceH\x00\x12%\n\x04\x63\x65ll\x18\x04 \x01(\x0b\x32\x15.nasmesh.v1.CellSpaceH\x00\x42\x06\n\x04kind\"\xce\x02\n\rEnvelopeSpace\x12)\n\x06stages\x18\x01 \x03(\x0b\x32\x19.nasmesh.v1.EnvelopeStage\x12\x0f\n\x07palette\x18\x02 \x03(\t\x12&\n\x04stem\x18\x03 \x01(\x0b\x32\x18.nasmesh.v1.EnvelopeStem\x12\x1b\n\x0e\x62ranch_dropout\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0chead_dropout\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\x12\x62ranch_norm_affine\x18\x06 \x01(\x08\x12\x12\n\x05skips\x18\x07 \x01(\x08H\x02\x88\x01\x01\x12\x18\n\x10limit_parameters\x18\x08 \x01(\x08\x12\x11\n\tdrop_path\x18\t \x01(\x08\x12\x16\n\x0e\x61uxiliary_head\x18\n \x01(\x08\x42\x11\n\x0f_branch_dropoutB\x0f\n\r_head_dropoutB\x08\n\x06_skips\"L\n\rEnvelopeStage\x12\x15\n\rinitial_cells\x18\x01 \x01(\x05\x12\x11\n\tmax_cells\x18\x02 \x01(\x05\x12\x11\n\tconstruct\x18\x03 \x01(\x08\"g\n\x0c\x45nvelopeStem\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06kernel\x18\x02 \x01(\x05\x12 \n\x13local_response_norm\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_local_response_norm\"h\n\nChainSpace\x12\x12\n\nmin_layers\x18\x01 \x01(\x05\x12\x12\n\nmax_layers\x18\x02 \x01(\x05\x12\x0f\n\x07kernels\x18\x03 \x03(\x05\x12\x10\n\x08\x63hannels\x18\x04 \x03(\x05\x12\x0f\n\x07pooling\x18\x05 \x01(\x08\"w\n\tCellSpace\x12\r\n\x05nodes\x18\x01 \x01(\x05\x12\x12\n\noperations\x18\x02 \x03(\t\x12\r\n\x05\x63\x65lls\x18\x03 \x03(\x05\x12\r\n\x05width\x18\x04 \x01(\x05\x12\x11\n\tdrop_path\x18\x05 \x01(\x08\x12\x16\n\x0e\x61uxiliary_head\x18\x06 \x01(\x08\"r\n\nFixedSpace\x12\x30\n\x0c\x61rchitecture\x18\x01 \x01(\x0b\x32\x18.nasmesh.v1.ArchitectureH\x00\x12\'\n\x06object\x18\x02 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRefH\x00\x42\t\n\x07network\"\xdd\x01\n\x06\x43hoice\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x34\n\x0b\x63\x61tegorical\x18\x02 \x01(\x0b\x32\x1d.nasmesh.v1.CategoricalDomainH\x00\x12,\n\x07integer\x18\x03 \x01(\x0b\x32\x19.nasmesh.v1.IntegerDomainH\x00\x12&\n\x04real\x18\x04 \x01(\x0b\x32\x16.nasmesh.v1.RealDomainH\x00\x12/\n\nconditions\x18\x05 \x03(\x0b\x32\x1b.nasmesh.v1.ChoiceConditionB\x08\n\x06\x64omain\"#\n\x11\x43\x61tegoricalDomain\x12\x0e\n\x06values\x18\x01 \x03(\t\")\n\rIntegerDomain\x12\x0b\n\x03min\x18\x01 \x01(\x03\x12\x0b\n\x03max\x18\x02 \x01(\x03\"3\n\nRealDomain\x12\x0b\n\x03min\x18\x01 \x01(\x01\x12\x0b\n\x03max\x18\x02 \x01(\x01\x12\x0b\n\x03log\x18\x03 \x01(\x08\"U\n\x0f\x43hoiceCondition\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\t\x12\x15\n\x08\x61t_least\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06one_of\x18\x03 \x03(\tB\x0b\n\t_at_least\"s\n\x0c\x43hoiceValues\x12\x34\n\x06values\x18\x01 \x03(\x0b\x32$.nasmesh.v1.ChoiceValues.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,29 +38,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SPACE']._serialized_start=95
   _globals['_SPACE']._serialized_end=278
   _globals['_ENVELOPESPACE']._serialized_start=281
-  _globals['_ENVELOPESPACE']._serialized_end=572
-  _globals['_ENVELOPESTAGE']._serialized_start=574
-  _globals['_ENVELOPESTAGE']._serialized_end=650
-  _globals['_ENVELOPESTEM']._serialized_start=652
-  _globals['_ENVELOPESTEM']._serialized_end=755
-  _globals['_CHAINSPACE']._serialized_start=757
-  _globals['_CHAINSPACE']._serialized_end=861
-  _globals['_CELLSPACE']._serialized_start=863
-  _globals['_CELLSPACE']._serialized_end=939
-  _globals['_FIXEDSPACE']._serialized_start=941
-  _globals['_FIXEDSPACE']._serialized_end=1055
-  _globals['_CHOICE']._serialized_start=1058
-  _globals['_CHOICE']._serialized_end=1279
-  _globals['_CATEGORICALDOMAIN']._serialized_start=1281
-  _globals['_CATEGORICALDOMAIN']._serialized_end=1316
-  _globals['_INTEGERDOMAIN']._serialized_start=1318
-  _globals['_INTEGERDOMAIN']._serialized_end=1359
-  _globals['_REALDOMAIN']._serialized_start=1361
-  _globals['_REALDOMAIN']._serialized_end=1412
-  _globals['_CHOICECONDITION']._serialized_start=1414
-  _globals['_CHOICECONDITION']._serialized_end=1499
-  _globals['_CHOICEVALUES']._serialized_start=1501
-  _globals['_CHOICEVALUES']._serialized_end=1616
-  _globals['_CHOICEVALUES_VALUESENTRY']._serialized_start=1571
-  _globals['_CHOICEVALUES_VALUESENTRY']._serialized_end=1616
+  _globals['_ENVELOPESPACE']._serialized_end=615
+  _globals['_ENVELOPESTAGE']._serialized_start=617
+  _globals['_ENVELOPESTAGE']._serialized_end=693
+  _globals['_ENVELOPESTEM']._serialized_start=695
+  _globals['_ENVELOPESTEM']._serialized_end=798
+  _globals['_CHAINSPACE']._serialized_start=800
+  _globals['_CHAINSPACE']._serialized_end=904
+  _globals['_CELLSPACE']._serialized_start=906
+  _globals['_CELLSPACE']._serialized_end=1025
+  _globals['_FIXEDSPACE']._serialized_start=1027
+  _globals['_FIXEDSPACE']._serialized_end=1141
+  _globals['_CHOICE']._serialized_start=1144
+  _globals['_CHOICE']._serialized_end=1365
+  _globals['_CATEGORICALDOMAIN']._serialized_start=1367
+  _globals['_CATEGORICALDOMAIN']._serialized_end=1402
+  _globals['_INTEGERDOMAIN']._serialized_start=1404
+  _globals['_INTEGERDOMAIN']._serialized_end=1445
+  _globals['_REALDOMAIN']._serialized_start=1447
+  _globals['_REALDOMAIN']._serialized_end=1498
+  _globals['_CHOICECONDITION']._serialized_start=1500
+  _globals['_CHOICECONDITION']._serialized_end=1585
+  _globals['_CHOICEVALUES']._serialized_start=1587
+  _globals['_CHOICEVALUES']._serialized_end=1702
+  _globals['_CHOICEVALUES_VALUESENTRY']._serialized_start=1657
+  _globals['_CHOICEVALUES_VALUESENTRY']._serialized_end=1702
 # @@protoc_insertion_point(module_scope)

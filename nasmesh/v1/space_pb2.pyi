@@ -78,6 +78,8 @@ class EnvelopeSpace(_message.Message):
     BRANCH_NORM_AFFINE_FIELD_NUMBER: _builtins.int
     SKIPS_FIELD_NUMBER: _builtins.int
     LIMIT_PARAMETERS_FIELD_NUMBER: _builtins.int
+    DROP_PATH_FIELD_NUMBER: _builtins.int
+    AUXILIARY_HEAD_FIELD_NUMBER: _builtins.int
     branch_dropout: _builtins.float
     """Dropout rate after each branch [0.2]; set 0 explicitly for none."""
     head_dropout: _builtins.float
@@ -88,6 +90,15 @@ class EnvelopeSpace(_message.Message):
     """Whether cells may have skip connections [true]."""
     limit_parameters: _builtins.bool
     """Whether the widths of cells that are not last in a stage shrink by the parameter limit rule [false]."""
+    drop_path: _builtins.bool
+    """Whether TrainConfig.drop_path_rate may leave branches out: in every cell all but the first that it has in the palette's
+    order, so that something is left of each sample [false].
+    """
+    auxiliary_head: _builtins.bool
+    """Whether there is an auxiliary classifier (TrainConfig.auxiliary_weight): a 1x1 convolution as wide as the cell, batch
+    normalisation, ReLU, global mean, linear, behind the last cell within the first two thirds of all cells. Needs two initial
+    cells or more [false].
+    """
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnvelopeStage]:
         """The stages, first to last; at least one."""
@@ -111,10 +122,12 @@ class EnvelopeSpace(_message.Message):
         branch_norm_affine: _builtins.bool = ...,
         skips: _builtins.bool | None = ...,
         limit_parameters: _builtins.bool = ...,
+        drop_path: _builtins.bool = ...,
+        auxiliary_head: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_branch_dropout", b"_branch_dropout", "_head_dropout", b"_head_dropout", "_skips", b"_skips", "branch_dropout", b"branch_dropout", "head_dropout", b"head_dropout", "skips", b"skips", "stem", b"stem"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch_dropout", b"_branch_dropout", "_head_dropout", b"_head_dropout", "_skips", b"_skips", "branch_dropout", b"branch_dropout", "branch_norm_affine", b"branch_norm_affine", "head_dropout", b"head_dropout", "limit_parameters", b"limit_parameters", "palette", b"palette", "skips", b"skips", "stages", b"stages", "stem", b"stem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_branch_dropout", b"_branch_dropout", "_head_dropout", b"_head_dropout", "_skips", b"_skips", "auxiliary_head", b"auxiliary_head", "branch_dropout", b"branch_dropout", "branch_norm_affine", b"branch_norm_affine", "drop_path", b"drop_path", "head_dropout", b"head_dropout", "limit_parameters", b"limit_parameters", "palette", b"palette", "skips", b"skips", "stages", b"stages", "stem", b"stem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__branch_dropout: _TypeAlias = _typing.Literal["branch_dropout"]  # noqa: Y015
     _WhichOneofArgType__branch_dropout: _TypeAlias = _typing.Literal["_branch_dropout", b"_branch_dropout"]  # noqa: Y015
@@ -248,10 +261,22 @@ class CellSpace(_message.Message):
     OPERATIONS_FIELD_NUMBER: _builtins.int
     CELLS_FIELD_NUMBER: _builtins.int
     WIDTH_FIELD_NUMBER: _builtins.int
+    DROP_PATH_FIELD_NUMBER: _builtins.int
+    AUXILIARY_HEAD_FIELD_NUMBER: _builtins.int
     nodes: _builtins.int
     """Nodes of a cell, 2 to 6 [4]."""
     width: _builtins.int
     """Channels of the first stage [16]."""
+    drop_path: _builtins.bool
+    """Whether TrainConfig.drop_path_rate may leave paths out (ScheduledDropPath, Zoph et al. 2018): where edges meet in a node,
+    those with an operation, not "skip_connect". Where none of those that meet is a skip, the first stays, so that something is
+    left of each sample [false].
+    """
+    auxiliary_head: _builtins.bool
+    """Whether there is an auxiliary classifier (TrainConfig.auxiliary_weight): a 1x1 convolution as wide as the cell, batch
+    normalisation, ReLU, global mean, linear, behind the last cell within the first two thirds of all cells. Needs two cells or
+    more [false].
+    """
     @_builtins.property
     def operations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Operations to choose from for each edge: "none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"; empty: all
@@ -271,10 +296,12 @@ class CellSpace(_message.Message):
         operations: _abc.Iterable[_builtins.str] | None = ...,
         cells: _abc.Iterable[_builtins.int] | None = ...,
         width: _builtins.int = ...,
+        drop_path: _builtins.bool = ...,
+        auxiliary_head: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "nodes", b"nodes", "operations", b"operations", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auxiliary_head", b"auxiliary_head", "cells", b"cells", "drop_path", b"drop_path", "nodes", b"nodes", "operations", b"operations", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -358,7 +358,8 @@ class TrainConfig(_message.Message):
     """Weight of the loss of auxiliary classifiers, where the network has some (Architecture.auxiliary_outputs) [0.4]."""
     drop_path_rate: _builtins.float
     """Largest probability that a branch with a drop-path mark (Edge.drop_path) is left out for a sample; it rises linearly
-    from 0 over the training (NASNet's ScheduledDropPath, Zoph et al. 2018). Refused for a network without marks [0].
+    from 0 over the training (NASNet's ScheduledDropPath, Zoph et al. 2018). Refused for a network that was built without
+    marks: CellSpace and EnvelopeSpace set them where their drop_path is on [0].
     """
     sam_rho: _builtins.float
     """Radius of sharpness-aware minimisation (Foret et al. 2021); 0: off. A step costs two passes [0]."""

@@ -15,14 +15,18 @@ from nasmesh.model.engine.convert import to_module
 from nasmesh.model.inference import infer_dims
 from nasmesh.model.initializers import Interface, annotate, parse_init
 from nasmesh.model.lower import lower
+from nasmesh.model.metadata import DROP_PATH_KEY, named_values
 from nasmesh.v1 import space_pb2
 from tests.builders.generating import build, chain, envelope
+from train_svc.paths import insert_paths
 
 BATCH = 4
 SPACES = {
     "envelope": envelope((1, 2, True), (1, 2, False), width=16),
     "cell": space_pb2.Space(cell=space_pb2.CellSpace()),
     "chain": chain(max_layers=6, channels=[8, 16]),
+    "envelope with paths": envelope((1, 2, True), (1, 2, False), width=16, drop_path=True, auxiliary_head=True),
+    "cell with paths": space_pb2.Space(cell=space_pb2.CellSpace(drop_path=True, auxiliary_head=True)),
 }
 
 
@@ -33,6 +37,9 @@ def counted(model: onnx.ModelProto) -> Kept:
 def saved_numbers(model: onnx.ModelProto, *, layout: torch.memory_format = torch.contiguous_format) -> float:
     """Return the float32 numbers a sample that torch holds between the passes; parameters do not count."""
     module = to_module(model, seed=0).train().to(memory_format=layout)
+    paths = insert_paths(module, named_values(model, DROP_PATH_KEY), 0.5, torch.device("cpu"))
+    if paths is not None:
+        paths.at(1)
     dims = infer_dims(model, batch=BATCH)[Interface.of(model).data[0]]
     x = torch.rand(dims, generator=torch.Generator().manual_seed(1)).contiguous(memory_format=layout)
     own = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
@@ -47,8 +54,8 @@ def saved_numbers(model: onnx.ModelProto, *, layout: torch.memory_format = torch
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = module(x)
-    assert output.requires_grad
+        outputs = module(x)
+    assert all(output.requires_grad for output in (outputs if isinstance(outputs, tuple) else (outputs,)))
     return sum(storages.values()) / 4 / BATCH
 
 
