@@ -13,7 +13,7 @@ from tests.builders import scheduling as make
 from tests.chaos import witness
 from tests.chaos.programs import Program, free_address, scheduler
 from tests.e2e.mesh import ROOT
-from tests.sim.history import Listed, Observation, faults
+from tests.sim.history import Leased, Listed, Observation, faults
 
 POINTS = ("before_commit", "after_commit", "after_recovery", "")
 TRIALS = 12
@@ -35,9 +35,11 @@ class Report:
         listed = [seen for seen in self.history if isinstance(seen, Listed)]
         reused = sum(bool(seen.reused) for seen in listed)
         stopped = sum(seen.outcome == TRIAL_OUTCOME_STOPPED for seen in listed)
+        gangs = len({(seen.task, seen.attempt) for seen in self.history if isinstance(seen, Leased) and seen.size > 1})
         return (
             f"T4: {sum(self.kills.values())} kills ({kills}), {self.searches} searches, {self.trials} trials,"
-            f" {reused} of them reused, {stopped} stopped early, {len(self.history)} observations, {self.seconds:.1f} s"
+            f" {reused} of them reused, {stopped} stopped early, {gangs} gangs, {len(self.history)} observations,"
+            f" {self.seconds:.1f} s"
         )
 
 
@@ -88,6 +90,9 @@ async def _search(client: witness.Client, names: list[str]) -> None:
         name, twin = f"s{len(names) + 1}", f"s{len(names) + 2}"
         spec = make.make_spec(max_trials=TRIALS, parallelism=4)
         spec.train.seed = len(names)
+        if len(names) % 6 == 0:  # in the first pair, and every third, two agents train each network together
+            spec.train.distribution.processes, spec.train.distribution.across_hosts = 2, True
+            spec.train.batch_size = 12
         if len(names) % 4:  # every other pair is compared at rungs on its way
             spec.early_stopping.asynchronous_halving.reduction = 2
         spec.generator.settings["width"] = make.WIDE

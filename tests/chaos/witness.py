@@ -15,12 +15,25 @@ from nasmesh.v1 import scheduler_service_pb2 as api
 from nasmesh.v1 import scheduler_service_pb2_grpc as rpc
 from nasmesh.v1 import search_pb2
 from tests.builders import scheduling as make
-from tests.sim.history import Acknowledged, Answered, Leased, Listed, ListedSearch, Observation, Watched, Welcomed
+from tests.sim.history import (
+    Acknowledged,
+    Answered,
+    Leased,
+    Listed,
+    ListedSearch,
+    Observation,
+    Stopped,
+    Watched,
+    Welcomed,
+)
 
 AWAY = (grpc.RpcError, asyncio.InvalidStateError)
+SLOTS = 2
 _PAUSE_S = 0.05
 # Each try dials anew: gRPC's own pauses between tries are made for schedulers that stay away for longer.
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
+# Task, attempt and epoch.
+Key = tuple[str, int, int]
 
 
 def dial(address: str) -> grpc.aio.Channel:
@@ -33,15 +46,37 @@ async def again() -> None:
     await asyncio.sleep(_PAUSE_S)
 
 
+class Meetings:
+    """Where those who train one network together find each other, as their servers would over the network."""
+
+    def __init__(self) -> None:
+        """Know of no gang."""
+        self._there: dict[Key, set[int]] = {}
+        self._complete: dict[Key, asyncio.Event] = {}
+
+    def arrive(self, lease: pb.Lease) -> asyncio.Event:
+        """Come to a meeting; returns what tells when all are there."""
+        key, gang = _key(lease.token), lease.train.gang
+        there = self._there.setdefault(key, set())
+        there.add(gang.rank)
+        complete = self._complete.setdefault(key, asyncio.Event())
+        if len(there) == gang.size:
+            complete.set()
+        return complete
+
+
 class Agent:
     """A light agent: remembers what it holds and what was not acknowledged, and says so when it comes back."""
 
-    def __init__(self, address: str, name: str, history: list[Observation], kinds: tuple[int, ...]) -> None:
+    def __init__(self, address: str, name: str, history: list[Observation], meetings: Meetings) -> None:
         self._address = address
         self._name = name
         self._history = history
-        self._kinds = kinds
-        self._outcomes: dict[tuple[str, int, int], pb.AttemptOutcome] = {}
+        self._meetings = meetings
+        self._outcomes: dict[Key, pb.AttemptOutcome] = {}
+        self._places: dict[Key, pb.Lease] = {}
+        self._leading: dict[Key, asyncio.Task[None]] = {}
+        self._writing = asyncio.Lock()
         self._epoch = 0
 
     async def run(self) -> None:
@@ -49,13 +84,19 @@ class Agent:
         while True:
             with contextlib.suppress(*AWAY):
                 async with dial(self._address) as channel:
-                    await self._converse(dispatch_rpc.DispatchServiceStub(channel).Work())
+                    try:
+                        await self._converse(dispatch_rpc.DispatchServiceStub(channel).Work())
+                    finally:
+                        for key in list(self._leading):
+                            self._leading.pop(key).cancel()
             await again()
 
     async def _converse(self, call: Any) -> None:
-        hello = make.make_hello(self._name, kinds=self._kinds)
+        hello = make.make_hello(self._name, slots=SLOTS)
         hello.epoch = self._epoch
-        hello.held.extend(outcome.token for outcome in self._outcomes.values())
+        hello.server.gang_address = f"{self._name}.example:7500"
+        held = [*self._outcomes.values(), *self._places.values()]
+        hello.held.extend(one.token for one in held)
         await call.write(pb.WorkRequest(hello=hello))
         while (message := await call.read()) is not grpc.aio.EOF:
             kind = message.WhichOneof("kind")
@@ -66,33 +107,78 @@ class Agent:
             elif kind == "outcome_reply":
                 self._answered(message.outcome_reply)
                 await self._offer(call)
+            elif kind == "cancel" and not message.cancel.checkpoint:
+                self._history.append(Stopped(self._name, message.cancel.token.task, message.cancel.token.attempt))
+                if self._leave(_key(message.cancel.token)):
+                    await self._offer(call)
 
     async def _welcomed(self, call: Any, welcome: pb.Welcome) -> None:
-        self._history.append(Welcomed(self._name, welcome.epoch))
         self._epoch = max(self._epoch, welcome.epoch)
         for token in welcome.superseded:
             self._outcomes.pop(_key(token), None)
+            self._leave(_key(token))
+        held = tuple((task, attempt) for task, attempt, _ in (*self._outcomes, *self._places))
+        self._history.append(Welcomed(self._name, welcome.epoch, SLOTS, held))
         for outcome in self._outcomes.values():
-            await call.write(pb.WorkRequest(outcome=outcome))
+            await self._say(call, outcome=outcome)
+        for lease in self._places.values():
+            self._take_place(call, lease)
         await self._offer(call)
 
     async def _offer(self, call: Any) -> None:
-        for kind in self._kinds:
-            ready = pb.AgentReady(kind=search_pb2.TaskKind.ValueType(kind), free=2)
-            await call.write(pb.WorkRequest(ready=ready))
+        for kind in make.ALL_KINDS:
+            await self._say(call, ready=pb.AgentReady(kind=search_pb2.TaskKind.ValueType(kind), free=SLOTS))
+
+    async def _say(self, call: Any, **kind: Any) -> None:
+        async with self._writing:  # of a stream one message is written at a time
+            await call.write(pb.WorkRequest(**kind))
 
     async def _work(self, call: Any, lease: pb.Lease) -> None:
-        token = lease.token
-        self._history.append(Leased(self._name, token.task, token.attempt, token.epoch))
-        outcome = toy_outcome(lease)
-        self._outcomes[_key(token)] = outcome
-        await call.write(pb.WorkRequest(outcome=outcome))
+        token, gang = lease.token, lease.train.gang
+        place = (gang.rank, gang.size, gang.rendezvous) if gang.size else ()
+        self._history.append(Leased(self._name, token.task, token.attempt, token.epoch, *place))
+        if not gang.size:
+            await self._end(call, toy_outcome(lease))
+        elif gives_place_back(lease):
+            await self._end(call, pb.AttemptOutcome(token=token, released=pb.AttemptReleased()))
+        else:
+            self._places[_key(token)] = lease
+            self._take_place(call, lease)
+
+    def _take_place(self, call: Any, lease: pb.Lease) -> None:
+        """Join a gang; rank 0 ends its training once all are there, and the others wait for word."""
+        complete = self._meetings.arrive(lease)
+        if not lease.train.gang.rank:
+            self._leading[_key(lease.token)] = asyncio.create_task(self._lead(call, lease, complete))
+
+    async def _lead(self, call: Any, lease: pb.Lease, complete: asyncio.Event) -> None:
+        await complete.wait()
+        if self._places.pop(_key(lease.token), None) is not None:
+            with contextlib.suppress(*AWAY):
+                await self._end(call, toy_outcome(lease))
+
+    async def _end(self, call: Any, outcome: pb.AttemptOutcome) -> None:
+        self._outcomes[_key(outcome.token)] = outcome
+        await self._say(call, outcome=outcome)
+
+    def _leave(self, key: Key) -> bool:
+        """Give up a place in a gang; returns whether there was one."""
+        return self._places.pop(key, None) is not None
 
     def _answered(self, reply: pb.OutcomeReply) -> None:
         token = reply.token
-        self._outcomes.pop(_key(token), None)
+        outcome = self._outcomes.pop(_key(token), None)
         if reply.disposition == pb.OUTCOME_DISPOSITION_RECORDED:
-            self._history.append(Acknowledged(self._name, token.task, token.attempt, token.epoch, done=True))
+            done = outcome is None or not outcome.HasField("released")
+            self._history.append(Acknowledged(self._name, token.task, token.attempt, token.epoch, done=done))
+        else:
+            self._history.append(Stopped(self._name, token.task, token.attempt))
+
+
+def gives_place_back(lease: pb.Lease) -> bool:
+    """Say whether one of a gang leaves it before it has begun; once, and of some trials only."""
+    number = int(lease.trial.rpartition("/")[2])
+    return bool(lease.train.gang.rank) and lease.token.attempt == 1 and number % 3 == 0
 
 
 def toy_outcome(lease: pb.Lease) -> pb.AttemptOutcome:
@@ -107,7 +193,7 @@ def toy_outcome(lease: pb.Lease) -> pb.AttemptOutcome:
     return outcome
 
 
-def _key(token: pb.AttemptToken) -> tuple[str, int, int]:
+def _key(token: pb.AttemptToken) -> Key:
     return token.task, token.attempt, token.epoch
 
 
@@ -206,9 +292,8 @@ def check_results(trials: list[search_pb2.Trial]) -> None:
 @asynccontextmanager
 async def working(address: str, history: list[Observation], *, agents: int = 3) -> AsyncIterator[None]:
     """Have agents at work during a block."""
-    running = [
-        asyncio.create_task(Agent(address, f"a{number}", history, make.ALL_KINDS).run()) for number in range(agents)
-    ]
+    meetings = Meetings()
+    running = [asyncio.create_task(Agent(address, f"a{number}", history, meetings).run()) for number in range(agents)]
     try:
         yield
     finally:

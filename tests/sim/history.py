@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from nasmesh.v1 import search_pb2 as pb
 
 _PART = re.compile(r"(.+)-t([0-9]+)-(train|evaluate)(?:-r([0-9]+))?")
+_WORK = re.compile(r".+-t[0-9]+-(train|evaluate|profile)(?:-r[0-9]+)?")
 _ENDED = frozenset({pb.SEARCH_STATE_SUCCEEDED, pb.SEARCH_STATE_FAILED, pb.SEARCH_STATE_CANCELLED})
 
 
@@ -25,20 +26,37 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Welcomed:
-    """An agent was welcomed by a scheduler of an epoch."""
+    """An agent was welcomed by a scheduler of an epoch, and goes on with what it held (tasks and attempts).
+
+    `slots`: how many leases of each kind it takes, those included that wait at it for a slot; 0: it did not say.
+    """
 
     agent: str
     epoch: int
+    slots: int = 0
+    held: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """An agent got an attempt."""
+    """An agent got an attempt; of a gang: its place, how many they are, and where they meet."""
 
     agent: str
     task: str
     attempt: int
     epoch: int
+    rank: int = 0
+    size: int = 1
+    meeting: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """An agent was told to stop an attempt, or that it is not its own any more: what it took up there is free."""
+
+    agent: str
+    task: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +107,7 @@ class ListedSearch:
     sequence: int
 
 
-Observation = Answered | Welcomed | Leased | Acknowledged | Watched | Listed | ListedSearch
+Observation = Answered | Welcomed | Leased | Stopped | Acknowledged | Watched | Listed | ListedSearch
 History = Sequence[Observation]
 
 
@@ -99,6 +117,7 @@ def faults(history: History) -> Iterator[str]:
     yield from _epochs(history)
     yield from _attempts(history)
     yield from _outcomes(history)
+    yield from _slots(history)
     yield from _watches(history)
     yield from _ends(history)
     yield from _reuses(history)
@@ -123,37 +142,95 @@ def _epochs(history: History) -> Iterator[str]:
 
 
 def _attempts(history: History) -> Iterator[str]:
-    """Check leases: numbers and epochs of a task only grow, and no attempt is given twice to different agents."""
-    last: dict[str, Leased] = {}
+    """Check leases: numbers and epochs of a task only grow, and no place in an attempt is given twice.
+
+    What two agents are told at once they may hear one after the other: who has a place in a gang may hear of it when
+    that gang is over, and another agent has the next attempt.
+    """
+    newest: dict[str, Leased] = {}
+    own: dict[tuple[str, str], Leased] = {}
+    places: dict[tuple[str, int], list[Leased]] = {}
     for seen in history:
         if not isinstance(seen, Leased):
             continue
-        before = last.get(seen.task)
-        if before is not None and seen.attempt == before.attempt:
-            if seen != before:
-                yield f"I5: attempt {seen.attempt} of {seen.task} was leased as {before}, then as {seen}"
-        elif before is not None and (seen.attempt < before.attempt or seen.epoch < before.epoch):
+        together = places.setdefault((seen.task, seen.attempt), [])
+        for other in together:
+            alike = (seen.epoch, seen.size, seen.meeting) == (other.epoch, other.size, other.meeting)
+            if seen != other and not (alike and seen.rank != other.rank and seen.agent != other.agent):
+                yield f"I5: attempt {seen.attempt} of {seen.task} was leased as {other}, then as {seen}"
+        if not 0 <= seen.rank < seen.size or bool(seen.meeting) != (seen.size > 1):
+            yield f"gang: {seen} is no place of any gang"
+        before = (own if seen.size > 1 else newest).get((seen.agent, seen.task) if seen.size > 1 else seen.task)
+        if before is not None and (seen.attempt < before.attempt or seen.epoch < before.epoch):
             yield f"I5: {seen} after {before}"
-        last[seen.task] = seen
+        together.append(seen)
+        own[seen.agent, seen.task] = seen
+        if seen.task not in newest or newest[seen.task].attempt <= seen.attempt:
+            newest[seen.task] = seen
 
 
 def _outcomes(history: History) -> Iterator[str]:
-    """Check acknowledgements: one success a task, of the attempt that was leased last, and nothing after it."""
-    leased: dict[str, Leased] = {}
+    """Check acknowledgements: one an attempt, one success a task, of the attempt that was leased last."""
+    newest: dict[str, int] = {}
+    places: dict[tuple[str, int], dict[str, Leased]] = {}
+    ended: dict[tuple[str, int], Acknowledged] = {}
     done: dict[str, Acknowledged] = {}
     for seen in history:
         if isinstance(seen, Leased):
-            leased[seen.task] = seen
+            newest[seen.task] = max(seen.attempt, newest.get(seen.task, 0))
+            places.setdefault((seen.task, seen.attempt), {})[seen.agent] = seen
             if seen.task in done:
                 yield f"I4: {seen} after {done[seen.task]}"
         elif isinstance(seen, Acknowledged):
-            lease = leased.get(seen.task)
-            if lease is None or (lease.agent, lease.attempt, lease.epoch) != (seen.agent, seen.attempt, seen.epoch):
-                yield f"I3: {seen}, leased was {lease}"
-            if seen.task in done:
-                yield f"I2: {seen} after {done[seen.task]}"
+            key = seen.task, seen.attempt
+            yield from _outcome(seen, places.get(key, {}), newest.get(seen.task, 0))
+            if key in ended or seen.task in done:
+                yield f"I2: {seen} after {ended.get(key, done.get(seen.task))}"
+            ended[key] = seen
             if seen.done:
                 done[seen.task] = seen
+
+
+def _outcome(seen: Acknowledged, places: dict[str, Leased], newest: int) -> Iterator[str]:
+    """Check one: it is of who holds the attempt; a success of the newest, from rank 0, when all had their places."""
+    lease = places.get(seen.agent)
+    if lease is None or lease.epoch != seen.epoch:
+        yield f"I3: {seen}, leased was {places}"
+        return
+    if seen.attempt != newest and (seen.done or lease.size == 1):
+        yield f"I3: {seen}, leased was attempt {newest}"
+    if seen.done and lease.rank:
+        yield f"I3: {seen} is of rank {lease.rank}, and the result is rank 0's"
+    absent = set(range(lease.size)) - {place.rank for place in places.values()}
+    if seen.done and absent:
+        yield f"gang: {seen}, and nobody was told to be rank {min(absent)} of {lease.size}"
+
+
+def _slots(history: History) -> Iterator[str]:
+    """Check what each agent holds: never more of a kind than it has slots for, and one gang at most that it leads."""
+    slots: dict[str, int] = {}
+    held: dict[str, dict[tuple[str, int], Leased]] = {}
+    for seen in history:
+        if isinstance(seen, Welcomed):
+            slots[seen.agent] = seen.slots
+            before = held.get(seen.agent, {})
+            held[seen.agent] = {key: before[key] for key in seen.held if key in before}
+        elif isinstance(seen, Acknowledged | Stopped):
+            held.get(seen.agent, {}).pop((seen.task, seen.attempt), None)
+        elif isinstance(seen, Leased):
+            mine = held.setdefault(seen.agent, {})
+            mine[seen.task, seen.attempt] = seen
+            alike = sum(_kind(task) == _kind(seen.task) for task, _ in mine)
+            if alike > slots.get(seen.agent, 0) > 0:
+                yield f"I8: {seen} is one of {alike} in {slots[seen.agent]} slots"
+            if seen.size > 1 and not seen.rank and sum(one.size > 1 and not one.rank for one in mine.values()) > 1:
+                yield f"I8: {seen}, and {seen.agent} leads another gang"
+
+
+def _kind(task: str) -> str:
+    """Return what a task takes a slot of."""
+    part = _WORK.fullmatch(task)
+    return "generate" if part is None else "train" if part[1] == "train" else "evaluate"
 
 
 def _watches(history: History) -> Iterator[str]:

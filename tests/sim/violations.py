@@ -160,6 +160,107 @@ def _scored_by_the_next(history: list[Observation], rng: Random, wanted: Callabl
     return [*history[:at], replace(seen, scored_by=f"{int(seen.scored_by) + 1}"), *history[at + 1 :]]
 
 
+def _place(history: list[Observation], rng: Random, wanted: Callable[[Leased], bool] = lambda _: True) -> int:
+    """Return where a place was told of in a gang that trained to its end, or -1."""
+    done = {(seen.task, seen.attempt) for seen in history if isinstance(seen, Acknowledged) and seen.done}
+    return _some(
+        history, Leased, rng, lambda seen: seen.size > 1 and (seen.task, seen.attempt) in done and wanted(seen)
+    )
+
+
+def member_missing(history: list[Observation], rng: Random) -> Planted | None:
+    """A gang trained to its end, and one of it was never told."""
+    at = _place(history, rng, lambda seen: seen.rank > 0)
+    return None if at < 0 else [*history[:at], *history[at + 1 :]]
+
+
+def members_result(history: list[Observation], rng: Random) -> Planted | None:
+    """I3: the result of a gang is taken from another than rank 0."""
+    at = _place(history, rng, lambda seen: seen.rank > 0)
+    if at < 0:
+        return None
+    place = history[at]
+    assert isinstance(place, Leased)
+    return [
+        replace(seen, agent=place.agent)
+        if isinstance(seen, Acknowledged) and (seen.task, seen.attempt) == (place.task, place.attempt)
+        else seen
+        for seen in history
+    ]
+
+
+def second_end_of_a_gang(history: list[Observation], rng: Random) -> Planted | None:
+    """I2: after the end that rank 0 told, what another of its gang has to say is recorded too."""
+    at = _place(history, rng, lambda seen: seen.rank > 0)
+    if at < 0:
+        return None
+    place = history[at]
+    assert isinstance(place, Leased)
+    after = max(
+        number
+        for number, seen in enumerate(history)
+        if isinstance(seen, Acknowledged) and (seen.task, seen.attempt) == (place.task, place.attempt)
+    )
+    late = Acknowledged(place.agent, place.task, place.attempt, place.epoch, done=False)
+    return _insert(history, after + 1, late)
+
+
+def place_given_twice(history: list[Observation], rng: Random) -> Planted | None:
+    """I5: two agents have the same place in a gang."""
+    at = _place(history, rng)
+    return None if at < 0 else _insert(history, at + 1, replace(history[at], agent="agents/thief"))  # type: ignore[type-var]
+
+
+def agent_twice_in_a_gang(history: list[Observation], rng: Random) -> Planted | None:
+    """I5: an agent has two places in a gang."""
+    at = _place(history, rng)
+    if at < 0:
+        return None
+    place = history[at]
+    assert isinstance(place, Leased)
+    return _insert(history, at + 1, replace(place, rank=(place.rank + 1) % place.size))
+
+
+def gang_torn_apart(history: list[Observation], rng: Random) -> Planted | None:
+    """I5: one of a gang was told another number of agents, or to meet them elsewhere."""
+    at = _place(history, rng)
+    if at < 0:
+        return None
+    place = history[at]
+    assert isinstance(place, Leased)
+    other = rng.choice([replace(place, size=place.size + 1), replace(place, meeting="elsewhere:1")])
+    return [*history[:at], other, *history[at + 1 :]]
+
+
+def slot_used_twice(history: list[Observation], rng: Random) -> Planted | None:
+    """I8: an agent has as many other trainings as slots, while one of these is a gang's."""
+    slots = {seen.agent: seen.slots for seen in history if isinstance(seen, Welcomed)}
+    at = _place(history, rng, lambda seen: slots.get(seen.agent, 0) > 0)
+    if at < 0:
+        return None
+    place = history[at]
+    assert isinstance(place, Leased)
+    more = [Leased(place.agent, f"planted-t{n}-train", 1, place.epoch) for n in range(1, slots[place.agent] + 1)]
+    return [*history[: at + 1], *more, *history[at + 1 :]]
+
+
+def leads_two_gangs(history: list[Observation], rng: Random) -> Planted | None:
+    """I8: an agent leads two gangs at a time, at one address."""
+    at = _place(history, rng, lambda seen: not seen.rank)
+    return None if at < 0 else _insert(history, at + 1, replace(history[at], task="planted-t1-train", attempt=1))  # type: ignore[type-var]
+
+
+# What is planted into trainings over several agents.
+GANG_PLANTS: tuple[Plant, ...] = (
+    member_missing,
+    members_result,
+    second_end_of_a_gang,
+    place_given_twice,
+    agent_twice_in_a_gang,
+    gang_torn_apart,
+    slot_used_twice,
+    leads_two_gangs,
+)
 PLANTS: tuple[Plant, ...] = (
     other_answer,
     lost_search,
@@ -178,4 +279,5 @@ PLANTS: tuple[Plant, ...] = (
     search_falls_back,
     reused_and_trained,
     reused_from_nobody,
+    *GANG_PLANTS,
 )
