@@ -12,6 +12,7 @@ from nasmesh.v1 import generate_service_pb2, journal_pb2
 from scheduler.domain import State
 from scheduler.facts import SearchCreated
 from scheduler.journal import codec
+from scheduler.journal.ended import task_ids
 from scheduler.journal.logfile import LogFile, read_log
 from scheduler.journal.transaction import Transaction
 from scheduler.wishes import TrialEnqueued
@@ -51,6 +52,15 @@ def test_rows_when_networks_before_others_are_gone_then_later_ones_keep_their_pl
     found = codec.decode_rows([row for row in rows_of(play.state) if not row[0].startswith(("trial/", "ended/"))])
     assert found.network_names == ["", names[1]]
     assert found.networks == play.state.networks
+
+
+def test_tasks_when_a_trial_has_ended_then_all_that_it_can_have_had_are_named() -> None:
+    alone = ("s-t7-admit", "s-t7-profile", "s-t7-train", "s-t7-evaluate")
+    assert task_ids("s", 7) == alone
+    assert task_ids("s", 7, 2) == (
+        *alone,
+        *("s-t7-train-r1", "s-t7-evaluate-r1", "s-t7-train-r2", "s-t7-evaluate-r2"),
+    )
 
 
 def test_rows_when_results_stood_in_the_searchs_row_then_they_get_rows_of_their_own() -> None:

@@ -80,6 +80,29 @@ def test_oldest_when_no_event_is_left_then_the_next_one(tmp_path: Path) -> None:
         assert (reader.oldest(), reader.last(), reader.events_checked()) == (5, 4, 0)
 
 
+def test_origin_when_compacted_again_then_nothing_of_the_base_before_is_left(tmp_path: Path) -> None:
+    path = written(tmp_path / "journal.db", through=2, base={"trial/s/1": b"", "state": b"two"})
+    with closing(SqliteJournal(path)) as journal:
+        journal.open()
+        journal.compact(3, {"state": b"three"})
+    assert origin(path) == (3, [("state", b"three")])
+
+
+def test_damage_when_an_index_and_its_table_differ_then_told_and_else_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path / "journal.db")
+    with reading(path) as reader:
+        assert reader.damage() == []
+    spoil(path, "INSERT INTO answer VALUES ('r', x'00', x'00', 1.0)")
+    with closing(sqlite3.connect(path)) as db:
+        page_size = db.execute("PRAGMA page_size").fetchone()[0]
+        (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'answer_by_time'").fetchone()
+    content = bytearray(path.read_bytes())
+    content[(root - 1) * page_size + 3 : (root - 1) * page_size + 5] = bytes(2)  # the index has no cells
+    path.write_bytes(content)
+    with reading(path) as reader:
+        assert any("answer_by_time" in line for line in reader.damage())
+
+
 @pytest.mark.parametrize(
     ("gone", "snapshot", "missing"),
     [(2, 0, "event 2 is missing"), (2, 4, "event 2 is missing"), (1, 0, "event 1 is missing")],
@@ -125,3 +148,13 @@ def test_open_when_of_an_older_schema_then_an_upgraded_copy_is_read_and_the_file
         assert len(list(rows)) > 0
         assert 0 < at <= reader.last()
     assert path.read_bytes() == OLD.read_bytes()
+
+
+@pytest.mark.parametrize("statement", ["PRAGMA application_id = 7", "PRAGMA user_version = 0"])
+def test_open_when_it_is_another_programs_or_of_a_schema_that_never_was_then_refused(
+    tmp_path: Path, statement: str
+) -> None:
+    path = written(tmp_path / "journal.db")
+    spoil(path, statement)
+    with pytest.raises(Invalid, match="not a journal of nasmesh"):
+        JournalReader(path).open()
