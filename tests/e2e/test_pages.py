@@ -26,7 +26,7 @@ ELSEWHERE = {
     r"nasmesh search transfer": "tests/e2e/test_model_out.py",
     r"(make|rm|python|\.venv/bin/python)\b": "what is built and measured, not the command",
 }
-PAGES = ("README.md", "docs/cli.md", "docs/data.md", "docs/observability.md", "docs/compiled.md")
+PAGES = ("README.md", "docs/cli.md", "docs/data.md", "docs/training.md", "docs/observability.md", "docs/compiled.md")
 
 
 def lines(page: str) -> list[str]:
