@@ -12,6 +12,7 @@ from scheduler.dispatch import _command as command_of
 from scheduler.engine import Engine
 from scheduler.lifecycle import Lifecycle
 from scheduler.searches import Searches
+from tests.sim import ahead
 from tests.sim.journal import SimJournal
 from tests.sim.net import Link
 
@@ -63,6 +64,7 @@ class Host:
         engine, world = self.engine, self.world
         world.boundary("scheduler", "receive")
         step = engine.prepare(commands)
+        world.count("leases ahead", ahead.check(step, engine.agents.connected()))
         if step.batch is not None:
             try:
                 engine.journal.append(step.batch)

@@ -46,4 +46,5 @@ EVERY = (
     "stopped early",
     "gangs",
     "gangs lost",
+    "leases ahead",
 )

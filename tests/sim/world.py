@@ -71,8 +71,8 @@ class World:
     def now(self) -> float:
         return self.clock.monotonic()
 
-    def count(self, what: str) -> None:
-        self.counts[what] = self.counts.get(what, 0) + 1
+    def count(self, what: str, times: int = 1) -> None:
+        self.counts[what] = self.counts.get(what, 0) + times
 
     def duration(self, lease: pb.Lease) -> float:
         """Return how long a piece of work takes, in seconds of its agent."""
