@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nasmesh.errors import Compacted, Invalid, NotFound
+from nasmesh.errors import Compacted, Invalid, NotFound, Unavailable
 from scheduler.journal.base import Batch
 from scheduler.journal.reading import JournalReader
 from scheduler.journal.schema import SCHEMA_VERSION
@@ -136,6 +136,32 @@ def test_open_when_there_is_no_journal_then_said_with_its_path_and_closed_all_th
             reader.open()
         assert caught.value.reason == reason
         reader.close()
+
+
+def test_lacks_log_when_copied_from_a_scheduler_at_work_without_it_then_said(tmp_path: Path) -> None:
+    path = written(tmp_path / "journal.db")
+    with reading(path) as reader:
+        assert not reader.lacks_log(), "it was closed, and is whole"
+    with closing(SqliteJournal(path)) as journal:
+        journal.open()
+        with reading(path) as reader:
+            assert not reader.lacks_log(), "the log is beside it"
+        copy = Path(shutil.copy(path, tmp_path / "copy.db"))
+    with reading(copy) as reader:
+        assert reader.lacks_log()
+
+
+def test_check_still_when_a_scheduler_starts_on_what_was_at_rest_then_said_and_else_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path / "journal.db")
+    with reading(path) as reader:
+        reader.check_still()
+        with closing(SqliteJournal(path)) as journal:
+            journal.open()
+            with pytest.raises(Unavailable, match="has just started") as caught:
+                reader.check_still()
+            assert caught.value.reason == "JOURNAL_TAKEN"
+            with reading(path) as other:
+                other.check_still()
 
 
 def test_open_when_of_an_older_schema_then_an_upgraded_copy_is_read_and_the_file_stays(tmp_path: Path) -> None:
