@@ -151,6 +151,18 @@ def test_lacks_log_when_copied_from_a_scheduler_at_work_without_it_then_said(tmp
         assert reader.lacks_log()
 
 
+def test_reading_when_a_scheduler_writes_meanwhile_then_one_moment_throughout(tmp_path: Path) -> None:
+    path = written(tmp_path / "journal.db")
+    with closing(SqliteJournal(path)) as journal:
+        journal.open()
+        with reading(path) as reader:
+            journal.append(Batch(5, (b"e",), rows={"state": b"five"}, snapshot_sequence=5))
+            assert (reader.last(), reader.events_checked()) == (4, 4)
+            assert dict(reader.snapshot()[1]) == ROWS
+        with reading(path) as reader:
+            assert (reader.last(), reader.events_checked()) == (5, 5)
+
+
 def test_check_still_when_a_scheduler_starts_on_what_was_at_rest_then_said_and_else_nothing(tmp_path: Path) -> None:
     path = written(tmp_path / "journal.db")
     with reading(path) as reader:
