@@ -43,8 +43,10 @@ def complete_spec(
     full.CopyFrom(spec)
     generator = next((g for g in generators if g.name == spec.generator.generator), None)
     classes = _classes_of(spec.data, added)
+    wrong_data = [*_checked("data", lambda: full.data.CopyFrom(_data(spec, added)))]
+    samples = 0 if wrong_data else _train_samples(full.data, added)
     faults = [
-        *_checked("data", lambda: full.data.CopyFrom(_data(spec, added))),
+        *wrong_data,
         *_generator_faults(full, generator),
         *space_faults(spec.space, generator),
         *_sample_faults(spec, added.get(_dataset_name(spec.data))),
@@ -55,7 +57,7 @@ def complete_spec(
         *_enum_faults(spec),
         *_train_faults(full),
         *_evaluate_faults(full),
-        *stopping_faults(full, _train_samples(full.data, added)),
+        *stopping_faults(full, samples),
         *_checked("instrumentation", lambda: training_config.check_instrumentation(spec.instrumentation)),
         *(_final_faults(full) if spec.HasField("final") else ()),
         *table_faults(spec),

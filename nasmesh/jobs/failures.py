@@ -15,6 +15,7 @@ DEVICE_LOST = "DEVICE_LOST"
 _FINAL = (Invalid, NotFound, Conflict, Stale, Denied, Unauthenticated)
 
 _TEXT = 500
+_MOST_CAUSES = 16
 OUT_OF_MEMORY = "CHILD_OUT_OF_MEMORY"
 """The job asked for more memory than it may have, or than there is."""
 
@@ -45,11 +46,27 @@ def failure_of(error: BaseException) -> pb.Failure:
             retryable=not isinstance(error, _FINAL),
             counted=error.reason not in UNCOUNTED_REASONS,
         )
-    # torch's own out-of-memory error is recognised by name: this module must not import torch.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _tells_of_memory(str(error)):
-        said = str(error) if isinstance(error, MemoryError) else ""
+    said = _of_memory(error)
+    if said is not None:
         return out_of_memory(said or "an allocation failed")
     return failure("JOB_FAILED", f"the work raised {type(error).__name__}: {error}", retryable=True)
+
+
+def _of_memory(error: BaseException | None) -> str | None:
+    """Return what is said of the memory that an exception came of, perhaps nothing; None where it was not memory.
+
+    What is raised while that is told of (torch imports its compiler for the text, which needs memory too) came of it.
+    """
+    for _ in range(_MOST_CAUSES):
+        if isinstance(error, MemoryError):
+            return str(error)
+        if error is None:
+            break
+        # torch's own out-of-memory error is recognised by name: this module must not import torch.
+        if type(error).__name__ == "OutOfMemoryError" or _tells_of_memory(str(error)):
+            return ""
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _tells_of_memory(text: str) -> bool:

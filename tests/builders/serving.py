@@ -17,7 +17,7 @@ from train_svc.service import TrainServicer
 def serving(
     directory: Path, *, noun: str, work: str, service, stub, slots: int = 1, **variables: str
 ) -> Iterator[SimpleNamespace]:
-    """Yield (table, stub, store, address); `service(table)` returns the Service, `stub` is the generated class.
+    """Yield (table, stub, store, address, directory); `service(table)` returns the Service, `stub` is the class.
 
     `variables`: more of the children's environment, as gang_listen for NASMESH_GANG_LISTEN, or another store.
     """
@@ -29,7 +29,9 @@ def serving(
     server = serve_threads([made], "127.0.0.1:0", workers=16)
     try:
         with open_channel(server.address) as channel:
-            yield SimpleNamespace(table=table, stub=stub(channel), store=open_store(store), address=server.address)
+            yield SimpleNamespace(
+                table=table, stub=stub(channel), store=open_store(store), address=server.address, directory=directory
+            )
     finally:
         server.stop(0.5)
         table.close()

@@ -104,10 +104,18 @@ def test_evaluation_when_the_network_is_weightless_then_fails_with_the_reason(se
 def test_evaluation_when_it_wants_more_memory_than_there_is_then_outside_with_numbers(server, tmp_path):
     most = 32 << 20  # less than what a child holds that has imported its work
     limits, memory = ChildLimits(memory_bytes=most), Memory(metric="evaluate_memory_bytes", each=most)
-    table = JobTable(work="evaluate_svc.job:run", slots=1, directory=tmp_path / "jobs", limits=limits, memory=memory)
+    table = JobTable(
+        work="evaluate_svc.job:run",
+        slots=1,
+        directory=tmp_path / "jobs",
+        environment={"NASMESH_HOME": str(tmp_path), "NASMESH_STORE": f"dir:{server.directory / 'objects'}"},
+        limits=limits,
+        memory=memory,
+    )
     lease = dispatch_service_pb2.Lease(token={"task": "large", "attempt": 1, "epoch": 1})
     lease.evaluate.model.CopyFrom(server.model)
     lease.evaluate.data.CopyFrom(jobs.DIGITS)
+    lease.evaluate.config.latency_runs = 100_000  # it is at work when somebody looks at what it holds
     target = LocalTarget(EvaluateServicer(table))
     found = EvaluateDriver(target).run(Attempt(lease, spool=Spool(tmp_path / "agent"), reported=lambda: None))
     (ended,) = table.list()

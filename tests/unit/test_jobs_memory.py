@@ -265,6 +265,19 @@ def test_error_when_it_says_that_memory_ran_out_then_it_is_taken_for_that(error:
     assert failures.failure_of(error).reason == failures.OUT_OF_MEMORY
 
 
+def test_error_when_it_came_of_telling_of_memory_then_it_is_memory_too() -> None:
+    def told() -> None:
+        try:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 192000000 bytes")
+        except RuntimeError:
+            raise ImportError("cannot import name 'x' from 'torch._dynamo.utils'")  # noqa: B904 - as torch does
+
+    with pytest.raises(ImportError) as caught:
+        told()
+    assert failures.failure_of(caught.value).reason == failures.OUT_OF_MEMORY
+    assert failures.failure_of(ImportError("no module named x")).reason == "JOB_FAILED"
+
+
 def test_last_words_when_they_say_that_memory_ran_out_then_the_crash_is_taken_for_that() -> None:
     assert failures.crashed(-6, "terminate called after throwing 'std::bad_alloc'").reason == failures.OUT_OF_MEMORY
     assert failures.crashed(-11, "segmentation fault").reason == "CHILD_CRASHED"

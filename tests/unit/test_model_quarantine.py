@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import onnx
@@ -42,13 +43,20 @@ def test_a_reader_that_was_killed_while_idle_is_replaced_unseen() -> None:
     assert quarantine.admit_untrusted(GOOD).digest == admit(GOOD).digest
 
 
-def test_bytes_that_kill_their_reader_are_refused_and_the_next_are_read() -> None:
+def test_bytes_that_kill_their_reader_are_refused_and_the_next_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     process = _idle()
     process.suspend()  # so that it is in the middle of the call when it dies
+    asked = threading.Event()
+    ask = reader.Reader.ask
+
+    def noted(self: reader.Reader, kind: int, content: bytes, timeout_s: float) -> bytes | None:
+        asked.set()
+        return ask(self, kind, content, timeout_s)
+
+    monkeypatch.setattr(reader.Reader, "ask", noted)
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(quarantine.inspect_untrusted, GOOD, "admit")
-        while reader._idle:
-            os.sched_yield()
+        assert asked.wait(30)
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(Rejected) as caught:
             call.result(30)

@@ -79,6 +79,13 @@ def test_spec_when_everything_is_wrong_then_every_field_is_named() -> None:
         assert part in found[field], (field, found)
 
 
+def test_spec_when_its_data_is_wrong_then_rungs_do_not_ask_how_much_there_is() -> None:
+    spec = make.make_spec()
+    spec.early_stopping.median.SetInParent()
+    spec.data.test_fraction = float("inf")
+    assert "spec.data.test_fraction" in faults(spec)
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
