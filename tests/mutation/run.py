@@ -66,6 +66,7 @@ GROUPS: dict[str, Group] = {
             "tests/contract/test_journal.py",
             "tests/unit/test_journal_parts.py",
             "tests/unit/test_journal_reading.py",
+            "tests/unit/test_journal_opening.py",
             f"{_UNIT}encoding.py",
             f"{_UNIT}cold.py",
             f"{_UNIT}engine.py",

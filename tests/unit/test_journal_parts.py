@@ -8,18 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from nasmesh.v1 import generate_service_pb2, journal_pb2
+from nasmesh.v1 import generate_service_pb2, journal_pb2, search_pb2
 from scheduler.domain import State
-from scheduler.facts import SearchCreated
+from scheduler.early_stopping import stopping_faults
+from scheduler.facts import AttemptLeased, AttemptLost, SearchCancelled, SearchCreated
 from scheduler.journal import codec
 from scheduler.journal.ended import task_ids
 from scheduler.journal.logfile import LogFile, read_log
+from scheduler.journal.schema import event_crc, row_crc
 from scheduler.journal.transaction import Transaction
 from scheduler.wishes import TrialEnqueued
 from tests.builders.scheduler_play import Play, spec
 
 COMMITS = 6
-HEADER = 32
+HEADER, FRAME = 32, 24
 
 
 def rows_of(state: State) -> list[tuple[str, bytes]]:
@@ -63,6 +65,30 @@ def test_tasks_when_a_trial_has_ended_then_all_that_it_can_have_had_are_named() 
     )
 
 
+def test_rows_when_a_search_compares_at_rungs_then_only_one_that_runs_has_its_ladder_back() -> None:
+    wanted = spec(max_trials=2)
+    wanted.early_stopping.asynchronous_halving.reduction = 2
+    assert list(stopping_faults(wanted, 1000)) == []  # fills in the rungs
+    play = Play(wanted)
+    play.propose(2)
+    assert codec.decode_rows(rows_of(play.state)).searches["s"].ladder is not None
+    play.tell(SearchCancelled("s"))
+    assert codec.decode_rows(rows_of(play.state)).searches["s"].ladder is None
+
+
+def test_rows_when_attempts_failed_and_were_lost_then_both_are_counted_on() -> None:
+    play = Play(spec(max_trials=1))
+    play.propose(1)
+    for counted in (True, False, False):
+        play.tell(AttemptLeased("s-t1-train", "agents/a"))
+        attempt = play.state.tasks["s-t1-train"].current().number
+        failure = search_pb2.Failure(reason="GONE", retryable=True, counted=counted)
+        play.tell(AttemptLost("s-t1-train", attempt, failure))
+    found = codec.decode_rows(rows_of(play.state)).tasks["s-t1-train"]
+    assert (found.counted, found.losses) == (1, 2)
+    assert found == play.state.tasks["s-t1-train"]
+
+
 def test_rows_when_results_stood_in_the_searchs_row_then_they_get_rows_of_their_own() -> None:
     play = Play(spec(max_trials=2))
     play.propose(2)
@@ -74,7 +100,7 @@ def test_rows_when_results_stood_in_the_searchs_row_then_they_get_rows_of_their_
     del rows["results/s/0"]
     found = codec.decode_rows(rows.items())
     assert found.searches["s"].results == [1]
-    assert "results/s/0" in found.dirty
+    assert [key for key in found.dirty if key.startswith("results/")] == ["results/s/0"]
 
 
 def database(path: Path) -> sqlite3.Connection:
@@ -167,3 +193,18 @@ def test_log_when_a_generation_is_over_then_its_frames_do_not_count(tmp_path: Pa
     content[begin + 8] ^= 1  # the salt of another generation
     path.write_bytes(content)
     assert read_log(path).commits == commits[:-1]
+
+
+def test_log_when_its_header_is_damaged_then_only_if_a_frame_is_behind_it(tmp_path: Path) -> None:
+    path = log_of(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    for size, is_broken in ((HEADER, False), (HEADER + FRAME, False), (HEADER + FRAME + 1, True)):
+        path.write_bytes(content[:size])
+        assert read_log(path).broken == is_broken, size
+
+
+def test_checksums_when_computed_then_those_of_journals_that_are_out_there() -> None:
+    assert event_crc(7, b"body") == 1182741259
+    assert event_crc(7 + 2**32, b"body") == event_crc(7, b"body")
+    assert row_crc("state", b"body") == 292638913

@@ -125,6 +125,20 @@ def test_events_when_the_first_are_in_the_snapshot_only_then_compacted(tmp_path:
         assert list(reader.events(2)) == [(3, b"c"), (4, b"d")]
 
 
+def test_events_when_all_are_in_the_snapshot_then_compacted_whether_others_follow_or_not(tmp_path: Path) -> None:
+    path = written(tmp_path / "journal.db", through=4, base={})
+    with reading(path) as reader:
+        with pytest.raises(Compacted, match="events up to 4 were dropped"):
+            list(reader.events(0))
+        assert list(reader.events(4)) == []
+    with closing(SqliteJournal(path)) as journal:
+        journal.open()
+        journal.append(Batch(5, (b"e",)))
+        with pytest.raises(Compacted, match="events up to 4 were dropped"):
+            list(journal.events(0))
+        assert list(journal.events(4)) == [(5, b"e")]
+
+
 def test_open_when_there_is_no_journal_then_said_with_its_path_and_closed_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "other.db").write_bytes(b"not a database at all" * 100)
     for name, error, reason in (
