@@ -12,8 +12,7 @@ from nasmesh.v1 import generate_service_pb2, journal_pb2, search_pb2
 from scheduler.domain import State
 from scheduler.early_stopping import stopping_faults
 from scheduler.facts import AttemptLeased, AttemptLost, SearchCancelled, SearchCreated
-from scheduler.journal import codec
-from scheduler.journal.ended import task_ids
+from scheduler.journal import codec, ended
 from scheduler.journal.logfile import LogFile, read_log
 from scheduler.journal.schema import event_crc, row_crc
 from scheduler.journal.transaction import Transaction
@@ -58,8 +57,8 @@ def test_rows_when_networks_before_others_are_gone_then_later_ones_keep_their_pl
 
 def test_tasks_when_a_trial_has_ended_then_all_that_it_can_have_had_are_named() -> None:
     alone = ("s-t7-admit", "s-t7-profile", "s-t7-train", "s-t7-evaluate")
-    assert task_ids("s", 7) == alone
-    assert task_ids("s", 7, 2) == (
+    assert ended.task_ids("s", 7) == alone
+    assert ended.task_ids("s", 7, 2) == (
         *alone,
         *("s-t7-train-r1", "s-t7-evaluate-r1", "s-t7-train-r2", "s-t7-evaluate-r2"),
     )
@@ -74,6 +73,17 @@ def test_rows_when_a_search_compares_at_rungs_then_only_one_that_runs_has_its_la
     assert codec.decode_rows(rows_of(play.state)).searches["s"].ladder is not None
     play.tell(SearchCancelled("s"))
     assert codec.decode_rows(rows_of(play.state)).searches["s"].ladder is None
+
+
+def test_rows_when_read_then_it_is_known_which_stand_alone_and_which_are_of_a_later_moment() -> None:
+    play = Play(spec(max_trials=2, parallelism=2))
+    play.propose(2)
+    rows = rows_of(play.state)
+    later = ended.encode(play.state.sequence + 1, search_pb2.TRIAL_OUTCOME_SUCCEEDED, b"not looked at", b"")
+    found = codec.read_rows([*rows, (ended.row_key("s", 1), later)])
+    assert found.state == play.state
+    assert found.later == {ended.row_key("s", 1)}
+    assert found.alone == {"trial/s/1", "trial/s/2", "task/s-t1-train", "task/s-t2-train"}
 
 
 def test_rows_when_attempts_failed_and_were_lost_then_both_are_counted_on() -> None:
