@@ -23,7 +23,7 @@ PENDING_CALLS: Final = 100_000
 # Calls at once on the asyncio server: 5,000 agents with a stream each, and clients; surplus is refused at once.
 CONCURRENT_CALLS: Final = 20_000
 # Leases of one kind that wait at an agent for a slot; more would only be taken from agents that come free before it.
-LEASES_AHEAD: Final = 8
+LEASES_AHEAD: Final = 4
 # How long one waits there before it is given back: it was sent ahead because the others took a fraction of this.
 LEASE_AHEAD_S: Final = 0.5
 # Threads of a generate, train or evaluate server; every open Watch stream holds one.

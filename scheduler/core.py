@@ -16,8 +16,8 @@ from scheduler.journal.base import Batch
 from scheduler.pace import QUICK_S, Pace
 from scheduler.step import Command, Step
 
-# Commands in one step: bounds how long a reply waits for its neighbours.
-STEP_COMMANDS = 64
+# Work in one step, in commands of the usual size: bounds how long a reply waits for neighbours, and all for the loop.
+STEP_WORK = 64
 # Longest sleep; keeps the loop alive where a clock is set by hand.
 LONGEST_WAIT_S = 3600.0
 # Later than this at its own deadline, the process itself stood still (stopped, swapped out), or waited for its disk:
@@ -35,7 +35,7 @@ class Core:
         """Take an engine that has not recovered yet."""
         self.engine = engine
         self._failpoints = failpoints or Failpoints()
-        self._commands: list[tuple[Command, Done]] = []
+        self._commands: list[tuple[Command, Done, int]] = []
         self._wake = asyncio.Event()
         # Writes the journal; the loop waits for it, or goes on reading meanwhile: see Pace.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
@@ -61,12 +61,15 @@ class Core:
             self.tell(command, partial(_settle, future))
         return cast(Awaitable[Result], future)
 
-    def tell(self, command: Callable[[], object], done: Done) -> None:
-        """Queue a command; `done` is called with its result or its error after the commit, and must not raise."""
+    def tell(self, command: Callable[[], object], done: Done, work: int = 1) -> None:
+        """Queue a command; `done` is called with its result or its error after the commit, and must not raise.
+
+        `work`: how many commands of the usual size it is worth.
+        """
         if self._stopped is not None:
             done(self._stopped)
         else:
-            self._commands.append((command, done))
+            self._commands.append((command, done, work))
             self._wake.set()
 
     def post(self, command: Callable[[], object]) -> None:
@@ -80,24 +83,34 @@ class Core:
             while True:
                 await self._wait()
                 self._forgive_standstill()
-                taken = self._commands[:STEP_COMMANDS]
-                del self._commands[:STEP_COMMANDS]
+                count = self._next_count()
+                taken = self._commands[:count]
+                del self._commands[:count]
                 try:
-                    step = self.engine.prepare([command for command, _ in taken])
+                    step = self.engine.prepare([command for command, _, _ in taken])
                     await self._write(step)
                 except BaseException as error:
-                    _fail([done for _, done in taken], error)
+                    _fail([done for _, done, _ in taken], error)
                     raise
-                for (_, done), result in zip(taken, step.results, strict=True):
+                for (_, done, _), result in zip(taken, step.results, strict=True):
                     done(result)
         finally:
             self._close()
+
+    def _next_count(self) -> int:
+        """Return how many of the commands that wait are one step's work."""
+        work = 0
+        for number, (_, _, weight) in enumerate(self._commands, start=1):
+            work += weight
+            if work >= STEP_WORK:
+                return number
+        return len(self._commands)
 
     async def _wait(self) -> None:
         """Return when there is a command or a deadline."""
         clock = self.engine.clock
         self._awake_until = clock.monotonic()
-        if self._commands:
+        if self._commands or self.engine.has_more:
             await asyncio.sleep(0)  # replies go out first, and what has come meanwhile belongs into the next step
             return
         self._wake.clear()
@@ -143,7 +156,7 @@ class Core:
             self._pace.followed()
         took = clock.monotonic() - began
         if took > STANDSTILL_S:
-            # Heartbeats may have come in meanwhile, but a step takes no more than STEP_COMMANDS before it counts.
+            # Heartbeats may have come in meanwhile, but a step takes no more than STEP_WORK before it counts.
             self.engine.stood_still(took)
 
     def _waited_for(self, writing: Future[None]) -> bool:
@@ -158,7 +171,7 @@ class Core:
     def _close(self) -> None:
         stopped = Unavailable("SCHEDULER_STOPPING", "the scheduler is stopping; try again")
         self._stopped = stopped
-        _fail([done for _, done in self._commands], stopped)
+        _fail([done for _, done, _ in self._commands], stopped)
         self._commands.clear()
         self.engine.hub.close(stopped)
         for entry in self.engine.agents.connected():

@@ -129,7 +129,8 @@ class _Conversation:
                     self._gate = asyncio.get_running_loop().create_future()
                     await self._gate
                 self._in_hand += 1
-                tell(_command(self._desk, entry, request), done)
+                # A report is as much work as the outcomes in it.
+                tell(_command(self._desk, entry, request), done, max(1, len(request.report.outcomes)))
             outbox.finish()
         except NasmeshError as error:
             outbox.close(error)

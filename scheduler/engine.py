@@ -35,6 +35,8 @@ from scheduler.workload import Workload
 
 # Events between two snapshots: bounds the replay at a start to well under a second.
 SNAPSHOT_EVENTS = 4000
+# Tasks leased in one step: what a generator proposes at once must not hold up everybody else. The next step follows.
+LEASES_A_STEP = 64
 # While the journal cannot be written, work is refused and one write is tried this often.
 RETRY_JOURNAL_S = 1.0
 RESTARTED = "SCHEDULER_RESTARTED"
@@ -65,6 +67,7 @@ class Engine:
         self.start_time_us = self._time_us
         self._uptime_offset_s = 0.0
         self._refused: tuple[Unavailable, float] | None = None
+        self.has_more = False
 
     def recover(self) -> None:
         """Take the journal over, read the state back, and give every running attempt a full lease."""
@@ -128,6 +131,7 @@ class Engine:
     def prepare(self, commands: Sequence[Command]) -> Step:
         """Run commands and what time brings; returns the step with the batch to write, if there is one."""
         self._read_clock()
+        self.has_more = False
         step = self.step = Step(self.state.sequence + 1)
         for command in commands:
             recorded = len(step.events)
@@ -187,8 +191,11 @@ class Engine:
 
     def next_deadline(self) -> float:
         """Return the monotonic time at which something happens by itself; infinity where nothing will."""
-        soonest = min(self.work.next_deadline(self._uptime_offset_s), self.outage.next_probe())
-        return self._refused[1] if self._refused else soonest
+        if self._refused:
+            return self._refused[1]
+        if self.has_more:
+            return self.clock.monotonic()
+        return min(self.work.next_deadline(self._uptime_offset_s), self.outage.next_probe())
 
     # --- for commands ----------------------------------------------------------------------------------------
 
@@ -265,7 +272,9 @@ class Engine:
     def _match(self) -> None:
         """Lease what can be leased; while the object store is down, one task now and then."""
         if self.outage.may_lease(self.now):
-            self.work.match(self.state, self._lease, most=1 if self.outage.holds else None)
+            holds = self.outage.holds
+            cut_short = self.work.match(self.state, self._lease, most=1 if holds else LEASES_A_STEP)
+            self.has_more = cut_short and not holds
             self.outage.probed(self.now)
 
     def _tick(self) -> None:

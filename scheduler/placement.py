@@ -103,11 +103,11 @@ class Placement:
         is_queued: Callable[[str], bool],
         lease: Callable[[str, list[AgentEntry]], None],
         *,
-        most: int | None = None,
-    ) -> None:
+        most: int,
+    ) -> bool:
         """Call `lease` for every queued task that agents can take now, rank 0 first; it must take up their room.
 
-        `most`: for no more tasks than that. `lease` must lead to `started`.
+        For no more tasks than `most`; returns whether there may be more. `lease` must lead to `started`.
         """
         left = most
         self._gangs.begin()
@@ -128,9 +128,10 @@ class Placement:
                     if kind is TaskKind.TRAIN:
                         self._gangs.leave(agent.name)
                 lease(task, agents)
-                left = None if left is None else left - 1
+                left -= 1
                 for agent in agents:
                     self._join(agent, kind)
+        return left == 0
 
     def clear(self) -> None:
         """Forget all tasks and agents."""

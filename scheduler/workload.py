@@ -122,9 +122,9 @@ class Workload:
                 return f"trial {task.trial} waits: {why}"
         return ""
 
-    def match(self, state: State, lease: Callable[[str, list[AgentEntry]], None], *, most: int | None = None) -> None:
-        """Call `lease` for every queued task that agents can take now, rank 0 first; `most`: for no more than that."""
-        self._placement.match(lambda task: state.tasks[task].state is TaskState.QUEUED, lease, most=most)
+    def match(self, state: State, lease: Callable[[str, list[AgentEntry]], None], *, most: int) -> bool:
+        """Call `lease` for queued tasks that agents can take now, rank 0 first; returns whether `most` cut it short."""
+        return self._placement.match(lambda task: state.tasks[task].state is TaskState.QUEUED, lease, most=most)
 
     def next_deadline(self, uptime_offset_s: float) -> float:
         """Return the monotonic time at which `due` has something to say; uptime is monotonic plus the offset."""

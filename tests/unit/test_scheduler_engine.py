@@ -7,7 +7,9 @@ import pytest
 from nasmesh.errors import Unavailable
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2, search_pb2
+from scheduler.agents import AgentEntry
 from scheduler.domain import SearchState, TaskState
+from scheduler.engine import LEASES_A_STEP
 from tests.builders import scheduling as make
 from tests.builders.scheduler_world import SimulatedAgent, World
 
@@ -158,6 +160,22 @@ def test_room_when_a_commit_fails_then_running_attempts_do_not_take_it_twice() -
     world.disk.full = True
     world.engine.execute([partial(world.searches.create, create_request("t"))])
     assert agent.entry.free == before
+
+
+def test_leases_when_there_are_many_at_once_then_the_next_step_follows_at_once() -> None:
+    world, _ = calm_world()
+    hello = make.make_hello("wide", slots=100)
+    entry = world.step(partial(world.desk.hello, make.Recorder(), hello))[0]
+    assert isinstance(entry, AgentEntry)
+    for number in range(LEASES_A_STEP + 6):  # the first ones go to the agent that is there
+        world.step(partial(world.searches.create, create_request(f"s{number}")))
+    before = len(world.engine.work.leases.armed())
+    world.step(partial(world.desk.ready, entry, pb.AgentReady(kind=search_pb2.TASK_KIND_GENERATE, free=100)))
+    assert len(entry.held) == LEASES_A_STEP
+    assert world.engine.next_deadline() == world.clock.monotonic()
+    world.step()
+    assert len(entry.held) + before == LEASES_A_STEP + 6
+    assert world.engine.next_deadline() > world.clock.monotonic()
 
 
 def test_watchers_when_a_commit_fails_then_they_hear_of_nothing() -> None:

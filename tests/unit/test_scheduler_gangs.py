@@ -34,7 +34,7 @@ class Mesh:
         self.order += 1
         self.placement.add(Waiting(task, search or task, kind, "datasets/d", priority, self.order, size))
 
-    def match(self, most: int | None = None) -> dict[str, list[str]]:
+    def match(self, most: int = 1000) -> dict[str, list[str]]:
         """Lease what can be leased and return it: agents by task, rank 0 first."""
         before = set(self.running)
         self.placement.match(lambda _: True, self._lease, most=most)
@@ -113,7 +113,7 @@ def test_gang_when_agents_have_slots_to_spare_then_others_get_those() -> None:
     mesh.join("b")
     mesh.queue("first", search="s")
     mesh.queue("second", search="s")
-    mesh.placement.match(lambda _: True, mesh._lease)
+    mesh.placement.match(lambda _: True, mesh._lease, most=1000)
     assert mesh.running == {"first": ["a"], "second": ["b"]}
     mesh.queue("gang", 2)
     for number in range(3):

@@ -38,7 +38,7 @@ def matched(agents: Agents, placement: Placement, kind: TaskKind = TRAIN) -> lis
         agents.grant(entry.name, task, kind)
         placement.started(task, kind, task)
 
-    placement.match(lambda _: True, lease)
+    placement.match(lambda _: True, lease, most=1000)
     return leased
 
 
@@ -65,6 +65,23 @@ def test_placement_when_no_agent_is_free_then_leases_wait_where_they_are_wanted(
     busy.drained = True
     placement.offer(busy)
     assert matched(agents, placement) == []
+
+
+def test_placement_when_there_is_more_than_a_step_takes_then_that_is_said() -> None:
+    agents, placement = Agents(), Placement()
+    placement.offer(agent(agents, "a", slots=5))
+    for order in range(3):
+        placement.add(Waiting(f"t{order}", f"t{order}", TRAIN, "datasets/d", 0, order))
+    leased: list[str] = []
+
+    def lease(task: str, _: list[AgentEntry]) -> None:
+        leased.append(task)
+        placement.started(task, TRAIN, task)
+
+    assert placement.match(lambda _: True, lease, most=2)
+    assert leased == ["t0", "t1"]
+    assert not placement.match(lambda _: True, lease, most=2)
+    assert leased == ["t0", "t1", "t2"]
 
 
 def test_agent_when_a_lease_is_taken_back_then_it_has_the_same_room_again() -> None:

@@ -33,7 +33,7 @@ class Slots:
         """Lease what can be leased and return the searches of it, in order."""
         before = list(self.running)
         self.placement.offer(self.entry)
-        self.placement.match(lambda _: True, self._lease)
+        self.placement.match(lambda _: True, self._lease, most=1000)
         return [self.running[task] for task in self.running if task not in before]
 
     def end(self, search: str) -> None:
@@ -152,7 +152,7 @@ def _seconds_each(what: str, size: int) -> float:
 
     def one_round() -> None:
         placement.offer(worker)
-        placement.match(lambda _: True, lease)
+        placement.match(lambda _: True, lease, most=1000)
         agents.release(worker.name, leased[-1])
         placement.ended(leased[-1])
 
@@ -182,5 +182,5 @@ def test_agents_when_they_reconnect_with_other_data_then_stand_in_the_right_line
 
     placement.add(Waiting("x", "s", TRAIN, "datasets/x", 0, 1))
     placement.add(Waiting("y", "s", TRAIN, "datasets/y", 0, 2))
-    placement.match(lambda _: True, lease)
+    placement.match(lambda _: True, lease, most=1000)
     assert leased == ["y"]
