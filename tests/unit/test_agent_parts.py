@@ -128,7 +128,7 @@ def test_held_starts_as_many_as_there_are_slots_and_counts_the_free_ones(tmp_pat
         ([30.0], 4, 0.0, 0),
         ([0.02], 1, 5.0, 0),
         ([0.02] * 50 + [1.0], 1, 0.0, 0),
-        ([1.0] + [0.04] * 50, 1, 0.0, 3),
+        ([1.0] + [0.035] * 50, 1, 0.0, 3),
     ],
 )
 def test_pace_has_as_many_leases_wait_as_cover_the_way_to_the_scheduler(
