@@ -31,12 +31,10 @@ from scheduler.specs import Specs
 from scheduler.step import Command, Step
 from scheduler.traces import Traces
 from scheduler.watch import WatchHub
-from scheduler.workload import Workload
+from scheduler.workload import LEASES_A_STEP, Workload
 
 # Events between two snapshots: bounds the replay at a start to well under a second.
 SNAPSHOT_EVENTS = 4000
-# Tasks leased in one step: what a generator proposes at once must not hold up everybody else. The next step follows.
-LEASES_A_STEP = 64
 # While the journal cannot be written, work is refused and one write is tried this often.
 RETRY_JOURNAL_S = 1.0
 RESTARTED = "SCHEDULER_RESTARTED"
@@ -193,9 +191,8 @@ class Engine:
         """Return the monotonic time at which something happens by itself; infinity where nothing will."""
         if self._refused:
             return self._refused[1]
-        if self.has_more:
-            return self.clock.monotonic()
-        return min(self.work.next_deadline(self._uptime_offset_s), self.outage.next_probe())
+        soonest = min(self.work.next_deadline(self._uptime_offset_s), self.outage.next_probe())
+        return self.clock.monotonic() if self.has_more else soonest
 
     # --- for commands ----------------------------------------------------------------------------------------
 
@@ -272,9 +269,8 @@ class Engine:
     def _match(self) -> None:
         """Lease what can be leased; while the object store is down, one task now and then."""
         if self.outage.may_lease(self.now):
-            holds = self.outage.holds
-            cut_short = self.work.match(self.state, self._lease, most=1 if holds else LEASES_A_STEP)
-            self.has_more = cut_short and not holds
+            most = 1 if self.outage.holds else LEASES_A_STEP
+            self.has_more = self.work.match(self.state, self._lease, most=most) and most > 1
             self.outage.probed(self.now)
 
     def _tick(self) -> None:

@@ -9,6 +9,9 @@ from scheduler.machine.tasks import gang_size, is_profile
 from scheduler.placement import Placement, Waiting
 from scheduler.timers import Alarms, Leases, backoff_s
 
+# Tasks leased in one step: what a generator proposes at once must not hold up everybody else. The next step follows.
+LEASES_A_STEP = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Due:

@@ -9,7 +9,7 @@ from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2, search_pb2
 from scheduler.agents import AgentEntry
 from scheduler.domain import SearchState, TaskState
-from scheduler.engine import LEASES_A_STEP
+from scheduler.workload import LEASES_A_STEP
 from tests.builders import scheduling as make
 from tests.builders.scheduler_world import SimulatedAgent, World
 
