@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nasmesh.clock import seeded_random
-from nasmesh.v1.search_pb2 import TRIAL_OUTCOME_STOPPED
+from nasmesh.v1.search_pb2 import TRIAL_OUTCOME_STOPPED, SearchSpec
 from tests.builders import scheduling as make
 from tests.chaos import witness
 from tests.chaos.programs import Program, free_address, scheduler
@@ -60,6 +60,7 @@ async def kill_scheduler(home: Path, kills: int, *, seed: int) -> Report:
             while len(names) < 2:  # the last one begins after the last kill
                 await witness.again()
             searching.cancel()
+            await asyncio.wait([searching], timeout=60)
             await asyncio.wait_for(finish(client, names, report, TRIALS), 120)
     finally:
         searching.cancel()
@@ -97,9 +98,23 @@ async def _search(client: witness.Client, names: list[str]) -> None:
             spec.early_stopping.asynchronous_halving.reduction = 2
         spec.generator.settings["width"] = make.WIDE
         for one in (name, twin):
-            await client.create(one, spec)
-            names.append(one)
+            await create(client, one, spec, names)
         await asyncio.gather(client.follow("first", name), client.follow("second", name), client.follow("first", twin))
+
+
+async def create(client: witness.Client, name: str, spec: SearchSpec, names: list[str]) -> None:
+    """Create a search and note its name, also where the caller is cancelled: what exists is seen to its end."""
+
+    async def noted() -> None:
+        await client.create(name, spec)
+        names.append(name)
+
+    creating = asyncio.create_task(noted())
+    try:
+        await asyncio.shield(creating)
+    except asyncio.CancelledError:
+        await creating
+        raise
 
 
 async def finish(client: witness.Client, names: list[str], report: Report, count: int) -> None:

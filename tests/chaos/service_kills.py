@@ -7,7 +7,7 @@ from pathlib import Path
 from nasmesh.clock import derive_seed, seeded_random
 from tests.builders import scheduling as make
 from tests.chaos import witness
-from tests.chaos.kills import Report, conclude, finish
+from tests.chaos.kills import Report, conclude, create, finish
 from tests.chaos.programs import Program, free_address, scheduler
 
 KINDS = ("generate", "train", "evaluate", "agent")
@@ -47,6 +47,7 @@ async def kill_services(home: Path, kills: int, *, seed: int) -> Report:
         searching = asyncio.create_task(_search(client, names))
         await asyncio.gather(*(_strike(kind, program, kills, seed, report) for kind, program in killed.items()))
         searching.cancel()
+        await asyncio.wait([searching], timeout=60)
         await asyncio.wait_for(finish(client, names, report, TRIALS), 120 * max(1, len(names)))
     finally:
         if searching is not None:
@@ -78,6 +79,5 @@ async def _strike(kind: str, program: Program, kills: int, seed: int, report: Re
 async def _search(client: witness.Client, names: list[str]) -> None:
     while True:
         name = f"s{len(names) + 1}"
-        await client.create(name, make.make_spec(max_trials=TRIALS, parallelism=3))
-        names.append(name)
+        await create(client, name, make.make_spec(max_trials=TRIALS, parallelism=3), names)
         await client.follow("first", name)
