@@ -171,9 +171,9 @@ def _length_faults(rule: pb.EarlyStopping, train: training_pb2.TrainConfig) -> I
 
 
 def _halving_shares(first: float, reduction: int) -> tuple[float, ...]:
-    shares = []
+    shares: list[float] = []
     share = first
-    while share < 1 - _NEAR:
+    while share < 1 - _NEAR and len(shares) <= _HALVINGS:  # one too many is refused, and a share of 0 ends too
         shares.append(share)
         share *= reduction
     return tuple(shares)

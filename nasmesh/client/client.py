@@ -10,6 +10,7 @@ import grpc
 
 from nasmesh.client import transfer
 from nasmesh.client.best import best_trial
+from nasmesh.client.calls import Reply
 from nasmesh.client.datasets import DatasetCalls
 from nasmesh.client.lifecycle import LifecycleCalls
 from nasmesh.client.names import search_name, subject_name
@@ -28,7 +29,6 @@ from nasmesh.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 
 __all__ = ["DEFAULT_SCHEDULER", "Client", "Exported"]
 
-Reply = TypeVar("Reply")
 Item = TypeVar("Item")
 
 

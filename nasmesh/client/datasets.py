@@ -1,22 +1,17 @@
 """The client's calls about data sets; a base of Client."""
 
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
+from nasmesh.client.calls import Calls
 from nasmesh.client.transfer import chunks
 from nasmesh.clock import new_id
 from nasmesh.ids import format_name, parse_name
 from nasmesh.v1 import dataset_pb2, object_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
-from nasmesh.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
-
-Reply = TypeVar("Reply")
 
 
-class DatasetCalls:
+class DatasetCalls(Calls):
     """Read, upload, create and delete data sets."""
-
-    _stub: SchedulerServiceStub
 
     def get_dataset(self, name: str) -> dataset_pb2.Dataset:
         """Return one data set by "datasets/{id}" or its id; raises NotFound (DATASET_UNKNOWN)."""
@@ -49,9 +44,6 @@ class DatasetCalls:
         """Forget the name of an added data set; raises NotFound (DATASET_UNKNOWN), Stale (DATASET_BUILT_IN)."""
         request = pb.DeleteDatasetRequest(name=dataset_name(name), request_id=request_id or new_id())
         self._call(lambda: self._stub.DeleteDataset(request))
-
-    def _call(self, send: Callable[[], Reply]) -> Reply:
-        raise NotImplementedError
 
 
 def dataset_name(name: str) -> str:

@@ -1,22 +1,17 @@
 """The client's calls about searches and agents that exist; the base of Client."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
+from nasmesh.client.calls import Calls
 from nasmesh.client.names import search_name
 from nasmesh.clock import new_id
 from nasmesh.ids import format_name, parse_name
 from nasmesh.v1 import generate_service_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
-from nasmesh.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
-
-Reply = TypeVar("Reply")
 
 
-class LifecycleCalls:
+class LifecycleCalls(Calls):
     """Hold, let go on, change and delete searches, add networks, drain agents, sweep objects."""
-
-    _stub: SchedulerServiceStub
 
     def pause_search(self, search: str, *, request_id: str = "") -> search_pb2.Search:
         """Hold a search: nothing of it is leased, running trainings store a checkpoint and are given back.
@@ -96,9 +91,6 @@ class LifecycleCalls:
         """Give a drained agent work again; raises NotFound (AGENT_UNKNOWN)."""
         request = pb.UndrainAgentRequest(name=_agent_name(agent), request_id=request_id or new_id())
         return self._call(lambda: self._stub.UndrainAgent(request)).agent
-
-    def _call(self, send: Callable[[], Reply]) -> Reply:
-        raise NotImplementedError
 
 
 def _agent_name(text: str) -> str:

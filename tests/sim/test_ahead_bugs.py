@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from scheduler.agents import AgentEntry
-from scheduler.invariants import InvariantError
 from scheduler.placement import Placement
 from tests.sim.agent import SLOTS
 from tests.sim.bugs import Patch
-from tests.sim.lives import live
+from tests.sim.catching import caught
 from tests.sim.options import draw, searches
 
 MOST_LIVES = 200
@@ -51,14 +50,6 @@ def test_lives_when_leases_ahead_have_a_bug_then_it_is_seen(
     seen_as: str,
     record_property: Callable[[str, object], None],
 ) -> None:
-    said = ""
-    with Patch() as patch:
-        plant(patch)
-        for seed in islice(seeds(), MOST_LIVES):
-            try:
-                live(seed)
-            except InvariantError as error:
-                said = f"seed {seed}: {str(error).splitlines()[0][:140]}"
-                break
+    said = caught(plant, islice(seeds(), MOST_LIVES))
     record_property("counts", f"ahead: {plant.__name__} caught by {said}")
     assert seen_as in said

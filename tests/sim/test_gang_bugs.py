@@ -8,11 +8,10 @@ import pytest
 
 from scheduler import gangs, timers, workload
 from scheduler.domain import Attempt
-from scheduler.effects import Granted, IllegalTransitionError
-from scheduler.invariants import InvariantError
+from scheduler.effects import Granted
 from scheduler.machine import tasks
 from tests.sim.bugs import Patch
-from tests.sim.lives import live
+from tests.sim.catching import caught
 from tests.sim.options import draw, searches
 
 FIRST, MOST_LIVES = 500, 300
@@ -77,14 +76,6 @@ def seeds() -> Iterator[int]:
 def test_lives_when_gangs_have_a_bug_then_it_is_seen(
     plant: Callable[[Patch], None], record_property: Callable[[str, object], None]
 ) -> None:
-    said = ""
-    with Patch() as patch:
-        plant(patch)
-        for seed in islice(seeds(), MOST_LIVES):
-            try:
-                live(seed)
-            except (AssertionError, InvariantError, IllegalTransitionError) as error:
-                said = f"seed {seed}: {type(error).__name__}: {str(error).splitlines()[0][:140]}"
-                break
+    said = caught(plant, islice(seeds(), MOST_LIVES))
     record_property("counts", f"gangs: {plant.__name__} caught by {said}")
     assert said, f"seen by none of {MOST_LIVES} lives"

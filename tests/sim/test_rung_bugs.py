@@ -6,12 +6,10 @@ from typing import Any
 import pytest
 
 from scheduler.domain import SearchRun
-from scheduler.effects import IllegalTransitionError
-from scheduler.invariants import InvariantError
 from scheduler.ladder import Ladder, Verdict
 from scheduler.machine import reuse, rungs
 from tests.sim.bugs import Patch
-from tests.sim.lives import live
+from tests.sim.catching import caught
 
 MOST_SEEDS = 200
 
@@ -68,21 +66,10 @@ BUGS = (
 )
 
 
-def first_seed(plant: Callable[[Patch], None]) -> tuple[int, str]:
-    with Patch() as patch:
-        plant(patch)
-        for seed in range(MOST_SEEDS):
-            try:
-                live(seed)
-            except (AssertionError, InvariantError, IllegalTransitionError) as error:
-                return seed, f"{type(error).__name__}: {str(error).splitlines()[0][:140]}"
-    return MOST_SEEDS, "nobody saw it"
-
-
 @pytest.mark.parametrize("plant", BUGS, ids=lambda plant: plant.__name__)
 def test_lives_when_early_stopping_has_a_bug_then_it_is_seen(
     plant: Callable[[Patch], None], record_property: Callable[[str, object], None]
 ) -> None:
-    seed, said = first_seed(plant)
-    record_property("counts", f"rungs: {plant.__name__} caught by seed {seed}: {said}")
-    assert seed < MOST_SEEDS
+    said = caught(plant, range(MOST_SEEDS))
+    record_property("counts", f"rungs: {plant.__name__} caught by {said}")
+    assert said, f"seen by none of {MOST_SEEDS} lives"

@@ -185,3 +185,8 @@ def test_ordinals_when_read_then_english() -> None:
     assert [ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 101, 111)] == (
         ["1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "101st", "111th"]
     )
+
+
+def test_plan_when_nothing_has_checked_its_share_then_it_ends_all_the_same() -> None:
+    rule = pb.EarlyStopping(asynchronous_halving=pb.AsynchronousHalving(reduction=2))
+    assert len(plan_of(rule).rounds[0].shares) > 20, "more than validation lets through"
