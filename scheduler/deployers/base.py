@@ -39,8 +39,8 @@ class Resources:
 class Order:
     """One server to start.
 
-    `name` is unique for ever, a label after RFC 1123 of the form "{pool}-{6 hex}": the agent's id, and the engine's name
-    for it. `command` begins with "nasmesh"; `environment` holds no more than the server needs beside its host's own.
+    `name` is unique for ever, a label after RFC 1123 of the form "{pool}-{6 hex}": the agent's id, and the engine's
+    name for it. `command` begins with "nasmesh"; `environment` is what the server needs beside its host's own.
     """
 
     name: str
@@ -70,8 +70,8 @@ class Site:
 class Engine(Protocol):
     """Starts and stops the servers of one pool. Its methods block and are called from one thread at a time.
 
-    An engine is made as `XEngine(pool, site)` of a nasmesh.v1.ServerPool and a Site; that checks the pool's own settings
-    (Invalid) and opens nothing, so that a deployer begins while its engine is down.
+    An engine is made as `XEngine(pool, site)` of a nasmesh.v1.ServerPool and a Site; that checks the pool's own
+    settings (Invalid) and opens nothing, so that a deployer begins while its engine is down.
     """
 
     kind_name: str
