@@ -217,14 +217,24 @@ class AgentHello(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     ACCEPTS_BATCHES_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """"agents/{id}"; the same after a restart of the agent on the same host and work directory."""
     epoch: _builtins.int
     """Highest scheduler epoch it has seen; 0: none."""
     version: _builtins.str
-    """Version of nasmesh."""
+    """Version of nasmesh, "0.1.0": the scheduler's major and minor version, or the minor version before. Empty: a program of
+    somebody else's, which speaks this contract.
+    """
     accepts_batches: _builtins.bool
     """Whether it understands WorkResponse.batch and WorkResponse.drain; agents before them do not."""
+    host: _builtins.str
+    """Name of the machine that it runs on, for people; empty: not told."""
+    instance: _builtins.str
+    """Chosen at random once for a work directory: tells a restart of this agent from another agent of its name. Empty: not
+    told, and an agent of the same name replaces it.
+    """
     @_builtins.property
     def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentSlots]:
         """What kinds of task it takes, with the slots of each."""
@@ -252,10 +262,12 @@ class AgentHello(_message.Message):
         version: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         accepts_batches: _builtins.bool = ...,
+        host: _builtins.str = ...,
+        instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_batches", b"accepts_batches", "agent", b"agent", "epoch", b"epoch", "held", b"held", "labels", b"labels", "server", b"server", "slots", b"slots", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_batches", b"accepts_batches", "agent", b"agent", "epoch", b"epoch", "held", b"held", "host", b"host", "instance", b"instance", "labels", b"labels", "server", b"server", "slots", b"slots", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -57,7 +57,9 @@ class DispatchServiceServicer:
         Outcomes are kept by the agent until they are acknowledged.
 
         Errors: INVALID_ARGUMENT (HELLO_MISSING, HELLO_INVALID): a fault in the agent, do not retry; FAILED_PRECONDITION
-        (EPOCH_STALE): this scheduler has been superseded, look for the newer one; UNAVAILABLE: reconnect with back-off.
+        (EPOCH_STALE): this scheduler has been superseded, look for the newer one; FAILED_PRECONDITION (VERSION_UNFIT): upgrade
+        what the sentence says; ALREADY_EXISTS (AGENT_NAME_TAKEN): another agent has this name, choose another, or reconnect
+        when it has gone; UNAVAILABLE: reconnect with back-off.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,9 @@ class DispatchServiceStub:
     Outcomes are kept by the agent until they are acknowledged.
 
     Errors: INVALID_ARGUMENT (HELLO_MISSING, HELLO_INVALID): a fault in the agent, do not retry; FAILED_PRECONDITION
-    (EPOCH_STALE): this scheduler has been superseded, look for the newer one; UNAVAILABLE: reconnect with back-off.
+    (EPOCH_STALE): this scheduler has been superseded, look for the newer one; FAILED_PRECONDITION (VERSION_UNFIT): upgrade
+    what the sentence says; ALREADY_EXISTS (AGENT_NAME_TAKEN): another agent has this name, choose another, or reconnect
+    when it has gone; UNAVAILABLE: reconnect with back-off.
     """
     GetAttempt: _grpc.UnaryUnaryMultiCallable[_dispatch_service_pb2.GetAttemptRequest, _dispatch_service_pb2.GetAttemptResponse]
     """Returns one attempt, for scripts and people.
@@ -58,7 +60,9 @@ class DispatchServiceAsyncStub(DispatchServiceStub):
     Outcomes are kept by the agent until they are acknowledged.
 
     Errors: INVALID_ARGUMENT (HELLO_MISSING, HELLO_INVALID): a fault in the agent, do not retry; FAILED_PRECONDITION
-    (EPOCH_STALE): this scheduler has been superseded, look for the newer one; UNAVAILABLE: reconnect with back-off.
+    (EPOCH_STALE): this scheduler has been superseded, look for the newer one; FAILED_PRECONDITION (VERSION_UNFIT): upgrade
+    what the sentence says; ALREADY_EXISTS (AGENT_NAME_TAKEN): another agent has this name, choose another, or reconnect
+    when it has gone; UNAVAILABLE: reconnect with back-off.
     """
     GetAttempt: _aio.UnaryUnaryMultiCallable[_dispatch_service_pb2.GetAttemptRequest, _dispatch_service_pb2.GetAttemptResponse]  # type: ignore[assignment]
     """Returns one attempt, for scripts and people.
@@ -80,7 +84,9 @@ class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
         Outcomes are kept by the agent until they are acknowledged.
 
         Errors: INVALID_ARGUMENT (HELLO_MISSING, HELLO_INVALID): a fault in the agent, do not retry; FAILED_PRECONDITION
-        (EPOCH_STALE): this scheduler has been superseded, look for the newer one; UNAVAILABLE: reconnect with back-off.
+        (EPOCH_STALE): this scheduler has been superseded, look for the newer one; FAILED_PRECONDITION (VERSION_UNFIT): upgrade
+        what the sentence says; ALREADY_EXISTS (AGENT_NAME_TAKEN): another agent has this name, choose another, or reconnect
+        when it has gone; UNAVAILABLE: reconnect with back-off.
         """
 
     @_abc_1.abstractmethod

@@ -1379,6 +1379,8 @@ class Agent(_message.Message):
     LAST_SEEN_TIME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"agents/{id}"."""
     connected: _builtins.bool
@@ -1387,6 +1389,10 @@ class Agent(_message.Message):
     """Whether it takes no more work."""
     version: _builtins.str
     """Version of nasmesh it runs."""
+    host: _builtins.str
+    """Name of the machine that it runs on."""
+    address: _builtins.str
+    """IP address that it dialled in from, as the scheduler saw it."""
     @_builtins.property
     def slots(self) -> _containers.RepeatedCompositeFieldContainer[_dispatch_service_pb2.AgentSlots]:
         """Capacity by kind."""
@@ -1419,10 +1425,12 @@ class Agent(_message.Message):
         last_seen_time: _timestamp_pb2.Timestamp | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         version: _builtins.str = ...,
+        host: _builtins.str = ...,
+        address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_seen_time", b"last_seen_time", "server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "connected", b"connected", "draining", b"draining", "labels", b"labels", "last_seen_time", b"last_seen_time", "name", b"name", "server", b"server", "slots", b"slots", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "attempts", b"attempts", "connected", b"connected", "draining", b"draining", "host", b"host", "labels", b"labels", "last_seen_time", b"last_seen_time", "name", b"name", "server", b"server", "slots", b"slots", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
