@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from nasmesh import __version__
 from nasmesh.v1 import dataset_pb2, measurement_pb2, object_pb2, search_pb2
 from nasmesh.v1 import dispatch_service_pb2 as pb
 
@@ -34,7 +35,7 @@ def spec(*, max_trials: int, parallelism: int, dataset: str = DATASET) -> search
 
 def hello(name: str, kinds: Sequence[Kind], *, slots: int = 1, ahead: int = 0, dataset: str = DATASET) -> pb.AgentHello:
     """Return how an agent introduces itself; a data set of its own keeps it to the searches on that."""
-    message = pb.AgentHello(agent=f"agents/{name}", version="0", accepts_batches=True)
+    message = pb.AgentHello(agent=f"agents/{name}", version=__version__, accepts_batches=True)
     for kind in kinds:
         message.slots.add(kind=kind, slots=slots, ahead=ahead)
     message.server.engine = "nothing"

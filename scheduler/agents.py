@@ -31,6 +31,7 @@ class AgentEntry:
     `draining` is its own wish, `drained` a person's. `free` is what it last said it can begin at once, less what it was
     given since, `ahead` the same of what would wait there for a slot; `held` and `used` are what it holds. The latter
     follow from the state; `free` and `ahead` do not, so that whoever gives and takes back must keep them right.
+    `instance` tells agents of one name apart; `host` is the machine's name, `address` where it dialled in from.
     """
 
     name: str
@@ -43,6 +44,10 @@ class AgentEntry:
     drained: bool = False
     gang_address: str = ""
     accepts_batches: bool = False
+    version: str = ""
+    instance: str = ""
+    host: str = ""
+    address: str = ""
     most_ahead: dict[TaskKind, int] = field(default_factory=dict)
     free: dict[TaskKind, int] = field(default_factory=dict)
     ahead: dict[TaskKind, int] = field(default_factory=dict)

@@ -209,6 +209,9 @@ def agent_message(entry: AgentEntry, state: State) -> pb.Agent:
             for t in held
         ],
         labels=entry.labels,
+        version=entry.version,
+        host=entry.host,
+        address=entry.address,
     )
     message.last_seen_time.FromMicroseconds(entry.last_seen_us)
     return message

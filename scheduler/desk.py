@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 
 from nasmesh import __version__, ids
-from nasmesh.errors import Invalid, NotFound, Stale, Unavailable
+from nasmesh.errors import Conflict, Invalid, NotFound, Stale, Unavailable
 from nasmesh.limits import LEASES_AHEAD
 from nasmesh.logs import get_logger
 from nasmesh.rpc.identity import LOCAL, Identity
@@ -12,6 +12,7 @@ from nasmesh.settings import parse_address
 from nasmesh.settings_schema import read_settings_schema
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2
+from nasmesh.versions import check_fit
 from scheduler import convert, holds, outcomes
 from scheduler.agents import AgentEntry, Session
 from scheduler.domain import Task, TaskKind, TaskState, about
@@ -22,6 +23,7 @@ from scheduler.tally import excuse, tally
 
 _SLOTS = 10_000
 _HELD = 10_000
+_TEXT = 128
 _KINDS = {int(kind): kind for kind in TaskKind}
 _log = get_logger("desk")
 
@@ -33,17 +35,20 @@ class Desk:
         """Serve an engine."""
         self._engine = engine
 
-    def hello(self, session: Session, hello: pb.AgentHello) -> AgentEntry:
-        """Welcome an agent: leases it names go on, those it has forgotten are lost, those it lost are named.
+    def hello(self, session: Session, hello: pb.AgentHello, address: str = "") -> AgentEntry:
+        """Welcome an agent, which dialled from an address: leases it names go on, those it has forgotten are lost.
 
-        Raises Invalid (HELLO_INVALID, NAME_INVALID, ADDRESS_INVALID), Stale (EPOCH_STALE).
+        Raises Invalid (HELLO_INVALID, NAME_INVALID, ADDRESS_INVALID), Stale (EPOCH_STALE, VERSION_UNFIT), Conflict
+        (AGENT_NAME_TAKEN).
         """
         engine = self._engine
         _check_hello(hello)
+        check_fit(hello.version, __version__, who=hello.agent)
         if hello.epoch > engine.state.epoch:
             raise Stale("EPOCH_STALE", f"agent has seen epoch {hello.epoch}, this scheduler is {engine.state.epoch}")
-        superseded = self._sort_held(hello.agent, hello.held)
         before = engine.agents.get(hello.agent)
+        _check_same(before, hello)
+        superseded = self._sort_held(hello.agent, hello.held)
         if before is not None and before.session is not None:
             before.session.close(Unavailable("AGENT_REPLACED", f"{hello.agent} has opened another stream"))
             before.session = None  # it may still stand in line for work, with room that is counted elsewhere now
@@ -57,6 +62,10 @@ class Desk:
             session=session,
             last_seen_us=engine.time_us(),
             accepts_batches=hello.accepts_batches,
+            version=hello.version,
+            instance=hello.instance,
+            host=hello.host,
+            address=address,
         )
         engine.agents.put(entry)
         welcome = pb.Welcome(epoch=engine.state.epoch, superseded=superseded, version=__version__, accepts_reports=True)
@@ -234,6 +243,20 @@ def _no_attempt(task_id: str, number: int) -> NotFound:
     return NotFound("ATTEMPT_UNKNOWN", f"there is no attempt {number or ''} at task {task_id!r}", field="task")
 
 
+def _check_same(before: AgentEntry | None, hello: pb.AgentHello) -> None:
+    """Refuse an agent whose name another one has that is here: the two would throw each other out for ever."""
+    if before is None or before.session is None or not before.instance or not hello.instance:
+        return
+    if before.instance != hello.instance:
+        there = f"host {before.host or '?'}" + (f" ({before.address})" if before.address else "")
+        raise Conflict(
+            "AGENT_NAME_TAKEN",
+            f"hello.agent: {hello.agent} works on {there} already; start this one, on host {hello.host or '?'}, with "
+            "another --name, or stop that one",
+            field="hello.agent",
+        )
+
+
 def _check_hello(hello: pb.AgentHello) -> None:
     ids.parse_name("agents", hello.agent, field="hello.agent")
     kinds = [slots.kind for slots in hello.slots]
@@ -242,6 +265,8 @@ def _check_hello(hello: pb.AgentHello) -> None:
     if any(not 0 < slots.slots <= _SLOTS or not 0 <= slots.ahead <= LEASES_AHEAD for slots in hello.slots):
         message = f"hello.slots: 1 to {_SLOTS} slots of a kind, 0 to {LEASES_AHEAD} ahead"
         raise Invalid("HELLO_INVALID", message, field="hello.slots")
+    if max(len(hello.version), len(hello.host), len(hello.instance)) > _TEXT:
+        raise Invalid("HELLO_INVALID", f"hello: version, host and instance have {_TEXT} characters", field="hello")
     if len(hello.held) > _HELD or len(hello.labels) > 64:
         raise Invalid("HELLO_INVALID", "hello: too many attempts or labels", field="hello.held")
     if hello.server.gang_address and not parse_address(hello.server.gang_address, field="hello.server.gang_address")[1]:

@@ -7,7 +7,9 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
+from urllib.parse import unquote
+from weakref import WeakValueDictionary
 
 from nasmesh.errors import Busy, Invalid, NasmeshError
 from nasmesh.logs import get_logger
@@ -19,11 +21,15 @@ from scheduler.batches import gather
 from scheduler.core import Core
 from scheduler.desk import Desk
 from scheduler.ownership import check_agent_name
+from scheduler.turns import Line
 
 # Messages of one agent that wait for a commit; a reader that is further ahead waits.
 IN_HAND = 256
 # Messages that wait for an agent that does not read; beyond it the stream is given up, leases outlive it.
 OUTBOX = 20_000
+
+# By name of the agent: one that comes back is heard after what it said on the stream that it has lost.
+Lines: TypeAlias = "WeakValueDictionary[str, Line]"
 
 _log = get_logger("dispatch")
 
@@ -85,11 +91,13 @@ class DispatchServicer(rpc.DispatchServiceServicer):
         """Serve from a core and its desk."""
         self._core = core
         self._desk = desk
+        self._lines: Lines = WeakValueDictionary()
 
     async def Work(self, request_iterator: AsyncIterator[pb.WorkRequest], context: Any) -> AsyncIterator[Any]:
         """Converse with one agent."""
         outbox = Outbox()
-        reader = asyncio.create_task(_Conversation(self._core, self._desk, outbox).read(request_iterator))
+        conversation = _Conversation(self._core, self._desk, outbox, self._lines, peer_address(context.peer()))
+        reader = asyncio.create_task(conversation.read(request_iterator))
         try:
             while (message := await outbox.next()) is not None:
                 yield message
@@ -108,9 +116,12 @@ class DispatchServicer(rpc.DispatchServiceServicer):
 class _Conversation:
     """One agent's messages on their way to the core: counted, so that a reader that runs ahead waits."""
 
-    __slots__ = ("_core", "_desk", "_gate", "_in_hand", "_outbox")
+    __slots__ = ("_address", "_core", "_desk", "_gate", "_in_hand", "_line", "_lines", "_outbox")
 
-    def __init__(self, core: Core, desk: Desk, outbox: Outbox) -> None:
+    def __init__(self, core: Core, desk: Desk, outbox: Outbox, lines: Lines, address: str) -> None:
+        self._address = address
+        self._lines = lines
+        self._line = Line()
         self._core = core
         self._desk = desk
         self._outbox = outbox
@@ -129,21 +140,22 @@ class _Conversation:
                     self._gate = asyncio.get_running_loop().create_future()
                     await self._gate
                 self._in_hand += 1
-                # A report is as much work as the outcomes in it.
-                tell(_command(self._desk, entry, request), done, max(1, len(request.report.outcomes)))
+                tell(_command(self._desk, entry, request), done, _work(request), self._line)
             outbox.finish()
         except NasmeshError as error:
             outbox.close(error)
         finally:
             if entry is not None:
-                self._core.post(partial(self._desk.gone, entry, outbox))
+                self._core.post(partial(self._desk.gone, entry, outbox), line=self._line)
 
     async def _greet(self, requests: AsyncIterator[pb.WorkRequest]) -> AgentEntry:
         first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("kind") != "hello":
             raise Invalid("HELLO_MISSING", "the first message of a Work stream must be hello", field="hello")
         check_agent_name(current_identity(), first.hello.agent)
-        return await self._core.submit(partial(self._desk.hello, self._outbox, first.hello))
+        self._line = self._lines.setdefault(first.hello.agent, self._line)
+        greeting = partial(self._desk.hello, self._outbox, first.hello, self._address)
+        return await self._core.submit(greeting, line=self._line)
 
     def _done(self, result: object) -> None:
         self._in_hand -= 1
@@ -154,6 +166,19 @@ class _Conversation:
         elif isinstance(result, Exception):
             _log.error("message_refused", error=f"{type(result).__name__}: {result}", exc_info=result)
             self._outbox.close(Invalid("MESSAGE_REFUSED", "the message could not be taken; see the scheduler's log"))
+
+
+def _work(request: pb.WorkRequest) -> int:
+    """Return how many commands of the usual size a message is worth: its outcomes, and what generators proposed."""
+    outcomes = request.report.outcomes
+    proposed = sum([len(outcome.generate.trials) for outcome in outcomes if outcome.HasField("generate")])
+    return max(1, len(outcomes) + proposed)
+
+
+def peer_address(peer: str) -> str:
+    """Return the IP address in gRPC's name of a caller, "ipv4:10.0.0.3:4711"; empty where there is none in it."""
+    kind, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else ""
 
 
 def _command(desk: Desk, entry: AgentEntry, request: pb.WorkRequest) -> Callable[[], None]:

@@ -1,5 +1,6 @@
 """The agent: keeps a stream to the scheduler, passes on what comes, and outlasts the scheduler's absence."""
 
+import platform
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,12 @@ from nasmesh.agent.spool import Spool
 from nasmesh.agent.stream import Connection
 from nasmesh.agent.workload import Workload
 from nasmesh.clock import Clock, SystemClock
-from nasmesh.errors import Denied, Invalid, NasmeshError, Unauthenticated
+from nasmesh.errors import Conflict, Denied, Invalid, NasmeshError, Unauthenticated
 from nasmesh.logs import get_logger
 from nasmesh.rpc.access import NO_CLIENT_ACCESS, ClientAccess
 from nasmesh.telemetry.samples import Reading, Sample
 from nasmesh.v1 import dispatch_service_pb2 as pb
+from nasmesh.versions import UNFIT
 
 _LOG = get_logger("agent")
 
@@ -24,6 +26,10 @@ DRAIN_S = 15.0
 """How long a draining agent waits for its work to stop and its outcomes to be acknowledged."""
 
 _LOOK_S = 0.25
+_HOST_CHARS = 128
+NAME_TAKEN_S = 45.0
+"""How long a new agent waits for another of its name to go: a host that died is given up after two pings, 30 s."""
+
 _AWAY_S = 1.5
 """How long a draining agent without work waits for a scheduler that it cannot reach."""
 
@@ -57,11 +63,13 @@ class Agent:
         self._clock = clock or SystemClock()
         self._spool = Spool(work_dir)
         self._epoch = self._spool.load_epoch()
+        self._instance = self._spool.instance()
         self._draining = threading.Event()
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._connections = 0
+        self._began = 0.0
         self._heartbeats = Heartbeats(self._beat, clock=self._clock)
         self._work = Workload(
             drivers, spool=self._spool, send=self._send, reported=self._heartbeats.progress, clock=self._clock
@@ -80,18 +88,18 @@ class Agent:
     def run(self) -> None:
         """Serve the scheduler until drained; outlasts its absence.
 
-        Raises Invalid or Denied where the scheduler refuses this agent for good, Unauthenticated where it was never
-        let in. A credential that ends later is waited for: its file is read at every try, and the work in hand goes on.
+        Raises Invalid or Denied where the scheduler refuses this agent for good; where it was never let in also
+        Unauthenticated, Stale (VERSION_UNFIT), and Conflict (AGENT_NAME_TAKEN) after NAME_TAKEN_S. One that was let in
+        waits: a credential's file is read at every try, and the work in hand goes on.
         """
         backoff = Backoff()
+        self._began = self._clock.monotonic()
         try:
             while not self._over.is_set():
                 try:
                     self._converse(backoff)
                 except NasmeshError as error:
-                    if isinstance(error, Invalid | Denied):
-                        raise
-                    if isinstance(error, Unauthenticated) and not self._connections:
+                    if isinstance(error, Invalid | Denied) or self._is_unwanted(error):
                         raise
                     if not self._over.is_set():
                         _LOG.warning("scheduler_lost", reason=error.reason, text=error.message)
@@ -99,6 +107,14 @@ class Agent:
         finally:
             self._heartbeats.stop()
             self._work.close()
+
+    def _is_unwanted(self, error: NasmeshError) -> bool:
+        """Say whether an agent that was never let in should give up."""
+        if self._connections:
+            return False
+        if isinstance(error, Conflict):
+            return self._clock.monotonic() - self._began >= NAME_TAKEN_S
+        return isinstance(error, Unauthenticated) or error.reason == UNFIT
 
     def drain(self) -> None:
         """Take no more leases, stop the work in hand, give it back, and let `run` return within `drain_s`."""
@@ -136,6 +152,8 @@ class Agent:
             version=__version__,
             labels=self._labels,
             accepts_batches=True,
+            host=platform.node()[:_HOST_CHARS],
+            instance=self._instance,
         )
         connection = Connection(self._scheduler, hello, insecure=self._insecure, access=self._access)
         with self._lock:

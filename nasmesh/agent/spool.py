@@ -1,5 +1,6 @@
 """What an agent must not forget when it is killed: leases, checkpoints, outcomes not yet acknowledged, the epoch."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from nasmesh import ids
+from nasmesh.clock import new_id
 from nasmesh.errors import Invalid
 from nasmesh.jobs.records import RecordDirectory
 from nasmesh.logs import get_logger
@@ -14,6 +16,7 @@ from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import object_pb2
 
 _LOG = get_logger("agent")
+_INSTANCE = re.compile(r"[0-9a-f]{32}")
 
 
 def job_id_of(token: pb.AttemptToken) -> str:
@@ -45,6 +48,7 @@ class Spool:
         self._checkpoints = RecordDirectory(directory / "attempts", ".checkpoint")
         self._outcomes = RecordDirectory(directory / "attempts", ".outcome")
         self._epoch = RecordDirectory(directory, ".epoch")
+        self._instance = RecordDirectory(directory, ".instance")
 
     def load_epoch(self) -> int:
         """Return the highest scheduler epoch this agent has seen; 0: none."""
@@ -53,6 +57,14 @@ class Spool:
     def put_epoch(self, epoch: int) -> None:
         """Remember the epoch."""
         self._epoch.put("scheduler", str(epoch).encode())
+
+    def instance(self) -> str:
+        """Return what tells this agent from others of its name: chosen at the first call, the same ever after."""
+        known = next((text.decode(errors="replace") for _, text in self._instance.load()), "")
+        if not _INSTANCE.fullmatch(known):
+            known = new_id()
+            self._instance.put("agent", known.encode())
+        return known
 
     def put_lease(self, lease: pb.Lease) -> None:
         """Remember a lease before any work starts."""

@@ -12,6 +12,7 @@ from nasmesh.rpc.access import NO_CLIENT_ACCESS, ClientAccess
 from nasmesh.rpc.channel import errors_from_rpc, open_channel
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import dispatch_service_pb2_grpc as rpc
+from nasmesh.versions import check_fit
 
 WELCOME_S = 10.0
 """A scheduler that accepts the stream and says nothing for this long is taken for gone."""
@@ -25,8 +26,8 @@ class Connection:
     ) -> None:
         """Say hello and wait for the answer.
 
-        Raises Stale (EPOCH_STALE) where the scheduler is older than one seen before, Unavailable where it is away or
-        silent, Invalid where it refuses the hello.
+        Raises Stale: EPOCH_STALE where the scheduler is older than one seen before, VERSION_UNFIT; Unavailable where it
+        is away or silent, and what it refuses the hello with.
         """
         self._outgoing: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
         self._address = address
@@ -36,6 +37,7 @@ class Connection:
             with errors_from_rpc(address):
                 self._call = rpc.DispatchServiceStub(self._channel).Work(gathered(self._outgoing))
                 self.welcome = self._first_message()
+            check_fit(hello.version, self.welcome.version)
             if self.welcome.epoch < hello.epoch:
                 raise Stale(
                     "EPOCH_STALE",

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 
+from nasmesh import __version__
 from nasmesh.errors import NasmeshError
 from nasmesh.v1 import (
     dataset_pb2,
@@ -61,7 +62,7 @@ def make_spec(*, max_trials: int = 4, parallelism: int = 2, final: bool = False)
 
 
 def make_hello(name: str, *, slots: int = 2, kinds: tuple[int, ...] = ALL_KINDS) -> pb.AgentHello:
-    hello = pb.AgentHello(agent=f"agents/{name}", version="0")
+    hello = pb.AgentHello(agent=f"agents/{name}", version=__version__)
     for kind in kinds:
         hello.slots.add(kind=search_pb2.TaskKind.ValueType(kind), slots=slots)
     hello.server.CopyFrom(
