@@ -20,6 +20,7 @@ with quiet_interrupts():
         best,
         dataset,
         export_runs,
+        health,
         lifecycle,
         mesh,
         network,
@@ -69,6 +70,7 @@ export_runs.register(search.app)
 quick.register(search.app)
 transfer.register(search.app)
 top.register(app)
+health.register(app)
 app.add_typer(search.app, name="search")
 app.add_typer(trial.app, name="trial")
 transform.register(network.app)

@@ -14,6 +14,8 @@ from nasmesh.telemetry.calls import Calls
 from nasmesh.telemetry.exposition import Source, serve_metrics
 
 _log = get_logger("metrics")
+_OPEN = "open:"
+"""Before an address: to other machines too."""
 
 
 def add_metrics_flag(parser: argparse.ArgumentParser, settings: Settings) -> None:
@@ -21,19 +23,23 @@ def add_metrics_flag(parser: argparse.ArgumentParser, settings: Settings) -> Non
     parser.add_argument(
         "--metrics",
         default=settings.metrics,
-        metavar="HOST:PORT",
-        help="serve metrics for Prometheus at http://HOST:PORT/metrics [NASMESH_METRICS or none]",
+        metavar="[open:]HOST:PORT",
+        help="serve metrics for Prometheus at http://HOST:PORT/metrics; open: to other machines too, without TLS "
+        "[NASMESH_METRICS or none]",
     )
 
 
 def metrics_address(address: str, *, insecure: bool) -> str:
     """Return where metrics are served, empty for nowhere; raises Invalid (ADDRESS_INVALID, METRICS_PLAINTEXT).
 
-    They tell names and rates and have no TLS: beyond this machine only where `insecure` says so.
+    They tell names and rates and have no TLS: beyond this machine only where `insecure` says so, or the address itself
+    by "open:", which lets nothing else be in plain text.
     """
     if not address:
         return ""
-    return plaintext_address(address, insecure=insecure, reason="METRICS_PLAINTEXT", field="metrics")
+    bare = address.removeprefix(_OPEN)
+    opened = insecure or bare != address
+    return plaintext_address(bare, insecure=opened, reason="METRICS_PLAINTEXT", field="metrics")
 
 
 def observers(calls: Calls, metrics: str, *, aio: bool = False) -> Sequence[Any]:

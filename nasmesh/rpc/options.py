@@ -81,7 +81,9 @@ def plaintext_address(address: str, *, insecure: bool, reason: str, field: str) 
     host, port = parse_address(address, field=field)
     if host == "localhost":
         host = "127.0.0.1"
-    tls = {"listen": "--tls-cert for TLS, ", "metrics": "", "gang-listen": ""}.get(field, "--ca-file for TLS, ")
+    tls = {"listen": "--tls-cert for TLS, ", "metrics": f"open:{address}, ", "gang-listen": ""}.get(
+        field, "--ca-file for TLS, "
+    )
     if not insecure and not is_loopback(host):
         raise Invalid(
             reason,

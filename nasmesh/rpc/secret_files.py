@@ -10,6 +10,7 @@ from nasmesh.errors import Invalid
 from nasmesh.limits import CREDENTIAL_FILE_BYTES
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_MORE_THAN_GROUP_READS = _OTHERS & ~stat.S_IRGRP
 _MADE_BY = {
     "dir": "nasmesh certs init",
     "tls-cert": "nasmesh certs init",
@@ -44,7 +45,8 @@ def stamp(path: Path) -> Stamp:
 def read_secret(path: Path, *, field: str) -> bytes:
     """Return the bytes of a file that holds a secret.
 
-    Raises Invalid: FILE_UNREADABLE, FILE_TOO_LARGE, and SECRET_EXPOSED where group or others may read it.
+    Raises Invalid: FILE_UNREADABLE, FILE_TOO_LARGE, and SECRET_EXPOSED where group or others may read it;
+    one that root owns may be readable by this program's group.
     """
     return _read(path, field, secret=True)
 
@@ -106,12 +108,20 @@ def _advice(error: Exception, field: str) -> str:
 def _check_file(found: os.stat_result, path: Path, field: str, *, secret: bool) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise Invalid("FILE_UNREADABLE", f"{field}: {path} is not a file", field=field)
-    if secret and found.st_mode & _OTHERS:
+    if secret and found.st_mode & _OTHERS and not _handed_by_root(found):
         raise Invalid(
             "SECRET_EXPOSED",
             f"{field}: {path} holds a secret and has mode {found.st_mode & 0o777:04o}; chmod 600 {path}",
             field=field,
         )
+
+
+def _handed_by_root(found: os.stat_result) -> bool:
+    """Say whether root gave a file to a group, and this program is in that group but cannot change the file.
+
+    So Kubernetes and Docker mount secrets for programs that are not root, which could not chmod them either.
+    """
+    return found.st_uid == 0 != os.geteuid() and not found.st_mode & _MORE_THAN_GROUP_READS
 
 
 def _write(path: Path, content: bytes, field: str, *, mode: int, replace: bool) -> None:
