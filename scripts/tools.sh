@@ -41,7 +41,7 @@ grpcurl() {
 }
 
 nft() {  # firewall rules of the hosts that tests make; about a second
-  if command -v nft >/dev/null || [ -x .tools/bin/nft ]; then return; fi
+  if type -P nft >/dev/null || [ -x .tools/bin/nft ]; then return; fi
   unpack_debian .tools/nft nftables libnftables1 libnftnl11 libmnl0 libjansson4 libxtables12 libedit2 libbsd0 libmd0 libgmp10 \
     || { missing "no nft, and Debian's package nftables is not to be had"; return; }
   local libraries
