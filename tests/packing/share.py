@@ -13,6 +13,9 @@ from nasmesh.store.directory import DirectoryStore
 from nasmesh.v1 import job_pb2
 from nasmesh.v1 import train_service_pb2 as pb
 
+# Trainings that wait or run: a job that nobody asks after for ten minutes would be stopped.
+QUEUED = 16
+
 
 @dataclass(slots=True)
 class Tally:
@@ -85,16 +88,16 @@ def train_all(requests: Iterable[pb.StartTrainingRequest], directory: Path, *, b
             "NASMESH_STORE": f"dir:{directory / 'objects'}",
             "NASMESH_HOME": str(directory / "home"),
             "OMP_NUM_THREADS": "1",
-            "MALLOC_ARENA_MAX": "2",
+            **HEAP_ENVIRONMENT,
         },
         noun="training",
-        queue=len(asked),
+        queue=2 * QUEUED,
         memory=Memory(budget, METRIC, Learned("cpu", directory / "home" / "memory").factor),
     )
     try:
-        for request in asked:
-            table.start(request.training_id, request)
-        for request in asked:
+        for number, request in enumerate(asked):
+            for later in asked[:QUEUED] if number == 0 else asked[number + QUEUED - 1 : number + QUEUED]:
+                table.start(later.training_id, later)
             tally.add(list(table.watch(request.training_id)))
     finally:
         table.close()
