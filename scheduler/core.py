@@ -14,7 +14,8 @@ from scheduler.engine import Engine
 from scheduler.failpoints import Failpoints
 from scheduler.journal.base import Batch
 from scheduler.pace import QUICK_S, Pace
-from scheduler.step import Command, Step
+from scheduler.step import Step
+from scheduler.turns import Done, Line, Turns
 
 # Work in one step, in commands of the usual size: bounds how long a reply waits for neighbours, and all for the loop.
 STEP_WORK = 64
@@ -25,17 +26,16 @@ LONGEST_WAIT_S = 3600.0
 STANDSTILL_S = 1.0
 
 Result = TypeVar("Result")
-Done = Callable[[object], None]
 
 
 class Core:
-    """Runs an engine. Commands are called in order; their results come back once they are durable."""
+    """Runs an engine. Commands are called one after the other; their results come back once they are durable."""
 
     def __init__(self, engine: Engine, failpoints: Failpoints | None = None) -> None:
         """Take an engine that has not recovered yet."""
         self.engine = engine
         self._failpoints = failpoints or Failpoints()
-        self._commands: list[tuple[Command, Done, int]] = []
+        self._commands = Turns()
         self._wake = asyncio.Event()
         # Writes the journal; the loop waits for it, or goes on reading meanwhile: see Pace.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
@@ -52,29 +52,32 @@ class Core:
             raise
         self._failpoints.hit("after_recovery")
 
-    def submit(self, command: Callable[[], Result]) -> Awaitable[Result]:
-        """Queue a command; the awaitable has its result, or raises its error, after the commit."""
+    def submit(self, command: Callable[[], Result], *, line: Line | None = None) -> Awaitable[Result]:
+        """Queue a command; the awaitable has its result, or raises its error, after the commit.
+
+        `line`: after what else came in it and before what will; without one, beside all others.
+        """
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         if self._stopped is not None:
             future.set_exception(self._stopped)
         else:
-            self.tell(command, partial(_settle, future))
+            self.tell(command, partial(_settle, future), line=line)
         return cast(Awaitable[Result], future)
 
-    def tell(self, command: Callable[[], object], done: Done, work: int = 1) -> None:
+    def tell(self, command: Callable[[], object], done: Done, work: int = 1, line: Line | None = None) -> None:
         """Queue a command; `done` is called with its result or its error after the commit, and must not raise.
 
-        `work`: how many commands of the usual size it is worth.
+        `work`: how many commands of the usual size it is worth; `line`: see submit.
         """
         if self._stopped is not None:
             done(self._stopped)
         else:
-            self._commands.append((command, done, work))
+            self._commands.add(command, done, work, line)
             self._wake.set()
 
-    def post(self, command: Callable[[], object]) -> None:
-        """Queue a command whose result nobody waits for."""
-        self.tell(command, _ignore)
+    def post(self, command: Callable[[], object], *, line: Line | None = None) -> None:
+        """Queue a command whose result nobody waits for; `line`: see submit."""
+        self.tell(command, _ignore, line=line)
 
     async def run(self) -> None:
         """Work until cancelled. Raises what no retry can mend: a broken rule, a journal that another has taken over."""
@@ -83,28 +86,17 @@ class Core:
             while True:
                 await self._wait()
                 self._forgive_standstill()
-                count = self._next_count()
-                taken = self._commands[:count]
-                del self._commands[:count]
+                taken = self._commands.take(STEP_WORK)
                 try:
-                    step = self.engine.prepare([command for command, _, _ in taken])
+                    step = self.engine.prepare([command for command, _ in taken])
                     await self._write(step)
                 except BaseException as error:
-                    _fail([done for _, done, _ in taken], error)
+                    _fail([done for _, done in taken], error)
                     raise
-                for (_, done, _), result in zip(taken, step.results, strict=True):
+                for (_, done), result in zip(taken, step.results, strict=True):
                     done(result)
         finally:
             self._close()
-
-    def _next_count(self) -> int:
-        """Return how many of the commands that wait are one step's work."""
-        work = 0
-        for number, (_, _, weight) in enumerate(self._commands, start=1):
-            work += weight
-            if work >= STEP_WORK:
-                return number
-        return len(self._commands)
 
     async def _wait(self) -> None:
         """Return when there is a command or a deadline."""
@@ -171,8 +163,7 @@ class Core:
     def _close(self) -> None:
         stopped = Unavailable("SCHEDULER_STOPPING", "the scheduler is stopping; try again")
         self._stopped = stopped
-        _fail([done for _, done, _ in self._commands], stopped)
-        self._commands.clear()
+        _fail(self._commands.give_up(), stopped)
         self.engine.hub.close(stopped)
         for entry in self.engine.agents.connected():
             if entry.session is not None:

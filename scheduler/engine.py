@@ -33,7 +33,7 @@ from scheduler.traces import Traces
 from scheduler.watch import WatchHub
 from scheduler.workload import LEASES_A_STEP, Workload
 
-# Events between two snapshots: bounds the replay at a start to well under a second.
+# Events that a start replays at least, and hardly more than that: well under a second.
 SNAPSHOT_EVENTS = 4000
 # While the journal cannot be written, work is refused and one write is tried this often.
 RETRY_JOURNAL_S = 1.0

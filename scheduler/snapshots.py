@@ -1,8 +1,8 @@
 """What the journal holds besides events, so that a start need not replay them all: written in small pieces.
 
 A trial that ends is written with its tasks in the transaction of the event that ended it, once. What is open is written
-every some thousand events, as it stood that many events before: a start then replays at least so many, and watchers
-find the changes of those as they were before the restart.
+as it stood some thousand events before: a start then replays at least so many, and watchers find the changes of those
+as they were before the restart. It is taken and written several times in as many events, so that no step takes long.
 """
 
 from collections import deque
@@ -13,6 +13,8 @@ from scheduler.domain import OPEN_TASKS, SearchRun, State, Task
 from scheduler.journal import codec, ended
 from scheduler.journal.base import Journal
 
+# So often the state is taken within the events that a start replays at least.
+PARTS = 4
 # A scheduler that is restarted again and again before a snapshot's time comes writes one after so many times as much.
 LATE = 4
 # Trials that ended last and are kept as values: their results go to the generator and their tasks are asked for again.
@@ -35,7 +37,8 @@ class Snapshots:
     def __init__(self) -> None:
         """Hold nothing; use load, once."""
         self._at = 0
-        self._taken: tuple[int, dict[str, bytes]] | None = None
+        self._taken_at = 0
+        self._taken: deque[tuple[int, dict[str, bytes]]] = deque()
         self._fresh: dict[str, bytes] = {}
         self._gone: dict[str, None] = {}
         self._stored: set[str] = set()
@@ -48,6 +51,7 @@ class Snapshots:
         Raises Invalid (JOURNAL_CORRUPT), Unavailable (JOURNAL_IO).
         """
         self._at, rows = journal.snapshot()
+        self._taken_at = self._at
         found = codec.read_rows(rows)
         self._written, self._stored, state = found.later, found.alone, found.state
         if state.sequence != self._at:
@@ -97,17 +101,19 @@ class Snapshots:
     def rows(self, state: State, every: int) -> tuple[dict[str, bytes], int]:
         """Return the rows that the next transaction writes, and where the snapshot stands with them (0: where it did).
 
-        `every`: events between two snapshots.
+        `every`: events before the newest at which the snapshot stands at least.
         """
         rows, self._fresh = self._fresh, {}
-        if self._taken is None and state.sequence - self._at >= every:
-            self._taken = state.sequence, self._take(state)
-        if self._taken is None:
+        if state.sequence - self._taken_at >= max(1, every // PARTS):
+            self._taken.append((state.sequence, self._take(state)))
+            self._taken_at = state.sequence
+        if not self._taken:
             return rows, 0
-        at, taken = self._taken
+        at = self._taken[0][0]
         if state.sequence - at < every and state.sequence - self._at < LATE * every:
             return rows, 0
-        self._at, self._taken = at, None
+        _, taken = self._taken.popleft()
+        self._at = at
         return {**taken, **rows}, at
 
     def _take(self, state: State) -> dict[str, bytes]:
