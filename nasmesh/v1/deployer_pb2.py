@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from nasmesh.v1 import search_pb2 as nasmesh_dot_v1_dot_search__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19nasmesh/v1/deployer.proto\x12\nnasmesh.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17nasmesh/v1/search.proto\"\x92\x01\n\x0e\x44\x65ployerConfig\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05pools\x18\x02 \x03(\x0b\x32\x16.nasmesh.v1.ServerPool\x12)\n\x06period\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tscheduler\x18\x04 \x01(\t\x12\r\n\x05store\x18\x05 \x01(\t\"\xb3\x06\n\nServerPool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x04kind\x18\x02 \x01(\x0e\x32\x14.nasmesh.v1.TaskKind\x12\x13\n\x0bmin_servers\x18\x03 \x01(\x05\x12\x13\n\x0bmax_servers\x18\x04 \x01(\x05\x12\r\n\x05slots\x18\x05 \x01(\x05\x12.\n\tresources\x18\x06 \x01(\x0b\x32\x1b.nasmesh.v1.ServerResources\x12\x32\n\x06labels\x18\x07 \x03(\x0b\x32\".nasmesh.v1.ServerPool.LabelsEntry\x12,\n\tcool_down\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rstart_timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\targuments\x18\n \x03(\t\x12<\n\x0b\x65nvironment\x18\x0b \x03(\x0b\x32\'.nasmesh.v1.ServerPool.EnvironmentEntry\x12\x0e\n\x06serves\x18\x0c \x03(\t\x12\x1d\n\x15max_servers_per_owner\x18\r \x01(\x05\x12,\n\x0cowner_limits\x18\x0e \x03(\x0b\x32\x16.nasmesh.v1.OwnerLimit\x12-\n\nstop_grace\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05local\x18\x10 \x01(\x0b\x32\x17.nasmesh.v1.LocalEngineH\x00\x12\x32\n\nkubernetes\x18\x11 \x01(\x0b\x32\x1c.nasmesh.v1.KubernetesEngineH\x00\x12(\n\x05slurm\x18\x12 \x01(\x0b\x32\x17.nasmesh.v1.SlurmEngineH\x00\x12$\n\x03ray\x18\x13 \x01(\x0b\x32\x15.nasmesh.v1.RayEngineH\x00\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06\x65ngine\"0\n\nOwnerLimit\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x13\n\x0bmax_servers\x18\x02 \x01(\x05\"\x89\x01\n\x0fServerResources\x12\x0c\n\x04\x63pus\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04gpus\x18\x03 \x01(\x05\x12\x18\n\x10gpu_memory_bytes\x18\x04 \x01(\x03\x12*\n\x06\x63ustom\x18\x05 \x03(\x0b\x32\x1a.nasmesh.v1.CustomResource\".\n\x0e\x43ustomResource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x01\"\x87\x01\n\x0bLocalEngine\x12(\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x17.nasmesh.v1.LocalDevice\x12\x0c\n\x04\x63pus\x18\x02 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12*\n\x06\x63ustom\x18\x04 \x03(\x0b\x32\x1a.nasmesh.v1.CustomResource\"/\n\x0bLocalDevice\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\"\x86\x03\n\x10KubernetesEngine\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\t\x12\x30\n\x08workload\x18\x03 \x01(\x0e\x32\x1e.nasmesh.v1.KubernetesWorkload\x12\r\n\x05queue\x18\x04 \x01(\t\x12\x0f\n\x07runtime\x18\x05 \x01(\t\x12\x45\n\rnode_selector\x18\x06 \x03(\x0b\x32..nasmesh.v1.KubernetesEngine.NodeSelectorEntry\x12\x17\n\x0fservice_account\x18\x07 \x01(\t\x12\x0e\n\x06secret\x18\x08 \x01(\t\x12\x14\n\x0cgpu_resource\x18\t \x01(\t\x12\x1a\n\x12image_pull_secrets\x18\n \x03(\t\x12\x0f\n\x07\x63ontext\x18\x0b \x01(\t\x12\x16\n\x0epriority_class\x18\x0c \x01(\t\x1a\x33\n\x11NodeSelectorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa7\x01\n\x0bSlurmEngine\x12\x11\n\tpartition\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0b\n\x03qos\x18\x03 \x01(\t\x12-\n\ntime_limit\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nconstraint\x18\x05 \x01(\t\x12\x10\n\x08gpu_type\x18\x06 \x01(\t\x12\x12\n\noutput_dir\x18\x07 \x01(\t\"/\n\tRayEngine\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t*y\n\x12KubernetesWorkload\x12#\n\x1fKUBERNETES_WORKLOAD_UNSPECIFIED\x10\x00\x12\x1b\n\x17KUBERNETES_WORKLOAD_JOB\x10\x01\x12!\n\x1dKUBERNETES_WORKLOAD_TRAIN_JOB\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19nasmesh/v1/deployer.proto\x12\nnasmesh.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17nasmesh/v1/search.proto\"\x92\x01\n\x0e\x44\x65ployerConfig\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05pools\x18\x02 \x03(\x0b\x32\x16.nasmesh.v1.ServerPool\x12)\n\x06period\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tscheduler\x18\x04 \x01(\t\x12\r\n\x05store\x18\x05 \x01(\t\"\xf5\x06\n\nServerPool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x04kind\x18\x02 \x01(\x0e\x32\x14.nasmesh.v1.TaskKind\x12\x13\n\x0bmin_servers\x18\x03 \x01(\x05\x12\x13\n\x0bmax_servers\x18\x04 \x01(\x05\x12\r\n\x05slots\x18\x05 \x01(\x05\x12.\n\tresources\x18\x06 \x01(\x0b\x32\x1b.nasmesh.v1.ServerResources\x12\x32\n\x06labels\x18\x07 \x03(\x0b\x32\".nasmesh.v1.ServerPool.LabelsEntry\x12,\n\tcool_down\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rstart_timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\targuments\x18\n \x03(\t\x12<\n\x0b\x65nvironment\x18\x0b \x03(\x0b\x32\'.nasmesh.v1.ServerPool.EnvironmentEntry\x12\x0e\n\x06serves\x18\x0c \x03(\t\x12\x1d\n\x15max_servers_per_owner\x18\r \x01(\x05\x12,\n\x0cowner_limits\x18\x0e \x03(\x0b\x32\x16.nasmesh.v1.OwnerLimit\x12-\n\nstop_grace\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08work_dir\x18\x15 \x01(\t\x12(\n\x05local\x18\x10 \x01(\x0b\x32\x17.nasmesh.v1.LocalEngineH\x00\x12\x32\n\nkubernetes\x18\x11 \x01(\x0b\x32\x1c.nasmesh.v1.KubernetesEngineH\x00\x12(\n\x05slurm\x18\x12 \x01(\x0b\x32\x17.nasmesh.v1.SlurmEngineH\x00\x12$\n\x03ray\x18\x13 \x01(\x0b\x32\x15.nasmesh.v1.RayEngineH\x00\x12.\n\x08\x65xternal\x18\x14 \x01(\x0b\x32\x1a.nasmesh.v1.ExternalEngineH\x00\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06\x65ngine\"0\n\nOwnerLimit\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x13\n\x0bmax_servers\x18\x02 \x01(\x05\"\x89\x01\n\x0fServerResources\x12\x0c\n\x04\x63pus\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04gpus\x18\x03 \x01(\x05\x12\x18\n\x10gpu_memory_bytes\x18\x04 \x01(\x03\x12*\n\x06\x63ustom\x18\x05 \x03(\x0b\x32\x1a.nasmesh.v1.CustomResource\".\n\x0e\x43ustomResource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x01\"\x87\x01\n\x0bLocalEngine\x12(\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x17.nasmesh.v1.LocalDevice\x12\x0c\n\x04\x63pus\x18\x02 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12*\n\x06\x63ustom\x18\x04 \x03(\x0b\x32\x1a.nasmesh.v1.CustomResource\"/\n\x0bLocalDevice\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\"\x86\x03\n\x10KubernetesEngine\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\t\x12\x30\n\x08workload\x18\x03 \x01(\x0e\x32\x1e.nasmesh.v1.KubernetesWorkload\x12\r\n\x05queue\x18\x04 \x01(\t\x12\x0f\n\x07runtime\x18\x05 \x01(\t\x12\x45\n\rnode_selector\x18\x06 \x03(\x0b\x32..nasmesh.v1.KubernetesEngine.NodeSelectorEntry\x12\x17\n\x0fservice_account\x18\x07 \x01(\t\x12\x0e\n\x06secret\x18\x08 \x01(\t\x12\x14\n\x0cgpu_resource\x18\t \x01(\t\x12\x1a\n\x12image_pull_secrets\x18\n \x03(\t\x12\x0f\n\x07\x63ontext\x18\x0b \x01(\t\x12\x16\n\x0epriority_class\x18\x0c \x01(\t\x1a\x33\n\x11NodeSelectorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb6\x01\n\x0bSlurmEngine\x12\x11\n\tpartition\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0b\n\x03qos\x18\x03 \x01(\t\x12-\n\ntime_limit\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nconstraint\x18\x05 \x01(\t\x12\x10\n\x08gpu_type\x18\x06 \x01(\t\x12\x12\n\noutput_dir\x18\x07 \x01(\t\x12\r\n\x05setup\x18\x08 \x03(\t\"/\n\tRayEngine\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"\x10\n\x0e\x45xternalEngine*y\n\x12KubernetesWorkload\x12#\n\x1fKUBERNETES_WORKLOAD_UNSPECIFIED\x10\x00\x12\x1b\n\x17KUBERNETES_WORKLOAD_JOB\x10\x01\x12!\n\x1dKUBERNETES_WORKLOAD_TRAIN_JOB\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,32 +39,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVERPOOL_ENVIRONMENTENTRY']._serialized_options = b'8\001'
   _globals['_KUBERNETESENGINE_NODESELECTORENTRY']._loaded_options = None
   _globals['_KUBERNETESENGINE_NODESELECTORENTRY']._serialized_options = b'8\001'
-  _globals['_KUBERNETESWORKLOAD']._serialized_start=2106
-  _globals['_KUBERNETESWORKLOAD']._serialized_end=2227
+  _globals['_KUBERNETESWORKLOAD']._serialized_start=2205
+  _globals['_KUBERNETESWORKLOAD']._serialized_end=2326
   _globals['_DEPLOYERCONFIG']._serialized_start=99
   _globals['_DEPLOYERCONFIG']._serialized_end=245
   _globals['_SERVERPOOL']._serialized_start=248
-  _globals['_SERVERPOOL']._serialized_end=1067
-  _globals['_SERVERPOOL_LABELSENTRY']._serialized_start=960
-  _globals['_SERVERPOOL_LABELSENTRY']._serialized_end=1005
-  _globals['_SERVERPOOL_ENVIRONMENTENTRY']._serialized_start=1007
-  _globals['_SERVERPOOL_ENVIRONMENTENTRY']._serialized_end=1057
-  _globals['_OWNERLIMIT']._serialized_start=1069
-  _globals['_OWNERLIMIT']._serialized_end=1117
-  _globals['_SERVERRESOURCES']._serialized_start=1120
-  _globals['_SERVERRESOURCES']._serialized_end=1257
-  _globals['_CUSTOMRESOURCE']._serialized_start=1259
-  _globals['_CUSTOMRESOURCE']._serialized_end=1305
-  _globals['_LOCALENGINE']._serialized_start=1308
-  _globals['_LOCALENGINE']._serialized_end=1443
-  _globals['_LOCALDEVICE']._serialized_start=1445
-  _globals['_LOCALDEVICE']._serialized_end=1492
-  _globals['_KUBERNETESENGINE']._serialized_start=1495
-  _globals['_KUBERNETESENGINE']._serialized_end=1885
-  _globals['_KUBERNETESENGINE_NODESELECTORENTRY']._serialized_start=1834
-  _globals['_KUBERNETESENGINE_NODESELECTORENTRY']._serialized_end=1885
-  _globals['_SLURMENGINE']._serialized_start=1888
-  _globals['_SLURMENGINE']._serialized_end=2055
-  _globals['_RAYENGINE']._serialized_start=2057
-  _globals['_RAYENGINE']._serialized_end=2104
+  _globals['_SERVERPOOL']._serialized_end=1133
+  _globals['_SERVERPOOL_LABELSENTRY']._serialized_start=1026
+  _globals['_SERVERPOOL_LABELSENTRY']._serialized_end=1071
+  _globals['_SERVERPOOL_ENVIRONMENTENTRY']._serialized_start=1073
+  _globals['_SERVERPOOL_ENVIRONMENTENTRY']._serialized_end=1123
+  _globals['_OWNERLIMIT']._serialized_start=1135
+  _globals['_OWNERLIMIT']._serialized_end=1183
+  _globals['_SERVERRESOURCES']._serialized_start=1186
+  _globals['_SERVERRESOURCES']._serialized_end=1323
+  _globals['_CUSTOMRESOURCE']._serialized_start=1325
+  _globals['_CUSTOMRESOURCE']._serialized_end=1371
+  _globals['_LOCALENGINE']._serialized_start=1374
+  _globals['_LOCALENGINE']._serialized_end=1509
+  _globals['_LOCALDEVICE']._serialized_start=1511
+  _globals['_LOCALDEVICE']._serialized_end=1558
+  _globals['_KUBERNETESENGINE']._serialized_start=1561
+  _globals['_KUBERNETESENGINE']._serialized_end=1951
+  _globals['_KUBERNETESENGINE_NODESELECTORENTRY']._serialized_start=1900
+  _globals['_KUBERNETESENGINE_NODESELECTORENTRY']._serialized_end=1951
+  _globals['_SLURMENGINE']._serialized_start=1954
+  _globals['_SLURMENGINE']._serialized_end=2136
+  _globals['_RAYENGINE']._serialized_start=2138
+  _globals['_RAYENGINE']._serialized_end=2185
+  _globals['_EXTERNALENGINE']._serialized_start=2187
+  _globals['_EXTERNALENGINE']._serialized_end=2203
 # @@protoc_insertion_point(module_scope)

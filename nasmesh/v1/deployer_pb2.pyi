@@ -152,10 +152,12 @@ class ServerPool(_message.Message):
     MAX_SERVERS_PER_OWNER_FIELD_NUMBER: _builtins.int
     OWNER_LIMITS_FIELD_NUMBER: _builtins.int
     STOP_GRACE_FIELD_NUMBER: _builtins.int
+    WORK_DIR_FIELD_NUMBER: _builtins.int
     LOCAL_FIELD_NUMBER: _builtins.int
     KUBERNETES_FIELD_NUMBER: _builtins.int
     SLURM_FIELD_NUMBER: _builtins.int
     RAY_FIELD_NUMBER: _builtins.int
+    EXTERNAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: [a-z]([a-z0-9-]{0,38}[a-z0-9])?, unique. Its servers are agents "{name}-{6 hex digits}", with the label
     pool={name}.
@@ -165,11 +167,15 @@ class ServerPool(_message.Message):
     min_servers: _builtins.int
     """Servers that are kept without work too, 0 to max_servers [0]."""
     max_servers: _builtins.int
-    """Most servers at once, 1 to 10,000."""
+    """Most servers at once, 0 to 10,000; 0: it is on its way out, and its servers leave."""
     slots: _builtins.int
     """Jobs at once of each server, 1 to 1024 [1]."""
     max_servers_per_owner: _builtins.int
     """Servers that one owner's work may start at once [no limit], unless owner_limits names it."""
+    work_dir: _builtins.str
+    """Directory below which each server has one of its own, by name [local: the deployer's; kubernetes: a volume of the
+    pod's; else ~/.nasmesh/servers].
+    """
     @_builtins.property
     def resources(self) -> Global___ServerResources:
         """What the engine reserves for each server."""
@@ -180,7 +186,7 @@ class ServerPool(_message.Message):
 
     @_builtins.property
     def cool_down(self) -> _duration_pb2.Duration:
-        """Idle time after which a server leaves, and time between two shrinkings of the pool, 0 s to 86,400 s [60 s]."""
+        """Idle time after which a server that no work asks for leaves, 0 s to 86,400 s [60 s]."""
 
     @_builtins.property
     def start_timeout(self) -> _duration_pb2.Duration:
@@ -226,6 +232,10 @@ class ServerPool(_message.Message):
     def ray(self) -> Global___RayEngine:
         """Actors of a Ray cluster."""
 
+    @_builtins.property
+    def external(self) -> Global___ExternalEngine:
+        """Somebody else's: the deployer only says how many there should be (KEDA asks it)."""
+
     def __init__(
         self,
         *,
@@ -244,16 +254,18 @@ class ServerPool(_message.Message):
         max_servers_per_owner: _builtins.int = ...,
         owner_limits: _abc.Iterable[Global___OwnerLimit] | None = ...,
         stop_grace: _duration_pb2.Duration | None = ...,
+        work_dir: _builtins.str = ...,
         local: Global___LocalEngine | None = ...,
         kubernetes: Global___KubernetesEngine | None = ...,
         slurm: Global___SlurmEngine | None = ...,
         ray: Global___RayEngine | None = ...,
+        external: Global___ExternalEngine | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cool_down", b"cool_down", "engine", b"engine", "kubernetes", b"kubernetes", "local", b"local", "ray", b"ray", "resources", b"resources", "slurm", b"slurm", "start_timeout", b"start_timeout", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cool_down", b"cool_down", "engine", b"engine", "external", b"external", "kubernetes", b"kubernetes", "local", b"local", "ray", b"ray", "resources", b"resources", "slurm", b"slurm", "start_timeout", b"start_timeout", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "cool_down", b"cool_down", "engine", b"engine", "environment", b"environment", "kind", b"kind", "kubernetes", b"kubernetes", "labels", b"labels", "local", b"local", "max_servers", b"max_servers", "max_servers_per_owner", b"max_servers_per_owner", "min_servers", b"min_servers", "name", b"name", "owner_limits", b"owner_limits", "ray", b"ray", "resources", b"resources", "serves", b"serves", "slots", b"slots", "slurm", b"slurm", "start_timeout", b"start_timeout", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "cool_down", b"cool_down", "engine", b"engine", "environment", b"environment", "external", b"external", "kind", b"kind", "kubernetes", b"kubernetes", "labels", b"labels", "local", b"local", "max_servers", b"max_servers", "max_servers_per_owner", b"max_servers_per_owner", "min_servers", b"min_servers", "name", b"name", "owner_limits", b"owner_limits", "ray", b"ray", "resources", b"resources", "serves", b"serves", "slots", b"slots", "slurm", b"slurm", "start_timeout", b"start_timeout", "stop_grace", b"stop_grace", "work_dir", b"work_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_engine: _TypeAlias = _typing.Literal["local", "kubernetes", "slurm", "ray"]  # noqa: Y015
+    _WhichOneofReturnType_engine: _TypeAlias = _typing.Literal["local", "kubernetes", "slurm", "ray", "external"]  # noqa: Y015
     _WhichOneofArgType_engine: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_engine) -> _WhichOneofReturnType_engine | None: ...
 
@@ -518,6 +530,7 @@ class SlurmEngine(_message.Message):
     CONSTRAINT_FIELD_NUMBER: _builtins.int
     GPU_TYPE_FIELD_NUMBER: _builtins.int
     OUTPUT_DIR_FIELD_NUMBER: _builtins.int
+    SETUP_FIELD_NUMBER: _builtins.int
     partition: _builtins.str
     """Partition [the cluster's default]."""
     account: _builtins.str
@@ -534,6 +547,12 @@ class SlurmEngine(_message.Message):
     def time_limit(self) -> _duration_pb2.Duration:
         """Time limit of a job [the partition's]; a server drains before it ends."""
 
+    @_builtins.property
+    def setup(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Lines of shell that a job runs before the server, which must then be on its PATH: "module load cuda",
+        ". /opt/nasmesh/bin/activate".
+        """
+
     def __init__(
         self,
         *,
@@ -544,10 +563,11 @@ class SlurmEngine(_message.Message):
         constraint: _builtins.str = ...,
         gpu_type: _builtins.str = ...,
         output_dir: _builtins.str = ...,
+        setup: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time_limit", b"time_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "constraint", b"constraint", "gpu_type", b"gpu_type", "output_dir", b"output_dir", "partition", b"partition", "qos", b"qos", "time_limit", b"time_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "constraint", b"constraint", "gpu_type", b"gpu_type", "output_dir", b"output_dir", "partition", b"partition", "qos", b"qos", "setup", b"setup", "time_limit", b"time_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -578,3 +598,20 @@ class RayEngine(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RayEngine: _TypeAlias = RayEngine  # noqa: Y015
+
+@_typing.final
+class ExternalEngine(_message.Message):
+    """Servers that somebody else starts and stops: a Deployment that KEDA scales by what the deployer says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExternalEngine: _TypeAlias = ExternalEngine  # noqa: Y015
