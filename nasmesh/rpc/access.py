@@ -75,7 +75,10 @@ class ServerAccess:
 
 @dataclass(frozen=True, slots=True)
 class ClientAccess:
-    """What a caller trusts and shows: the servers' authority, its own pair, the file with its token."""
+    """What a caller trusts and shows: the servers' authority, its own pair, the file with its token.
+
+    A token's file may hold the authority too; `ca` goes before it.
+    """
 
     ca: Path | None = None
     cert: Path | None = None
@@ -83,21 +86,17 @@ class ClientAccess:
     token: Path | None = None
 
     def __post_init__(self) -> None:
-        """Raise Invalid (KEY_MISSING, CERTIFICATE_MISSING, AUTHORITY_MISSING, TOKEN_PLAINTEXT)."""
+        """Raise Invalid (KEY_MISSING, CERTIFICATE_MISSING, AUTHORITY_MISSING)."""
         _check_halves(self.cert, self.key, "cert-file", "key-file")
-        if self.cert is not None and self.ca is None:
+        if self.cert is not None and not self.has_tls:
             raise Invalid(
                 "AUTHORITY_MISSING", "ca-file: a certificate is shown over TLS only; add --ca-file", field="ca-file"
-            )
-        if self.token is not None and self.ca is None:
-            raise Invalid(
-                "TOKEN_PLAINTEXT", "token-file: a token is sent over TLS only; add --ca-file", field="token-file"
             )
 
     @property
     def has_tls(self) -> bool:
-        """Whether it speaks TLS."""
-        return self.ca is not None
+        """Whether it speaks TLS; a token is shown in no other way."""
+        return self.ca is not None or self.token is not None
 
     def flags(self) -> tuple[str, ...]:
         """Return the flags that say this to another program."""
@@ -143,7 +142,11 @@ def add_client_flags(parser: argparse.ArgumentParser, settings: Settings) -> Non
     group.add_argument("--cert-file", type=Path, default=settings.cert_file, metavar="FILE", help="certificate to show")
     group.add_argument("--key-file", type=Path, default=settings.key_file, metavar="FILE", help="its key, mode 0600")
     group.add_argument(
-        "--token-file", type=Path, default=settings.token_file, metavar="FILE", help="token to show, mode 0600"
+        "--token-file",
+        type=Path,
+        default=settings.token_file,
+        metavar="FILE",
+        help="token to show, mode 0600; with the authority in it, --ca-file may be left out",
     )
 
 

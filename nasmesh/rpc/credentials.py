@@ -16,7 +16,7 @@ from nasmesh.logs import get_logger
 from nasmesh.rpc.access import ClientAccess, ServerAccess
 from nasmesh.rpc.certificates import Certificate, check_authority, check_pair, parse_certificates
 from nasmesh.rpc.secret_files import Stamp, read_public, read_secret, stamp
-from nasmesh.rpc.tokens import check_text
+from nasmesh.rpc.tokens import check_text, split_file
 
 _log = get_logger("credentials")
 
@@ -29,10 +29,8 @@ def server_credentials(access: ServerAccess) -> grpc.ServerCredentials:
 
 def channel_credentials(access: ClientAccess) -> grpc.ChannelCredentials:
     """Return credentials of a channel; raises Invalid for a file that is wrong, naming the flag."""
-    if access.ca is None:
-        raise Invalid("AUTHORITY_MISSING", "ca-file: TLS needs the servers' authority; add --ca-file", field="ca-file")
     now = SystemClock().wall()
-    roots = _authority(access.ca, "ca-file", now)
+    roots = _roots(access, now)
     key = chain = None
     if access.cert is not None and access.key is not None:
         chain, key, facts = _pair(access.cert, access.key, ("cert-file", "key-file"), now)
@@ -44,6 +42,23 @@ def channel_credentials(access: ClientAccess) -> grpc.ChannelCredentials:
     bearer = _Bearer(access.token)
     bearer.text()
     return grpc.composite_channel_credentials(found, grpc.metadata_call_credentials(bearer))
+
+
+def _roots(access: ClientAccess, now: float) -> bytes:
+    """Return the servers' authority: from its own file, or from the token's."""
+    if access.ca is not None:
+        return _authority(read_public(access.ca, field="ca-file"), "ca-file", now)
+    if access.token is None:
+        raise Invalid("AUTHORITY_MISSING", "ca-file: TLS needs the servers' authority; add --ca-file", field="ca-file")
+    authority = split_file(read_secret(access.token, field="token-file")).authority
+    if not authority:
+        raise Invalid(
+            "TOKEN_PLAINTEXT",
+            "token-file: a token is sent over TLS only, and its file holds no authority; add --ca-file, or have the "
+            "file made by `nasmesh token create --ca`",
+            field="token-file",
+        )
+    return _authority(authority, "token-file", now)
 
 
 class _Bearer(grpc.AuthMetadataPlugin):
@@ -58,7 +73,7 @@ class _Bearer(grpc.AuthMetadataPlugin):
         """Return the token; raises Invalid for a file that is wrong."""
         now = stamp(self._path)
         if now != self._stamp:
-            raw = read_secret(self._path, field="token-file").decode(errors="replace")
+            raw = split_file(read_secret(self._path, field="token-file")).token
             self._text = check_text(raw, field="token-file")
             self._stamp = now
         return self._text
@@ -107,7 +122,9 @@ class _ServerFiles:
         chain, key, facts = _pair(access.cert, access.key, ("tls-cert", "tls-key"), now)
         if not facts.serves:
             raise _wrong_role(facts, access.cert, "tls-cert", "servers need one of role server")
-        roots = _authority(access.ca, "tls-ca", now) if access.ca is not None else None
+        roots = None
+        if access.ca is not None:
+            roots = _authority(read_public(access.ca, field="tls-ca"), "tls-ca", now)
         return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=roots)
 
 
@@ -126,9 +143,8 @@ def _wrong_role(facts: Certificate, path: Path, field: str, wanted: str) -> Inva
     return Invalid("CERTIFICATE_ROLE", f"{field}: {path} is a {whose}'s; {wanted}", field=field)
 
 
-def _authority(path: Path, field: str, now: float) -> bytes:
-    """Return the authorities in a file, checked."""
-    pem = read_public(path, field=field)
+def _authority(pem: bytes, field: str, now: float) -> bytes:
+    """Return the authorities in a file's content, checked."""
     for facts in parse_certificates(pem, field=field):
         check_authority(facts, field=field)
         facts.check_time(now, field=field)

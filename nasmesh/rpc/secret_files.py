@@ -17,6 +17,7 @@ _MADE_BY = {
     "tls-key": "nasmesh certs init",
     "tls-ca": "nasmesh certs init",
     "ca-file": "nasmesh certs init",
+    "ca": "nasmesh certs init",
     "cert-file": "nasmesh certs issue",
     "key-file": "nasmesh certs issue",
     "tokens": "nasmesh token create",
@@ -101,7 +102,7 @@ def _advice(error: Exception, field: str) -> str:
     if field not in _MADE_BY:
         return "name another"
     setting = "NASMESH_" + field.upper().replace("-", "_")
-    others = "" if field == "dir" else f" or {setting}"
+    others = "" if field in ("dir", "ca") else f" or {setting}"
     return f"name another with --{field}{others}, or make one with {_MADE_BY[field]}"
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nasmesh.clock import Clock, SystemClock
 from nasmesh.errors import Conflict, Invalid, NotFound, Unauthenticated
@@ -30,6 +30,7 @@ _BYTES = 32
 _DAY_S = 86_400.0
 _ALONE = frozenset({Role.ADMIN})
 _VERSION = 1
+_PEM = b"-----BEGIN CERTIFICATE-----"
 _log = get_logger("tokens")
 
 
@@ -77,6 +78,19 @@ def check_text(text: str, *, field: str) -> str:
             "TOKEN_MALFORMED", f"{field}: the file does not hold one token as `token create` prints it", field=field
         )
     return text.strip()
+
+
+class Shown(NamedTuple):
+    """What a caller's file holds: its token, and perhaps the authority of the servers, as PEM."""
+
+    token: str
+    authority: bytes
+
+
+def split_file(content: bytes) -> Shown:
+    """Return the parts of a caller's file; neither is checked."""
+    token, begins, authority = content.partition(_PEM)
+    return Shown(token.decode(errors="replace"), begins + authority)
 
 
 class TokenFile:

@@ -239,7 +239,6 @@ def test_halves_of_what_a_server_needs_are_refused(given: set[str], reason: str,
         ({"cert"}, "KEY_MISSING", "key-file"),
         ({"key"}, "CERTIFICATE_MISSING", "cert-file"),
         ({"cert", "key"}, "AUTHORITY_MISSING", "ca-file"),
-        ({"token"}, "TOKEN_PLAINTEXT", "token-file"),
     ],
 )
 def test_halves_of_what_a_client_needs_are_refused(given: set[str], reason: str, flag: str) -> None:

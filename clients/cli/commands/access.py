@@ -39,6 +39,10 @@ Scope = Annotated[
 TokenOut = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Write it here, mode 0600, instead of showing it.")
 ]
+TokenAuthority = Annotated[
+    Path | None,
+    typer.Option("--ca", metavar="FILE", help="Put this authority into the file too: whoever has it needs no other."),
+]
 Authority = Annotated[
     Path | None, typer.Option("--dir", metavar="DIR", help="Directory of the authority [{home}/certs].")
 ]
@@ -128,11 +132,12 @@ def show(
 
 
 @token.command("create")
-def create(
+def create(  # noqa: PLR0913 - a flag each
     name: Name,
     scope: Scope,
     days: TokenDays = TOKEN_DAYS,
     out: TokenOut = None,
+    ca: TokenAuthority = None,
     tokens: Tokens = None,
     as_json: AsJson = False,
 ) -> None:
@@ -140,11 +145,13 @@ def create(
     from nasmesh.rpc import tokens as kept
     from nasmesh.rpc.secret_files import write_secret
 
+    authority = _checked_authority(ca, out) if ca is not None else b""
+
     if out is not None and out.exists():
         raise Invalid("FILE_EXISTS", f"out: {out} exists and is left as it is; name another", field="out")
     text, made = kept.create(_tokens(tokens), name, kept.parse_scopes(scope), days=days)
     if out is not None:
-        write_secret(out, text.encode() + b"\n", field="out", replace=False)
+        write_secret(out, text.encode() + b"\n" + authority, field="out", replace=False)
     if as_json:
         shown = {"path": str(out)} if out is not None else {"token": text}
         print_json({**_record(made, SystemClock().wall()), **shown})
@@ -184,6 +191,20 @@ def revoke(
         return
     for found in revoked:
         print_line(f"revoked {found.id} of {found.name}")
+
+
+def _checked_authority(ca: Path, out: Path | None) -> bytes:
+    """Return an authority's certificate; raises Invalid for a file that is none, before a token is made."""
+    from nasmesh.rpc.certificates import check_authority, parse_certificates
+    from nasmesh.rpc.secret_files import read_public
+
+    if out is None:
+        raise Invalid("USAGE", "ca: an authority goes into a file; add --out", field="ca")
+    pem = read_public(ca, field="ca")
+    for facts in parse_certificates(pem, field="ca"):
+        check_authority(facts, field="ca")
+        facts.check_time(SystemClock().wall(), field="ca")
+    return pem
 
 
 def _authority(given: Path | None) -> Path:
