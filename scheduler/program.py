@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nasmesh import limits
 from nasmesh.clock import SystemClock, new_seed
-from nasmesh.errors import Invalid, NasmeshError
+from nasmesh.errors import NasmeshError
 from nasmesh.logs import get_logger
 from nasmesh.rpc.access import NO_SERVER_ACCESS, ServerAccess
 from nasmesh.rpc.observing import metrics_served, observers
@@ -28,8 +28,7 @@ from scheduler.engine import Engine
 from scheduler.failpoints import Failpoints
 from scheduler.health import Health
 from scheduler.journal.base import Journal
-from scheduler.journal.memory import MemoryJournal
-from scheduler.journal.sqlite import SqliteJournal
+from scheduler.journal.places import journal_at
 from scheduler.metrics import source
 from scheduler.service import SchedulerServicer
 
@@ -51,13 +50,8 @@ class Options:
 
 
 def open_journal(url: str) -> Journal:
-    """Return the journal at "sqlite:PATH" or "memory:"; raises Invalid (JOURNAL_URL_INVALID)."""
-    kind, _, path = url.partition(":")
-    if url == "memory:":
-        return MemoryJournal()
-    if kind == "sqlite" and path:
-        return SqliteJournal(Path(path).expanduser().absolute())
-    raise Invalid("JOURNAL_URL_INVALID", f"journal: {url[:120]!r} is not sqlite:PATH or memory:", field="journal")
+    """Return the journal at "sqlite:PATH", "postgresql://…" or "memory:"; raises Invalid (JOURNAL_URL_…)."""
+    return journal_at(url)
 
 
 class Scheduler:

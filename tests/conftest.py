@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.builders.own_logs import logs_as_before
+from tests.builders.postgres_server import PostgresServer, server
 
 # Tests open sessions of their own; see nasmesh/model/runtime.py.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -28,6 +29,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "counts"
     ):
         terminalreporter.write_line(str(line))
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL for the tests of one worker, each of which makes databases of its own."""
+    with server(tmp_path_factory.mktemp("postgres")) as found:
+        yield found
+
+
+@pytest.fixture
+def database(postgres_server: PostgresServer) -> str:
+    """The URL of an empty database."""
+    return postgres_server.create_next()
 
 
 @pytest.fixture(autouse=True)

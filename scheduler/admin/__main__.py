@@ -17,8 +17,10 @@ from scheduler.admin.checking import check
 from scheduler.admin.compacting import compact
 from scheduler.admin.copying import backup, restore
 from scheduler.admin.explaining import explain
-from scheduler.admin.places import existing, journal_path, store_beside
+from scheduler.admin.migrating import migrate
+from scheduler.admin.places import existing, store_beside
 from scheduler.admin.rederiving import replay
+from scheduler.journal.places import place_of
 from scheduler.piped import PipedGenerator
 
 
@@ -42,17 +44,26 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> argparse.Name
     replays.add_argument("--store", default="", metavar="URL", help="objects that no proposal made [{home}/objects]")
     replays.add_argument("--insecure", action="store_true", help="dial a target beyond this machine without TLS")
     add_client_flags(replays, settings)
+    migrates = commands.add_parser(
+        "migrate", help="with the scheduler stopped: copy a journal to another kind of place"
+    )
+    migrates.add_argument("--from", dest="source", metavar="URL", required=True, help="sqlite:PATH or postgresql://…")
+    migrates.add_argument("--to", dest="target", metavar="URL", required=True, help="where there is none yet")
     for command in (checks, explains, compacts, backups, restores, replays):
         command.add_argument(
-            "--journal", default=settings.journal, metavar="URL", help="sqlite:PATH or a path [%(default)s]"
+            "--journal", default=settings.journal, metavar="URL", help="sqlite:PATH or postgresql://… [%(default)s]"
         )
+    for command in (checks, explains, compacts, backups, restores, replays, migrates):
         command.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     return parser.parse_args(argv)
 
 
 def run(flags: argparse.Namespace) -> int:
     """Carry a command out and return the exit code: 0, or 1 where a check found something."""
-    journal = journal_path(flags.journal)
+    if flags.command == "migrate":
+        telling.migrated(migrate(place_of(flags.source), place_of(flags.target)), as_json=flags.json)
+        return 0
+    journal = place_of(flags.journal)
     match flags.command:
         case "check":
             report = check(journal, open_store(existing(flags.store)) if flags.store else None)

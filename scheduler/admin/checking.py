@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from nasmesh.errors import Invalid, NotFound
 from nasmesh.store.base import ObjectStore
@@ -15,7 +14,8 @@ from scheduler.compiled import is_built
 from scheduler.datasets import shards_of
 from scheduler.domain import OPEN_TASKS, State
 from scheduler.journal import codec
-from scheduler.journal.reading import JournalReader
+from scheduler.journal.base import Reader
+from scheduler.journal.places import Place, reader_of
 from scheduler.references import refs_of
 from scheduler.replaying import replay_event
 
@@ -54,17 +54,17 @@ class Report:
         self.violations.append(Violation(invariant, what))
 
 
-def check(path: Path, store: ObjectStore | None = None) -> Report:
+def check(path: Place, store: ObjectStore | None = None) -> Report:
     """Return what a journal holds and what is wrong with it; with a store, every object is read and verified.
 
     Raises NotFound (JOURNAL_MISSING), Invalid (JOURNAL_TOO_NEW, JOURNAL_CORRUPT: not even its tables can be read),
     Unavailable (JOURNAL_IO, STORE_DOWN).
     """
-    reader = JournalReader(path)
-    report = Report(str(path), path.stat().st_size if path.is_file() else 0, compiled=is_built())
+    reader = reader_of(path)
+    report = Report(str(path), 0, compiled=is_built())
     report.epoch = reader.open()
     try:
-        report.schema = reader.schema
+        report.schema, report.size_bytes = reader.schema, reader.size_bytes()
         for found in reader.damage():
             report.add("FILE", found)
         report.first_event, report.last_event = reader.oldest(), reader.last()
@@ -73,8 +73,8 @@ def check(path: Path, store: ObjectStore | None = None) -> Report:
         if reader.lacks_log():
             report.add(
                 "FILE",
-                f"incomplete: a scheduler had it open, and {path.name}-wal with the last events is not"
-                " beside it; copy both, or better with nasmesh admin backup",
+                f"incomplete: a scheduler had it open, and {path}-wal with the last events is not there; copy both, or"
+                " better with nasmesh admin backup",
             )
     except Invalid as error:
         report.add("FILE", error.message)
@@ -92,7 +92,7 @@ def check(path: Path, store: ObjectStore | None = None) -> Report:
     return report
 
 
-def replayed(reader: JournalReader, at: int, rows: Iterable[tuple[str, bytes]], what: str) -> State:
+def replayed(reader: Reader, at: int, rows: Iterable[tuple[str, bytes]], what: str) -> State:
     """Return the state that rows and all events after them give; raises Invalid (JOURNAL_CORRUPT)."""
     state = codec.decode_rows(rows)
     if state.sequence != at:
@@ -105,7 +105,7 @@ def replayed(reader: JournalReader, at: int, rows: Iterable[tuple[str, bytes]], 
     return state
 
 
-def _check_states(reader: JournalReader, report: Report) -> State:
+def _check_states(reader: Reader, report: Report) -> State:
     """Return the state as a scheduler would read it, compared with what all events give (I11)."""
     report.snapshot_at, rows = reader.snapshot()
     stored = replayed(reader, report.snapshot_at, rows, "from the snapshot")

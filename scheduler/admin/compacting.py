@@ -1,6 +1,7 @@
 """`admin compact`: brings the snapshot up to date and drops the events that nobody needs any more."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,7 @@ from scheduler.engine import Engine
 from scheduler.facts import SearchCreated
 from scheduler.journal import codec, ended
 from scheduler.journal.base import Batch
-from scheduler.journal.reading import JournalReader
-from scheduler.journal.sqlite import SqliteJournal
+from scheduler.journal.places import Place, journal_of, reader_of
 from scheduler.replaying import replay_event
 
 
@@ -29,17 +29,15 @@ class Compaction:
     open_searches: tuple[str, ...]
 
 
-def compact(path: Path) -> Compaction:
+def compact(path: Place) -> Compaction:
     """Compact a journal that no scheduler uses.
 
     Events from the creation of the oldest open search on are kept, with the state before them, so that those searches
     and later ones can be replayed. Raises NotFound (JOURNAL_MISSING), Unavailable (JOURNAL_LOCKED, JOURNAL_FULL,
     JOURNAL_IO), Invalid (JOURNAL_CORRUPT, JOURNAL_INCOMPLETE, JOURNAL_TOO_NEW). Nothing is lost where it fails.
     """
-    if not path.is_file():
-        raise NotFound("JOURNAL_MISSING", f"journal: there is no file {path}", field="journal")
     before = _bytes(path)
-    journal = SqliteJournal(path)
+    journal = journal_of(path)
     engine = Engine(journal, SystemClock())
     try:
         _recover(engine, path)
@@ -54,7 +52,7 @@ def compact(path: Path) -> Compaction:
     return Compaction(max(0, through - first + 1), state.sequence - through, before, _bytes(path), opened)
 
 
-def _recover(engine: Engine, path: Path) -> None:
+def _recover(engine: Engine, path: Place) -> None:
     try:
         engine.recover()
     except Unavailable as error:
@@ -63,9 +61,9 @@ def _recover(engine: Engine, path: Path) -> None:
         raise in_use(path) from error
 
 
-def _cut(path: Path, opened: set[str]) -> tuple[int, dict[str, bytes], int]:
+def _cut(path: Place, opened: set[str]) -> tuple[int, dict[str, bytes], int]:
     """Return the last event that goes, the rows of the state there, and the first event that is there now."""
-    reader = JournalReader(path)
+    reader = reader_of(path)
     reader.open()
     try:
         first = reader.oldest()
@@ -112,6 +110,13 @@ def _has_ended(state: State, key: str) -> bool:
     return False
 
 
-def _bytes(path: Path) -> int:
-    beside = path.with_name(path.name + "-wal")
-    return path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
+def _bytes(path: Place) -> int:
+    """Return what a journal takes, its log too; raises NotFound (JOURNAL_MISSING): none is made here."""
+    if isinstance(path, Path):
+        if not path.is_file():
+            raise NotFound("JOURNAL_MISSING", f"journal: there is no file {path}", field="journal")
+        beside = path.with_name(path.name + "-wal")
+        return path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
+    with closing(reader_of(path)) as reader:
+        reader.open()
+        return reader.size_bytes()

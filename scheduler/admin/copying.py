@@ -1,4 +1,7 @@
-"""`admin backup` and `admin restore`: a whole journal as one file, and back; neither ever leaves half of one."""
+"""`admin backup` and `admin restore`: a whole journal as one file, and back; neither ever leaves half of one.
+
+The file is one of SQLite, whatever keeps the journal.
+"""
 
 import fcntl
 import os
@@ -13,6 +16,10 @@ from scheduler.admin.display import progress
 from scheduler.admin.places import in_use
 from scheduler.domain import OPEN_SEARCHES, OPEN_TASKS, State
 from scheduler.journal import codec
+from scheduler.journal.base import Reader
+from scheduler.journal.contents import write_file
+from scheduler.journal.places import Place, reader_of
+from scheduler.journal.postgres_url import PostgresPlace
 from scheduler.journal.reading import JournalReader
 from scheduler.journal.schema import SCHEMA_VERSION, UPGRADES
 from scheduler.replaying import replay_event
@@ -21,7 +28,7 @@ from scheduler.replaying import replay_event
 # attempts carry it; so the next boot must be above any that was. One boot a second for eleven days stays below this.
 EPOCH_STEP = 1_000_000
 _PAGES = 2000
-_PART = ".part"
+PART = ".part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,37 +55,42 @@ class Restored:
     open_tasks: tuple[str, ...]
 
 
-def backup(journal: Path, target: Path) -> Copied:
+def backup(journal: Place, target: Path) -> Copied:
     """Copy a journal, live or not, to one file that appears whole or not at all.
 
     Raises NotFound (JOURNAL_MISSING), Conflict (BACKUP_EXISTS), Invalid (JOURNAL_CORRUPT, …), Unavailable (JOURNAL_IO).
     """
     if target.exists():
         raise Conflict("BACKUP_EXISTS", f"{target} exists; name another file", field="file")
-    part = target.with_name(target.name + _PART)
-    reader = JournalReader(journal)
-    reader.open()
+    part = target.with_name(target.name + PART)
+    reader = reader_of(journal)
+    epoch = reader.open()
     try:
-        with _faults(target):
-            _copy(reader, part)
+        with faults(target):
+            if isinstance(reader, JournalReader):
+                copy_file(reader, part)
+            else:
+                write_file(reader, epoch, part)
             copied = verify(part)
             reader.check_still()
-            _publish(part, target)
+            publish(part, target)
     finally:
         reader.close()
         part.unlink(missing_ok=True)
     return Copied(str(target), target.stat().st_size, *copied[:3])
 
 
-def restore(source: Path, journal: Path, *, force: bool = False) -> Restored:
+def restore(source: Path, journal: Place, *, force: bool = False) -> Restored:
     """Put a backup in the place of a journal that no scheduler uses; an old one is kept aside, with `force` only.
 
     Raises Conflict (JOURNAL_EXISTS), Unavailable (JOURNAL_LOCKED, JOURNAL_IO), NotFound, Invalid as backup does.
     """
-    part = journal.with_name(journal.name + _PART)
-    with _faults(journal):
+    if not isinstance(journal, Path):
+        return _restore_database(source, journal, force=force)
+    part = journal.with_name(journal.name + PART)
+    with faults(journal):
         journal.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(journal):
+        with locked_file(journal):
             if journal.exists() and not force:
                 raise Conflict(
                     "JOURNAL_EXISTS",
@@ -88,18 +100,32 @@ def restore(source: Path, journal: Path, *, force: bool = False) -> Restored:
             reader = JournalReader(source)
             reader.open()
             try:
-                _copy(reader, part)
+                copy_file(reader, part)
                 epoch, last, time_us, state = verify(part)
                 epoch = max(epoch, _known_epoch(journal)) + EPOCH_STEP
                 _raise_epoch(part, epoch)
                 aside = _put_aside(journal)
-                _publish(part, journal)
+                publish(part, journal)
             finally:
                 reader.close()
                 part.unlink(missing_ok=True)
+    return _restored(journal, str(aside) if aside else "", (epoch, last, time_us, state))
+
+
+def _restore_database(source: Path, journal: PostgresPlace, *, force: bool) -> Restored:
+    from scheduler.journal.postgres_filling import fill  # here: the driver is for those who have a database
+
+    with closing(JournalReader(source)) as reader, faults(source):
+        epoch = reader.open()
+        filled, found = fill(journal, reader, lambda known: max(epoch, known) + EPOCH_STEP, force=force, check=examine)
+    return _restored(journal, f"schema {filled.aside}" if filled.aside else "", (filled.epoch, *found))
+
+
+def _restored(journal: Place, aside: str, found: tuple[int, int, int, State]) -> Restored:
+    epoch, last, time_us, state = found
     return Restored(
         str(journal),
-        str(aside) if aside else "",
+        aside,
         epoch,
         last,
         time_us,
@@ -116,28 +142,36 @@ def verify(path: Path) -> tuple[int, int, int, State]:
     reader = JournalReader(path)
     epoch = reader.open()
     try:
-        damage = reader.damage()
-        if damage:
-            raise codec.unreadable(f"{path} ({damage[0][:200]})")
-        reader.events_checked()
-        at, rows = reader.snapshot()
-        state = codec.decode_rows(rows)
-        time_us = 0
-        for sequence, body in reader.events(at):
-            time_us = replay_event(state, sequence, body)[0].time_us
-        return epoch, state.sequence, time_us or _last_time(reader, state), state
+        return (epoch, *examine(reader))
     finally:
         reader.close()
 
 
-def _last_time(reader: JournalReader, state: State) -> int:
+def examine(reader: Reader) -> tuple[int, int, State]:
+    """Read an open journal as a scheduler would, every row and event; returns the last event, its time, the state.
+
+    Raises Invalid (JOURNAL_CORRUPT).
+    """
+    damage = reader.damage()
+    if damage:
+        raise codec.unreadable(f"the copy ({damage[0][:200]})")
+    reader.events_checked()
+    at, rows = reader.snapshot()
+    state = codec.decode_rows(rows)
+    time_us = 0
+    for sequence, body in reader.events(at):
+        time_us = replay_event(state, sequence, body)[0].time_us
+    return state.sequence, time_us or _last_time(reader, state), state
+
+
+def _last_time(reader: Reader, state: State) -> int:
     if reader.oldest() > state.sequence:
         return max((max(run.create_time_us, run.end_time_us) for run in state.searches.values()), default=0)
     found = list(reader.events(state.sequence - 1))
     return codec.decode_event(*found[-1]).time_us if found else 0
 
 
-def _copy(reader: JournalReader, part: Path) -> None:
+def copy_file(reader: JournalReader, part: Path) -> None:
     """Copy what the reader sees; its read transaction holds the moment while a scheduler goes on writing."""
     part.unlink(missing_ok=True)
     with closing(sqlite3.connect(part, isolation_level=None)) as copy, progress("pages", 0) as advance:
@@ -186,7 +220,8 @@ def _beside(journal: Path, number: int) -> bool:
     return any(journal.with_name(name + suffix).exists() for suffix in ("", "-wal", "-shm"))
 
 
-def _publish(part: Path, target: Path) -> None:
+def publish(part: Path, target: Path) -> None:
+    """Give a written file its name, so that it is there for good, and whole, once this returns."""
     descriptor = os.open(part, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -201,7 +236,7 @@ def _publish(part: Path, target: Path) -> None:
 
 
 @contextmanager
-def _lock(journal: Path) -> Iterator[None]:
+def locked_file(journal: Path) -> Iterator[None]:
     """Hold the lock that a scheduler on this journal holds; raises Unavailable (JOURNAL_LOCKED)."""
     descriptor = os.open(journal.with_name(journal.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -214,7 +249,7 @@ def _lock(journal: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _faults(path: Path) -> Iterator[None]:
+def faults(path: Path) -> Iterator[None]:
     """Turn the system's errors into ours."""
     try:
         yield

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from nasmesh import ids
 from nasmesh.errors import NotFound
@@ -13,7 +12,7 @@ from scheduler.domain import State, Task
 from scheduler.effects import Changed, Effect, Queued, Revoked
 from scheduler.facts import AttemptLeased, AttemptLost, Booted, Change, CheckpointReported, OutcomeReported
 from scheduler.journal import codec
-from scheduler.journal.reading import JournalReader
+from scheduler.journal.places import Place, reader_of
 from scheduler.replaying import replay_event
 
 
@@ -39,13 +38,13 @@ class Story:
     stands: list[str] = field(default_factory=list)
 
 
-def explain(path: Path, subject: str) -> Story:
+def explain(path: Place, subject: str) -> Story:
     """Return the story of a task id or a trial name.
 
     Raises NotFound (TASK_UNKNOWN, JOURNAL_MISSING), Invalid (NAME_INVALID, JOURNAL_CORRUPT).
     """
     teller = _Teller.of(subject)
-    reader = JournalReader(path)
+    reader = reader_of(path)
     reader.open()
     try:
         at, rows = reader.origin()

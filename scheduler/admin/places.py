@@ -1,19 +1,10 @@
-"""Where a journal and a store lie, as a person names them."""
+"""Where a store lies, as a person names them."""
 
 from pathlib import Path
 
-from nasmesh.errors import Invalid, NotFound, Unavailable
+from nasmesh.errors import NotFound, Unavailable
 from nasmesh.settings import Settings
-
-
-def journal_path(url: str) -> Path:
-    """Return the file of "sqlite:PATH" or a plain path; raises Invalid (JOURNAL_URL_INVALID)."""
-    kind, colon, path = url.partition(":")
-    if colon and kind == "sqlite" and path:
-        return Path(path).expanduser().absolute()
-    if url in ("", "memory:") or colon:
-        raise Invalid("JOURNAL_URL_INVALID", f"journal: {url[:120]!r} is no file; use sqlite:PATH", field="journal")
-    return Path(url).expanduser().absolute()
+from scheduler.journal.places import Place
 
 
 def existing(store: str) -> str:
@@ -37,7 +28,7 @@ def store_beside(given: str, settings: Settings) -> str:
         return ""
 
 
-def in_use(journal: Path) -> Unavailable:
+def in_use(journal: Place) -> Unavailable:
     """Return the refusal of what needs a journal for itself."""
     return Unavailable(
         "JOURNAL_LOCKED", f"journal {journal}: a scheduler uses it; stop that one first", field="journal"

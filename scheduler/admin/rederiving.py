@@ -6,7 +6,6 @@ machine is told the completions in their recorded order. Whatever comes out must
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from nasmesh import ids
 from nasmesh.errors import Compacted, Invalid, NotFound, Unavailable
@@ -18,7 +17,7 @@ from scheduler.admin.display import progress
 from scheduler.domain import SearchRun, State, Task, TaskKind
 from scheduler.facts import AttemptLeased, Booted, Event, OutcomeReported
 from scheduler.journal import codec, ended
-from scheduler.journal.reading import JournalReader
+from scheduler.journal.places import Place, reader_of
 from scheduler.piped import PipedGenerator
 from scheduler.replaying import replay_event
 from scheduler.wishes import SearchDeleted
@@ -48,14 +47,14 @@ class Replay:
     differences: list[Difference] = field(default_factory=list)
 
 
-def replay(path: Path, search: str, generator: PipedGenerator) -> Replay:
+def replay(path: Place, search: str, generator: PipedGenerator) -> Replay:
     """Replay a search; stops at the first event that comes out differently.
 
     Raises NotFound (SEARCH_UNKNOWN, JOURNAL_MISSING), Compacted (JOURNAL_COMPACTED), Invalid (NAME_INVALID,
     JOURNAL_CORRUPT), Unavailable (GENERATOR_ABSENT, or why the generator gives no answer).
     """
     identifier = ids.parse_name("searches", search if "/" in search else f"searches/{search}", field="search")
-    reader = JournalReader(path)
+    reader = reader_of(path)
     reader.open()
     try:
         at, origin = reader.origin()

@@ -7,6 +7,7 @@ from scheduler.admin.compacting import Compaction
 from scheduler.admin.copying import Copied, Restored
 from scheduler.admin.display import camel, json_object, say, say_json, size, wall
 from scheduler.admin.explaining import Line, Story
+from scheduler.admin.migrating import Migrated
 from scheduler.admin.rederiving import Replay
 
 _NAMED = 10
@@ -114,6 +115,16 @@ def copied(done: Copied, *, as_json: bool) -> None:
     until = f", up to event {done.last_event} of {wall(done.time_us)} UTC" if done.last_event else ""
     say(f"wrote {done.path}: {size(done.size_bytes)}, epoch {done.epoch}{until}; it was opened and read whole")
     say("the object store is not part of it: keep its objects as long as the backup")
+
+
+def migrated(done: Migrated, *, as_json: bool) -> None:
+    """Print what was moved."""
+    if as_json:
+        say_json(done)
+        return
+    say(f"migrated {done.source} to {done.target}: {done.events} events, {done.rows} rows, {done.answers} answers")
+    say(f"sha256 {done.sha256} of all of it, read back and equal; epoch {done.epoch}")
+    say(f"{done.source} is as it was: start schedulers with the new --journal only")
 
 
 def restored(done: Restored, *, as_json: bool) -> None:

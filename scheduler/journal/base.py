@@ -38,7 +38,7 @@ class Journal(Protocol):
 
     @property
     def kind_name(self) -> str:
-        """What kind of journal this is: "sqlite", "memory"."""
+        """What kind of journal this is: "sqlite", "postgres", "memory"."""
         ...
 
     def open(self) -> int:
@@ -77,4 +77,72 @@ class Journal(Protocol):
 
     def close(self) -> None:
         """Let the journal go."""
+        ...
+
+
+class Reader(Protocol):
+    """A journal that is only read, live or not: one consistent moment from `open` on."""
+
+    @property
+    def schema(self) -> int:
+        """The version of its tables, once it is open."""
+        ...
+
+    def open(self) -> int:
+        """Return the epoch of the scheduler that had it last.
+
+        Raises NotFound (JOURNAL_MISSING), Invalid (JOURNAL_CORRUPT, JOURNAL_TOO_NEW), Unavailable (JOURNAL_IO).
+        """
+        ...
+
+    def snapshot(self) -> tuple[int, Iterator[tuple[str, bytes]]]:
+        """Return the snapshot; see Journal."""
+        ...
+
+    def events(self, after: int) -> Iterator[tuple[int, bytes]]:
+        """Return events; see Journal."""
+        ...
+
+    def base(self) -> tuple[int, Iterator[tuple[str, bytes]]]:
+        """Return what compaction kept, as it is stored: a row without a body stands for the snapshot's."""
+        ...
+
+    def answers(self) -> Iterator[tuple[str, Answer]]:
+        """Yield all answers in the order of request ids."""
+        ...
+
+    def oldest(self) -> int:
+        """Return the number of the first event that is kept; one more than the last where none is."""
+        ...
+
+    def last(self) -> int:
+        """Return the number of the last event."""
+        ...
+
+    def origin(self) -> tuple[int, Iterator[tuple[str, bytes]]]:
+        """Return where replay can begin: the sequence number and the rows of the state at that moment."""
+        ...
+
+    def damage(self) -> list[str]:
+        """Return what is wrong with what no scheduler reads; nothing for a sound journal."""
+        ...
+
+    def events_checked(self) -> int:
+        """Read every event that is kept against its checksum and return how many there are."""
+        ...
+
+    def check_still(self) -> None:
+        """Raise Unavailable (JOURNAL_TAKEN) where what was read may not be one moment."""
+        ...
+
+    def lacks_log(self) -> bool:
+        """Say whether what was acknowledged last is not there."""
+        ...
+
+    def size_bytes(self) -> int:
+        """Return what it takes where it is stored."""
+        ...
+
+    def close(self) -> None:
+        """Let it go."""
         ...

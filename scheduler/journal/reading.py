@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from nasmesh.errors import Invalid, NotFound, Unavailable
+from scheduler.journal.base import Answer
 from scheduler.journal.schema import APPLICATION_ID, SCHEMA_VERSION, UPGRADES
 from scheduler.journal.sqlite import SqliteJournal
 
@@ -82,6 +83,24 @@ class JournalReader(SqliteJournal):
             "SELECT key, body, crc FROM base WHERE length(body) > 0 UNION ALL SELECT key, body, crc FROM snapshot"
             " WHERE key IN (SELECT key FROM base WHERE length(body) = 0) ORDER BY key"
         )
+
+    def base(self) -> tuple[int, Iterator[tuple[str, bytes]]]:
+        """Return what compaction kept, as it is stored: a row without a body stands for the snapshot's."""
+        at = self._number("SELECT sequence FROM base_at") or 0
+        return at, self._rows("SELECT key, body, crc FROM base ORDER BY key")
+
+    def answers(self) -> Iterator[tuple[str, Answer]]:
+        """Yield all answers in the order of request ids."""
+        query = "SELECT request_id, body_digest, reply, time_s FROM answer ORDER BY request_id"
+        try:
+            for request_id, *answer in self._db().execute(query):
+                yield request_id, Answer(*answer)
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
+
+    def size_bytes(self) -> int:
+        """Return the size of the file; what a log beside it holds is not counted."""
+        return self.path.stat().st_size
 
     def damage(self) -> list[str]:
         """Return what SQLite finds wrong with the file, every page read; nothing for a sound one."""

@@ -16,7 +16,8 @@ from nasmesh.logs import configure
 from nasmesh.rpc.access import add_client_flags, client_access
 from nasmesh.settings import Settings, read_settings
 from scheduler.admin import display
-from scheduler.admin.places import journal_path, store_beside
+from scheduler.admin.places import store_beside
+from scheduler.journal.places import place_of
 from scheduler.piped import PipedGenerator
 from scheduler.rehearsal.data import added_data
 from scheduler.rehearsal.fitting import fitted
@@ -96,7 +97,7 @@ def run(flags: argparse.Namespace) -> int:
     spec = read_spec(flags.file, flags.set)
     model = Model()
     if flags.source:
-        model = fitted(journal_path(flags.journal), flags.source, model)
+        model = fitted(place_of(flags.journal), flags.source, model)
     model = model_of(flags.train_model, model)
     added = added_data(flags.journal, spec.data.dataset)
     found = []

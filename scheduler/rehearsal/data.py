@@ -9,9 +9,8 @@ from nasmesh.data.info import DatasetInfo
 from nasmesh.data.manifest import info_of_dataset
 from nasmesh.errors import NotFound
 from nasmesh.v1 import dataset_pb2
-from scheduler.admin.places import journal_path
 from scheduler.journal import codec
-from scheduler.journal.reading import JournalReader
+from scheduler.journal.places import place_of, reader_of
 from scheduler.replaying import replay_event
 
 Added: TypeAlias = Mapping[str, dataset_pb2.Dataset]
@@ -49,7 +48,7 @@ def added_data(journal: str, name: str) -> Added:
     """
     if name.rpartition("/")[2] in catalog.DATASETS:
         return NOTHING_ADDED
-    reader = JournalReader(journal_path(journal))
+    reader = reader_of(place_of(journal))
     try:
         reader.open()
     except NotFound:

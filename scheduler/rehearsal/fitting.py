@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from nasmesh import ids
 from nasmesh.errors import Invalid, NotFound
@@ -11,7 +10,7 @@ from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import SearchRun, State
 from scheduler.facts import OutcomeReported
 from scheduler.journal import codec
-from scheduler.journal.reading import JournalReader
+from scheduler.journal.places import Place, reader_of
 from scheduler.machine.reuse import measured
 from scheduler.rehearsal.data import known
 from scheduler.rehearsal.model import Model, share_of, train_samples
@@ -29,7 +28,7 @@ class _Seen:
     accuracies: list[tuple[float, float]] = field(default_factory=list)
 
 
-def fitted(journal: Path, search: str, model: Model) -> Model:
+def fitted(journal: Place, search: str, model: Model) -> Model:
     """Return the model with the durations, their noise and the level of accuracy of a search that was run.
 
     Raises NotFound (SEARCH_UNKNOWN, JOURNAL_MISSING), Invalid (MEASUREMENTS_FEW, JOURNAL_CORRUPT).
@@ -72,9 +71,9 @@ def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return (intercept, slope) if intercept >= 0 else (0.0, mean_y / mean_x)
 
 
-def _read(journal: Path, search: str, model: Model) -> _Seen:
+def _read(journal: Place, search: str, model: Model) -> _Seen:
     seen = _Seen()
-    reader = JournalReader(journal)
+    reader = reader_of(journal)
     reader.open()
     try:
         at, rows = reader.origin()

@@ -70,6 +70,7 @@ class PostgresServer:
         self.passfile = directory / "passfile"
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._created = 0
 
     def make(self) -> None:
         """Make the cluster, and the file with the password."""
@@ -108,11 +109,12 @@ class PostgresServer:
             )
         until = time.monotonic() + _START_S
         while not self._is_ready():
-            assert self._process.poll() is None and time.monotonic() < until, self.log.read_text()[-3000:]
+            is_starting = self._process.poll() is None and time.monotonic() < until
+            assert is_starting, self.log.read_text()[-3000:]
             time.sleep(_POLL_S)
 
     def _is_ready(self) -> bool:
-        """Say whether the server has written that it takes connections; asked so, it need not be reachable from here."""
+        """Say whether the server has written that it takes connections; it need not be reachable from here."""
         told = self.data / "postmaster.pid"
         try:
             lines = told.read_text().splitlines()
@@ -140,6 +142,11 @@ class PostgresServer:
         with self.connect() as db:
             db.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(database)))
         return self.url(database)
+
+    def create_next(self) -> str:
+        """Make an empty database of any name and return its URL."""
+        self._created += 1
+        return self.create(f"journal_{self._created}")
 
     def send(self, number: int) -> None:
         """Send it a signal: SIGINT ends it at once, SIGKILL as a power cut would."""

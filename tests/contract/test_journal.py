@@ -11,15 +11,20 @@ import pytest
 from nasmesh.errors import Invalid, Stale, Unavailable
 from scheduler.journal.base import Answer, Batch, Journal
 from scheduler.journal.memory import MemoryDisk, MemoryJournal
+from scheduler.journal.postgres import PostgresJournal
+from scheduler.journal.postgres_url import parse
 from scheduler.journal.sqlite import SqliteJournal
 
 Open = Callable[[], Journal]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Return a function that makes another journal over the same disk."""
     disk = MemoryDisk()
+    if request.param == "postgres":
+        place = parse(request.getfixturevalue("database"))
+        return lambda: PostgresJournal(place)
     if request.param == "memory":
         return lambda: MemoryJournal(disk)
     return lambda: SqliteJournal(tmp_path / "sub" / "sub" / "journal.db")

@@ -11,6 +11,7 @@ _COMMANDS = {
     "explain": "Tell the story of a task id or trial name: proposal, leases, checkpoints, failures, outcomes.",
     "compact": "With the scheduler stopped: bring the snapshot up to date and drop events that no open search needs.",
     "backup": "Copy a journal, live or not, to one verified file.",
+    "migrate": "With the scheduler stopped: copy a journal from SQLite to PostgreSQL, or back; verified by digest.",
     "restore": "With the scheduler stopped: put a backup in a journal's place; an old one is kept aside, with --force.",
 }
 
