@@ -3,7 +3,7 @@
 `python -m benchmarks.agents [--quick]`. The scheduler is `python -m scheduler` with its journal on this disk (SQLite,
 synchronous=FULL); the agents live in two other processes, each with a channel and a connection of its own. Latencies
 are from one process's sending of an outcome to an agent's reading of the lease that follows from it: both messages and
-the commit between them are in it.
+the commit between them are in it. Beside them, the same of the smallest durable scheduler (`smallest_scheduler`).
 """
 
 import argparse
@@ -117,6 +117,24 @@ class Mesh:
         return [load.answer() for load in self._loads]
 
 
+def smallest(root: Path, rows: list[Sequence[object]], figures: dict[str, float], seconds: float) -> None:
+    """Measure the limit: from an agent's outcome to its next lease, of a scheduler that decides nothing."""
+    with contextlib.ExitStack() as stack:
+        program = stack.enter_context(Program("benchmarks.smallest_scheduler", root))
+        load = stack.enter_context(python_worker("benchmarks.load", root, name="load-smallest"))
+        load.ask(do="behave", tracing=True, ahead=False)
+        agents = [[f"agent-{number:05d}", [noop.TRAIN]] for number in range(IN_FLIGHT)]
+        load.ask(do="connect", address=program.address, agents=agents)
+        for name, label, first in (("idle", "one at a time", 1), ("loaded", f"{IN_FLIGHT} in flight", IN_FLIGHT)):
+            load.ask(do="flow", on=True, first=first)
+            time.sleep(seconds / 4)
+            load.ask(do="take_trace")
+            time.sleep(seconds)
+            rounds = load.ask(do="take_trace")["rounds"]
+            load.ask(do="flow", on=False)
+            _latency(rows, figures, f"smallest_{name}", f"the smallest scheduler, {label}", rounds)
+
+
 def dispatch_s(sent: dict[str, float], came: dict[str, float]) -> list[float]:
     """Return the times from a training's outcome to the lease of the evaluation that it queues."""
     trained = {key.removeprefix("train "): at for key, at in sent.items() if key.startswith("train ")}
@@ -165,6 +183,8 @@ def main() -> None:
         sent, came = mesh.trace(seconds)
         _latency(rows, figures, "proposal_to_lease_late", f"with {mesh.trials()} trials", proposal_s(sent, came))
         figures |= mesh.kill_and_return()
+    with tempfile.TemporaryDirectory() as root:
+        smallest(Path(root), rows, figures, seconds)
     print_table(f"{flags.agents} agents, milliseconds", ("path", "p50", "p90", "p99", "max", "samples"), rows)
     for name, value in figures.items():
         if name.startswith("agents_"):

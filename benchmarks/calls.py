@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Any
 
-from benchmarks.bare import STREAM
+from benchmarks.bare import STREAM, TICKS
 from benchmarks.load import obey
 from benchmarks.load_agent import channel
 from nasmesh.v1 import scheduler_service_pb2 as api
@@ -72,6 +72,28 @@ class Calls:
 
         self._watches = [asyncio.create_task(follow()) for _ in range(clients)]
         await known.wait()
+        return {}
+
+    async def listen(self, *, address: str, clients: int) -> dict[str, Any]:
+        """Listen to the ticks of a server that does nothing else, with a connection each, instead of watching."""
+        known = asyncio.Event()
+
+        async def follow() -> None:
+            async with channel(address) as over:
+                stream: Any = over.unary_stream(TICKS)(b"")
+                async for tick in stream:
+                    self._late_s.append(time.time() - float(tick))
+                    known.set()
+
+        self._watches = [asyncio.create_task(follow()) for _ in range(clients)]
+        await known.wait()
+        return {}
+
+    async def turn_away(self) -> dict[str, Any]:
+        """Watch and listen no more."""
+        for task in self._watches:
+            task.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
         return {}
 
     async def watched(self, *, seconds: float) -> dict[str, Any]:

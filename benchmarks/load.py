@@ -47,11 +47,11 @@ class Load:
         await asyncio.gather(*(begin(name, kinds) for name, kinds in agents))
         return {"agents": len(self._agents)}
 
-    async def flow(self, *, on: bool) -> dict[str, Any]:
-        """Take work from now on, or finish what is in hand and take no more."""
+    async def flow(self, *, on: bool, first: int | None = None) -> dict[str, Any]:
+        """Take work from now on, or finish what is in hand and take no more; only the `first` so many agents begin."""
         self._manner.flowing = on
         if on:
-            for agent in self._agents:
+            for agent in self._agents[:first]:
                 await agent.offer()
         else:
             await self._settle()
@@ -82,10 +82,10 @@ class Load:
         }
 
     async def take_trace(self) -> dict[str, Any]:
-        """Return and forget when outcomes were sent and leases came."""
-        sent, came = self._manner.sent, self._manner.came
-        self._manner.sent, self._manner.came = {}, {}
-        return {"sent": sent, "came": came}
+        """Return and forget when outcomes were sent and leases came, and what each agent waited between them."""
+        sent, came, rounds = self._manner.sent, self._manner.came, self._manner.rounds
+        self._manner.sent, self._manner.came, self._manner.rounds = {}, {}, []
+        return {"sent": sent, "came": came, "rounds": rounds}
 
     async def connected(self, *, since: float, timeout_s: float) -> dict[str, Any]:
         """Wait until every agent has a stream; returns refusals since a moment on the monotonic clock, by cause."""

@@ -58,7 +58,8 @@ class Manner:
     """How the agents of a process work. `mean_s` 0: work takes no time; else log-normal, really slept.
 
     `ahead`: leases wait at the agent for its slot, as many as nasmesh.agent.pace says. `tracing` notes when outcomes
-    were sent and leases came, on the machine's monotonic clock, by kind of work and trial.
+    were sent and leases came, on the machine's monotonic clock, by kind of work and trial, and in `rounds` how long an
+    agent waited from its message to the next lease.
     """
 
     outcomes: noop.Outcomes
@@ -71,6 +72,7 @@ class Manner:
     tracing: bool = False
     sent: dict[str, float] = field(default_factory=dict)
     came: dict[str, float] = field(default_factory=dict)
+    rounds: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -100,6 +102,7 @@ class LoadAgent:
         self._ended: dict[noop.Kind, None] = {}
         self._work: asyncio.Task[None] | None = None
         self._began = 0.0
+        self._told = 0.0
         self._open = 0
         self._call: Call | None = None
         self._writing = asyncio.Lock()
@@ -166,6 +169,9 @@ class LoadAgent:
     async def _take(self, leases: Sequence[pb.Lease]) -> None:
         if self._manner.tracing:
             now = time.monotonic()
+            if self._told:
+                self._manner.rounds.append(now - self._told)
+                self._told = 0.0
             self._manner.came.update((f"{lease.WhichOneof('work')} {lease.trial}", now) for lease in leases)
         for lease in leases:
             self._held[_kind_of(lease)] += 1
@@ -219,6 +225,7 @@ class LoadAgent:
                 if self._manner.flowing:
                     request.report.ready.extend(self._ready(kind) for kind in self._ended)
                 self._ended.clear()
+                self._told = time.monotonic()
                 await self._write(request)
 
     def _ready(self, kind: noop.Kind) -> pb.AgentReady:

@@ -3,7 +3,8 @@
 `python -m benchmarks.queries [--quick]`. The scheduler is `python -m scheduler` (SQLite, synchronous=FULL). Clients
 live in another process: 16 with a connection each make one call at a time, of GetTrial, of ListTrials with a page of
 100, and of a server that answers at once with as many bytes. 100 clients watch a search with two trials a second, some
-six changes each, beside nothing else and beside 64 agents at full speed on another search.
+six changes each, beside nothing else and beside 64 agents at full speed on another search; as many listen to a server
+that only tells the time, beside the same.
 """
 
 import argparse
@@ -85,16 +86,13 @@ def main() -> None:
         (root / "bare").mkdir()
         echo = stack.enter_context(Program("benchmarks.bare", root / "bare"))
         _queries(mesh, echo.address, figures, rounds=rounds, seconds=seconds)
+        rows: list[Sequence[object]] = []
+        mesh.clients.ask(do="listen", address=echo.address, clients=WATCHERS)
+        _fan_outs(mesh, figures, rows, "watch_bare", "bare ticks", rounds * seconds)
+        mesh.clients.ask(do="turn_away")
         mesh.watch()
-        rows: list[Sequence[object]] = [_fan_out(mesh, figures, "idle", "nothing else", rounds * seconds)]
-        mesh.load.ask(do="flow", on=True)
-        time.sleep(1.0)
-        mesh.load.tell(do="watch", seconds=rounds * seconds)
-        rows.append(_fan_out(mesh, figures, "loaded", f"{AGENTS} agents at full speed", rounds * seconds))
-        done = mesh.load.answer()
-        figures["watch_loaded_tasks_per_s"] = done["tasks"] / done["seconds"]
-        mesh.load.ask(do="flow", on=False)
-    header = ("beside", "p50 ms", "p90 ms", "p99 ms", "max ms", "messages/s")
+        _fan_outs(mesh, figures, rows, "watch", "changes", rounds * seconds)
+    header = ("messages", "p50 ms", "p90 ms", "p99 ms", "max ms", "messages/s")
     print_table(f"from a change to each of {WATCHERS} watchers", header, rows)
     print_figures(figures)
 
@@ -128,10 +126,24 @@ def _queries(mesh: Mesh, bare_address: str, figures: dict[str, float], *, rounds
     print_table(f"{CLIENTS} clients, medians of {rounds} [quartiles]", header, rows)
 
 
+def _fan_outs(
+    mesh: Mesh, figures: dict[str, float], rows: list[Sequence[object]], name: str, label: str, seconds: float
+) -> None:
+    """Measure beside nothing else, and beside agents at full speed."""
+    rows.append(_fan_out(mesh, figures, f"{name}_idle", f"{label}, beside nothing else", seconds))
+    mesh.load.ask(do="flow", on=True)
+    time.sleep(1.0)
+    mesh.load.tell(do="watch", seconds=seconds)
+    rows.append(_fan_out(mesh, figures, f"{name}_loaded", f"{label}, beside {AGENTS} agents at full speed", seconds))
+    done = mesh.load.answer()
+    figures[f"{name}_loaded_tasks_per_s"] = done["tasks"] / done["seconds"]
+    mesh.load.ask(do="flow", on=False)
+
+
 def _fan_out(mesh: Mesh, figures: dict[str, float], name: str, label: str, seconds: float) -> Sequence[object]:
     late = mesh.clients.ask(do="watched", seconds=seconds)["seconds"]
     found = percentiles_ms(late)
-    figures |= {f"watch_{name}_ms_{key}": value for key, value in found.items()}
+    figures |= {f"{name}_ms_{key}": value for key, value in found.items()}
     return (label, *(f"{found[key]:.2f}" for key in ("p50", "p90", "p99", "max")), f"{len(late) / seconds:.0f}")
 
 
