@@ -21,6 +21,7 @@ with quiet_interrupts():
         dataset,
         export_runs,
         health,
+        hosts,
         lifecycle,
         mesh,
         network,
@@ -79,6 +80,7 @@ app.add_typer(admin.app, name="admin")
 app.add_typer(table.app, name="table")
 app.add_typer(dataset.app, name="dataset")
 things.register(app)
+hosts.register(app)
 access.register(app)
 replay.register(app)
 rehearse.register(app)
