@@ -24,7 +24,7 @@ class _Minor(NamedTuple):
 def check_fit(agent: str, scheduler: str, *, who: str = "this agent") -> None:
     """Raise Stale (VERSION_UNFIT) unless an agent's version works with a scheduler's, with what to upgrade.
 
-    An empty version, of a program that is not ours, fits: it speaks the contract, whose package has a version of its own.
+    An empty version, of a program that is not ours, fits: it speaks the contract, whose package names its version.
     """
     if not agent or not scheduler:
         return
