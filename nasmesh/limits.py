@@ -132,6 +132,31 @@ OUTBOX_KEEP_S: Final = 48 * 3600.0
 # A temporary file in an object directory that nobody has written to for this long was left by a crash.
 LEFTOVER_S: Final = 3600.0
 
+# --- S3 -------------------------------------------------------------------------------------------------------------
+# An endpoint that is there answers at once; one that is not must not hold a job.
+STORE_CONNECT_S: Final = 2.0
+STORE_READ_S: Final = 10.0
+STORE_TRIES: Final = 3
+# Requests made again are at most so many of those that succeeded, after the first few: a store that is down is not
+# brought lower.
+STORE_RETRY_SHARE: Final = 0.1
+STORE_RETRY_BURST: Final = 20.0
+# An object that comes slower than this is given up, however steadily its bytes drip.
+STORE_SLOWEST_BYTES_PER_S: Final = 256 * KIB
+# Larger ones are sent in parts, several at once, each of which is sent again alone.
+STORE_PART_BYTES: Final = 16 * MIB
+STORE_PARTS_AT_ONCE: Final = 3
+# An object put again within this is not written again; a sweep counts it as so much younger than the store says.
+STORE_YOUNG_S: Final = 600.0
+# Between a sweep's last look at an object and its deletion; who puts it again meanwhile waits twice as long for it.
+STORE_SWEEP_WINDOW_S: Final = 5.0
+# Copies of objects on a host's disk; beyond it the longest unread are deleted.
+STORE_CACHE_BYTES: Final = 10 * 1024 * MIB
+# No answer of a store but an object is larger: a page of a listing has a thousand keys.
+STORE_ANSWER_BYTES: Final = 4 * MIB
+STORE_LINK_S: Final = 3600
+STORE_LINK_S_MAX: Final = 7 * 24 * 3600
+
 # --- admission of networks ------------------------------------------------------------------
 ADMISSION_TIME_S: Final = 2
 ADMISSION_MEMORY_BYTES: Final = 512 * MIB

@@ -10,8 +10,11 @@ from nasmesh.errors import Invalid
 
 KNOWN = {
     "NASMESH_HOME": "directory for journal, objects and work of local programs [./.nasmesh]",
-    "NASMESH_STORE": "URL of the object store [dir:{home}/objects]",
-    "NASMESH_SCHEDULER": "HOST:PORT of the scheduler, for clients [127.0.0.1:7400]",
+    "NASMESH_STORE": "URL of the object store: dir:PATH or s3://BUCKET?endpoint=HOST:PORT [dir:{home}/objects]",
+    "NASMESH_STORE_CREDENTIALS": "file with keys for S3: access_key=, secret_key=, session_token= [AWS_* variables]",
+    "NASMESH_STORE_CACHE": "directory with copies of what was read from S3 [{home}/cache/objects]",
+    "NASMESH_STORE_CACHE_BYTES": "bytes that those copies may take; 0: none are kept [10 GiB]",
+    "NASMESH_SCHEDULER": "HOST:PORT of the scheduler, for clients; several with commas [127.0.0.1:7400]",
     "NASMESH_JOURNAL": "the scheduler's journal [sqlite:{home}/journal.db]",
     "NASMESH_DATA": "directory with data sets that are not bundled [{home}/data]",
     "NASMESH_LOG_LEVEL": "debug, info, warning or error [info]",
@@ -59,6 +62,11 @@ class Settings:
     cert_file: Path | None = None
     key_file: Path | None = None
     token_file: Path | None = None
+    store_credentials: Path | None = None
+    store_cache: Path | None = None
+    """Where copies of S3's objects are kept; None: nowhere."""
+    store_cache_bytes: int | None = None
+    """None: limits.STORE_CACHE_BYTES."""
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -67,7 +75,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     _refuse_unknown(env)
     root = home(env)
     scheduler = env.get("NASMESH_SCHEDULER") or DEFAULT_SCHEDULER
-    parse_address(scheduler, field="NASMESH_SCHEDULER")
+    parse_addresses(scheduler, field="NASMESH_SCHEDULER")
     return Settings(
         home=root,
         store=env.get("NASMESH_STORE") or f"dir:{root / 'objects'}",
@@ -89,7 +97,16 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         cert_file=_file(env, "NASMESH_CERT_FILE"),
         key_file=_file(env, "NASMESH_KEY_FILE"),
         token_file=_file(env, "NASMESH_TOKEN_FILE"),
+        store_credentials=_file(env, "NASMESH_STORE_CREDENTIALS"),
+        store_cache=_file(env, "NASMESH_STORE_CACHE") or root / "cache" / "objects",
+        store_cache_bytes=_bytes(env, "NASMESH_STORE_CACHE_BYTES"),
     )
+
+
+def aws_keys(environ: Mapping[str, str] | None = None) -> tuple[str, str, str]:
+    """Return access key, secret key and session token as AWS's own tools find them; empty where not set."""
+    env = os.environ if environ is None else environ
+    return env.get("AWS_ACCESS_KEY_ID", ""), env.get("AWS_SECRET_ACCESS_KEY", ""), env.get("AWS_SESSION_TOKEN", "")
 
 
 def home(environ: Mapping[str, str] | None = None) -> Path:
@@ -109,6 +126,17 @@ def parse_address(text: str, *, field: str = "address") -> tuple[str, int]:
             "ADDRESS_INVALID", f"{field}: {text[:80]!r} is not HOST:PORT, for example 127.0.0.1:7400", field=field
         )
     return plain, int(port)
+
+
+def parse_addresses(text: str, *, field: str = "address") -> tuple[str, ...]:
+    """Return the addresses of "HOST:PORT,HOST:PORT", each once: a scheduler and those that stand by for it.
+
+    Raises Invalid (ADDRESS_INVALID).
+    """
+    found = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for address in found:
+        parse_address(address, field=field)
+    return found
 
 
 def format_address(host: str, port: int) -> str:
@@ -135,6 +163,16 @@ def _one_of(env: Mapping[str, str], name: str, allowed: tuple[str, ...], default
     if value not in allowed:
         raise Invalid("SETTING_INVALID", f"{name}: {value[:80]!r} is not one of {', '.join(allowed)}", field=name)
     return value
+
+
+def _bytes(env: Mapping[str, str], name: str) -> int | None:
+    """Return a whole number of bytes; None where the variable is not set."""
+    text = env.get(name)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise Invalid("SETTING_INVALID", f"{name}: {text[:80]!r} is not a whole number of bytes", field=name)
+    return int(text)
 
 
 def _share(env: Mapping[str, str], name: str) -> float:

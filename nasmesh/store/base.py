@@ -28,7 +28,7 @@ class ObjectStore(Protocol):
 
     @property
     def kind_name(self) -> str:
-        """What kind of store this is, for people: "directory", "memory"."""
+        """What kind of store this is, for people: "directory", "memory", "s3"."""
         ...
 
     def put(self, kind: ObjectKind, content: bytes, *, extension: str = "onnx") -> pb.ObjectRef:
@@ -64,6 +64,22 @@ class ObjectStore(Protocol):
     def location(self, ref: pb.ObjectRef) -> str:
         """Return where the object is, for people; nothing parses it."""
         ...
+
+    def link(self, ref: pb.ObjectRef, *, seconds: int) -> str:
+        """Return an address from which whoever has it may download the object for so long, with any HTTP client.
+
+        Raises Invalid (LINK_UNSUPPORTED) for a store that serves nobody by itself.
+        """
+        ...
+
+
+def no_links(kind_name: str) -> Invalid:
+    """Return the refusal of a store that cannot be downloaded from."""
+    return Invalid(
+        "LINK_UNSUPPORTED",
+        f"link: a store of the kind {kind_name} gives no addresses to download from; export the bytes, or use S3",
+        field="link",
+    )
 
 
 def check_size(kind: ObjectKind, size_bytes: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from nasmesh import limits
 from nasmesh.clock import Clock, SystemClock, new_id
 from nasmesh.errors import Invalid, NotFound, Unavailable
-from nasmesh.store.base import Stored, check_size
+from nasmesh.store.base import Stored, check_size, no_links
 from nasmesh.store.keys import ObjectKind, check_content, check_key, check_ref, is_key, object_ref
 from nasmesh.v1 import object_pb2 as pb
 
@@ -102,6 +102,10 @@ class DirectoryStore:
         """Return the path, for people."""
         check_ref(ref, field="object")
         return str(self._path / ref.key)
+
+    def link(self, ref: pb.ObjectRef, *, seconds: int) -> str:  # noqa: ARG002 - as every store
+        """Refuse; see ObjectStore.link."""
+        raise no_links(self.kind_name)
 
     def objects(self) -> Iterator[Stored]:
         """Yield every object; see ObjectStore.objects. Files that are no objects are left out."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from nasmesh.clock import Clock, SystemClock
 from nasmesh.errors import NotFound
-from nasmesh.store.base import Stored, check_size
+from nasmesh.store.base import Stored, check_size, no_links
 from nasmesh.store.keys import ObjectKind, check_content, check_key, check_ref, object_ref
 from nasmesh.v1 import object_pb2 as pb
 
@@ -67,3 +67,7 @@ class MemoryStore:
         """Return a name for people."""
         check_ref(ref, field="object")
         return f"memory:{ref.key}"
+
+    def link(self, ref: pb.ObjectRef, *, seconds: int) -> str:  # noqa: ARG002 - as every store
+        """Refuse; see ObjectStore.link."""
+        raise no_links(self.kind_name)

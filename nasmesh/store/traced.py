@@ -47,3 +47,7 @@ class TracedStore:
     def location(self, ref: pb.ObjectRef) -> str:
         """Return where the object is; see ObjectStore.location."""
         return self._store.location(ref)
+
+    def link(self, ref: pb.ObjectRef, *, seconds: int) -> str:
+        """Return an address to download from; see ObjectStore.link."""
+        return self._store.link(ref, seconds=seconds)

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from nasmesh.store.keys import ObjectKind, object_ref
 from nasmesh.store.memory import MemoryStore
 from nasmesh.store.open import open_store
 from nasmesh.v1 import object_pb2 as pb
+from tests.builders.s3_servers import KINDS
+from tests.builders.s3_stores import Servers, new_bucket, servers_below
 
 CONTENT = b"some network"
 # Puts objects without end (or as many as asked) and names each once it is put.
@@ -39,23 +42,26 @@ for i in itertools.count() if len(sys.argv) == 2 else range(int(sys.argv[2])):
 class Backend:
     """A store together with a way to damage what it keeps."""
 
-    def __init__(self, store: ObjectStore, root: Path | None) -> None:
+    def __init__(self, store: ObjectStore, overwrite: Callable[[pb.ObjectRef, bytes], object]) -> None:
         self.store = store
-        self.root = root
-
-    def overwrite(self, ref: pb.ObjectRef, content: bytes) -> None:
-        """Change the stored bytes behind the store's back."""
-        if self.root is None:
-            self.store._objects[ref.key] = content  # type: ignore[attr-defined]
-        else:
-            (self.root / ref.key).write_bytes(content)
+        self.overwrite = overwrite
 
 
-@pytest.fixture(params=["directory", "memory"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    yield from servers_below(tmp_path_factory.mktemp("s3"))
+
+
+@pytest.fixture(params=["directory", "memory", *KINDS])
+def backend(request: pytest.FixtureRequest, tmp_path: Path, servers: Servers) -> Backend:
     if request.param == "memory":
-        return Backend(MemoryStore(), None)
-    return Backend(DirectoryStore(tmp_path / "objects"), tmp_path / "objects")
+        memory = MemoryStore()
+        return Backend(memory, lambda ref, content: memory._objects.__setitem__(ref.key, content))
+    if request.param == "directory":
+        root = tmp_path / "objects"
+        return Backend(DirectoryStore(root), lambda ref, content: (root / ref.key).write_bytes(content))
+    bucket = new_bucket(servers.server(request.param))
+    return Backend(bucket.store(), bucket.overwrite)
 
 
 class TestEveryStore:
@@ -366,7 +372,7 @@ class TestOpenStore:
         assert not open_store("memory:").exists(ref)
 
     @pytest.mark.parametrize(
-        "url", ["", "dir:", "s3://bucket", "relative/path", "//host/share", "memory:x", "dir:/a\0b"]
+        "url", ["", "dir:", "gs://bucket", "relative/path", "//host/share", "memory:x", "dir:/a\0b"]
     )
     def test_other_urls_are_refused_with_the_fix(self, url: str) -> None:
         with pytest.raises(Invalid, match="use dir:/PATH") as caught:

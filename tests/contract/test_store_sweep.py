@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from nasmesh.store.base import ObjectStore
 from nasmesh.store.directory import DirectoryStore
 from nasmesh.store.keys import ObjectKind, bare, keys_within
 from nasmesh.store.memory import MemoryStore
+from tests.builders.s3_servers import KINDS
+from tests.builders.s3_stores import Servers, new_bucket, servers_below
 
 HOUR = 3600.0
 
@@ -21,13 +23,27 @@ HOUR = 3600.0
 class Aged:
     """A store whose objects can be made old."""
 
-    def __init__(self, store: ObjectStore, age: Callable[[str, float], None]) -> None:
+    def __init__(self, store: ObjectStore, age: Callable[[str, float], None], *, races: int = 200) -> None:
         self.store = store
         self.age = age
+        self.races = races
 
 
-@pytest.fixture(params=["directory", "memory"])
-def aged(request: pytest.FixtureRequest, tmp_path: Path) -> Aged:
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    yield from servers_below(tmp_path_factory.mktemp("s3"))
+
+
+@pytest.fixture(params=["directory", "memory", *KINDS])
+def aged(request: pytest.FixtureRequest, tmp_path: Path, servers: Servers) -> Aged:
+    if request.param in KINDS:
+        bucket, proxy = new_bucket(servers.server(request.param)), servers.proxy(request.param)
+
+        def look_older(key: str, seconds: float) -> None:
+            proxy.age(f"/{bucket.name}/{key}", seconds)
+
+        races = 200 if request.config.getoption("--long") else 30
+        return Aged(bucket.store(endpoint=proxy.endpoint), look_older, races=races)
     if request.param == "memory":
         clock = ManualClock()
         memory = MemoryStore(clock=clock)
@@ -87,7 +103,7 @@ def test_delete_when_the_key_is_none_then_refused(aged: Aged, key: str) -> None:
 
 
 def test_put_and_delete_when_racing_then_what_was_put_last_is_never_lost(aged: Aged) -> None:
-    rounds, lost = 200, 0
+    rounds, lost = aged.races, 0
     with ThreadPoolExecutor(2) as pool:
         for number in range(rounds):
             content = b"%d" % number
