@@ -12,8 +12,10 @@ from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler import compiled, convert, pages
 from scheduler.activity_message import activity_message
 from scheduler.datasets import visible
+from scheduler.demand import demand_message
 from scheduler.engine import Engine
 from scheduler.fields import sized, tag
+from scheduler.offers import Offers
 from scheduler.ownership import is_visible
 from scheduler.searches import Searches
 
@@ -25,9 +27,10 @@ _FINAL = {"true": True, "false": False}
 class Listings:
     """Everything else that clients read."""
 
-    def __init__(self, engine: Engine, searches: Searches, store_kind: str) -> None:
-        """Serve an engine."""
+    def __init__(self, engine: Engine, searches: Searches, store_kind: str, offers: Offers | None = None) -> None:
+        """Serve an engine; `offers` as of Searches."""
         self._engine = engine
+        self._offers = Offers(engine.clock) if offers is None else offers
         self._searches = searches
         self._store_kind = store_kind
 
@@ -102,7 +105,8 @@ class Listings:
     def generators(self, request: pb.ListGeneratorsRequest) -> pb.ListGeneratorsResponse:
         """Return a page of generators, by name."""
         after = pages.start_after("generators", request.page_token)
-        known = [generator for generator in self._engine.agents.generators() if generator.name > after]
+        there = self._offers.generators(self._engine.agents.generators())
+        known = [generator for generator in there if generator.name > after]
         rows: Iterator[tuple[str, Callable[[], generate_service_pb2.Generator]]] = (
             (generator.name, partial(_itself, generator)) for generator in known
         )
@@ -142,6 +146,10 @@ class Listings:
         response.activity.CopyFrom(activity_message(engine))
         return response
 
+    def demand(self) -> pb.GetDemandResponse:
+        """Return what waits and what runs, by what it needs."""
+        return demand_message(self._engine)
+
     def exported(self, request: pb.ExportNetworkRequest, *, caller: Identity = LOCAL) -> object_pb2.ObjectRef:
         """Return the object that an export names.
 
@@ -175,6 +183,9 @@ class Listings:
             for dataset in entry.server.datasets:
                 if dataset.name not in known or not known[dataset.name].available:
                     known[dataset.name] = dataset
+        for dataset in self._offers.datasets():
+            if dataset.available and not (dataset.name in known and known[dataset.name].available):
+                known[dataset.name] = dataset
         known.update(visible(self._engine.state, caller))
         return known
 

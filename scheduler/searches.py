@@ -1,6 +1,6 @@
 """What clients do with searches: create, cancel, read, list, watch. Methods are commands of the engine."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from nasmesh import ids
@@ -8,13 +8,14 @@ from nasmesh.clock import new_id
 from nasmesh.errors import Conflict, Unavailable
 from nasmesh.logs import get_logger
 from nasmesh.rpc.identity import LOCAL, Identity
+from nasmesh.v1 import generate_service_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
-from nasmesh.v1 import search_pb2
 from scheduler import convert, pages, quotas
 from scheduler.datasets import visible
 from scheduler.domain import OPEN_SEARCHES, SearchRun, TaskKind
 from scheduler.engine import Engine
 from scheduler.facts import SearchCancelled, SearchCreated
+from scheduler.offers import Offers, has_data
 from scheduler.once import once
 from scheduler.origin import complete_transfer
 from scheduler.ownership import check_visible, check_writable, is_visible, unknown_search
@@ -28,9 +29,10 @@ _log = get_logger("searches")
 class Searches:
     """The searches of an engine, as clients use them."""
 
-    def __init__(self, engine: Engine) -> None:
-        """Serve an engine."""
+    def __init__(self, engine: Engine, offers: Offers | None = None) -> None:
+        """Serve an engine; `offers`: servers that are not there, and start when there is work for them."""
         self._engine = engine
+        self._offers = Offers(engine.clock) if offers is None else offers
 
     def create(
         self, request: pb.CreateSearchRequest, *, caller: Identity = LOCAL, traceparent: str = ""
@@ -106,11 +108,14 @@ class Searches:
         return message
 
     def _validated(self, request: pb.CreateSearchRequest, caller: Identity) -> pb.CreateSearchResponse:
-        spec = complete_spec(request.spec, self._engine.agents.generators(), visible(self._engine.state, caller))
+        spec = complete_spec(request.spec, self._generators(), visible(self._engine.state, caller))
         self._check_data(spec)
         complete_transfer(spec, self._engine.state, caller)
         name = f"searches/{self._free_id(request.search_id)}" if request.search_id else ""
         return pb.CreateSearchResponse(search=search_pb2.Search(name=name, spec=spec))
+
+    def _generators(self) -> Sequence[generate_service_pb2.Generator]:
+        return self._offers.generators(self._engine.agents.generators())
 
     def _check_data(self, spec: search_pb2.SearchSpec) -> None:
         """Raise Unavailable (DATASET_ABSENT) where train servers are connected and none of them has built-in data."""
@@ -118,6 +123,8 @@ class Searches:
             return
         dataset = spec.data.dataset
         trainers = [entry for entry in self._engine.agents.connected() if TaskKind.TRAIN in entry.slots]
+        if any(has_data(server, dataset) for server in self._offers.servers(TaskKind.TRAIN)):
+            return
         if trainers and not any(entry.can_do(TaskKind.TRAIN, dataset) for entry in trainers):
             told = [d.description for entry in trainers for d in entry.server.datasets if d.name == dataset]
             raise Unavailable(
@@ -130,7 +137,7 @@ class Searches:
         identifier = self._free_id(request.search_id)
         quotas.check_open_searches(self._engine.state, caller)
         quotas.check_queued_networks(self._engine.state, caller.name)
-        spec = complete_spec(request.spec, self._engine.agents.generators(), visible(self._engine.state, caller))
+        spec = complete_spec(request.spec, self._generators(), visible(self._engine.state, caller))
         self._check_data(spec)
         complete_transfer(spec, self._engine.state, caller)
         self._engine.record(SearchCreated(identifier, spec, owner=caller.name, traceparent=traceparent))

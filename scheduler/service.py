@@ -17,6 +17,7 @@ from scheduler.datasets import Datasets
 from scheduler.following import follow
 from scheduler.lifecycle import Lifecycle
 from scheduler.listings import Listings
+from scheduler.offers import Offers
 from scheduler.searches import Searches
 from scheduler.sweep import Sweep
 
@@ -31,8 +32,9 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
         """Serve from a core, and objects from a store."""
         self._core = core
         self._store = store
-        self._searches = Searches(core.engine)
-        self._listings = Listings(core.engine, self._searches, store.kind_name)
+        self._offers = Offers(core.engine.clock)
+        self._searches = Searches(core.engine, self._offers)
+        self._listings = Listings(core.engine, self._searches, store.kind_name, self._offers)
         self._lifecycle = Lifecycle(core.engine, self._searches)
         self._datasets = Datasets(core, store)
         self._sweep = Sweep(core, store, self._lifecycle)
@@ -163,3 +165,11 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """Describe this scheduler."""
         return self._listings.info()  # not a command: it must answer while the journal does not
+
+    async def GetDemand(self, request: pb.GetDemandRequest, context: Context) -> pb.GetDemandResponse:
+        """Say what work there is."""
+        return await self._core.submit(self._listings.demand)
+
+    async def OfferServers(self, request: pb.OfferServersRequest, context: Context) -> pb.OfferServersResponse:
+        """Keep what a deployer could start."""
+        return await self._core.submit(partial(self._offers.put, request))

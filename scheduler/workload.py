@@ -137,14 +137,18 @@ class Workload:
     def _enqueue(self, run: SearchRun, task: Task) -> None:
         if run.paused:
             return
-        # What was added is in the object store: every server can fetch it. A table reads no data, and neither does who
-        # measures an untrained network.
-        reads = not run.spec.evaluate.table and not is_profile(task)
-        need = run.spec.data.dataset if reads and not run.spec.data.HasField("manifest") else ""
-        if task.kind is TaskKind.GENERATE:
-            need = run.spec.generator.generator if task.ask and task.ask.call else ""
-        size = gang_size(run, task)
+        need, size = need_of(run, task), gang_size(run, task)
         self._placement.add(Waiting(task.id, run.id, task.kind, need, run.spec.priority, task.order, size))
+
+
+def need_of(run: SearchRun, task: Task) -> str:
+    """Return the generator or data set that a server must have for a task; "" for any."""
+    if task.kind is TaskKind.GENERATE:
+        return run.spec.generator.generator if task.ask and task.ask.call else ""
+    # What was added is in the object store: every server can fetch it. A table reads no data, and neither does who
+    # measures an untrained network.
+    reads = not run.spec.evaluate.table and not is_profile(task)
+    return run.spec.data.dataset if reads and not run.spec.data.HasField("manifest") else ""
 
 
 def _is_over(run: SearchRun | None, uptime_s: float) -> bool:

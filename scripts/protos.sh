@@ -9,3 +9,4 @@ generate() { "$bin/python" -W ignore -m grpc_tools.protoc -Iprotos \
   --plugin=protoc-gen-mypy="$bin/protoc-gen-mypy" --plugin=protoc-gen-mypy_grpc="$bin/protoc-gen-mypy_grpc" "$@"; }
 generate --python_out="$out" --mypy_out=quiet:"$out" protos/nasmesh/v1/*.proto
 generate --grpc_python_out="$out" --mypy_grpc_out=quiet:"$out" protos/nasmesh/v1/*_service.proto
+generate --python_out="$out" --mypy_out=quiet:"$out" --grpc_python_out="$out" --mypy_grpc_out=quiet:"$out" protos/nasmesh/keda/*.proto

@@ -23,6 +23,7 @@ fi
 fresh=$(mktemp -d)
 trap 'rm -rf "${before:-}" "$fresh"' EXIT
 scripts/protos.sh "$fresh"
-for file in "$fresh"/nasmesh/v1/*; do
-  cmp -s "$file" "nasmesh/v1/$(basename "$file")" || { echo "protos: nasmesh/v1/$(basename "$file") is stale; run: make protos" >&2; exit 1; }
+for file in "$fresh"/nasmesh/*/*; do
+  name=${file#"$fresh"/}
+  cmp -s "$file" "$name" || { echo "protos: $name is stale; run: make protos" >&2; exit 1; }
 done

@@ -48,7 +48,10 @@ DEADLINES_S: dict[str, float | None] = {
         GetAgent=_READ_S,
         ListAgents=_READ_S,
         GetServerInfo=_READ_S,
+        GetDemand=_READ_S,
+        OfferServers=_WRITE_S,
     ),
+    **_rows("DeployerService", ListPools=_READ_S),
     **_rows("DispatchService", Work=_OPEN, GetAttempt=_READ_S),
     **_rows("GenerateService", ListServedGenerators=_READ_S, GetGenerator=_READ_S, Propose=_PROPOSE_S),
     **_rows(

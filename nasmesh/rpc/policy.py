@@ -72,6 +72,13 @@ POLICY: dict[str, Rule] = {
         DrainAgent=_ADMIN,
         UndrainAgent=_ADMIN,
         GetServerInfo=_READ,
+        GetDemand=_ADMIN,
+        OfferServers=_ADMIN,
+    ),
+    **_rows("nasmesh.v1.DeployerService", ListPools=_READ),
+    # KEDA shows a certificate, or is a neighbour on a network that is trusted.
+    **_rows(
+        "externalscaler.ExternalScaler", IsActive=_READ, StreamIsActive=_READ, GetMetricSpec=_READ, GetMetrics=_READ
     ),
     **_rows("nasmesh.v1.DispatchService", Work=_AGENT, GetAttempt=_AGENT),
     **_rows("nasmesh.v1.GenerateService", ListServedGenerators=_SERVER, GetGenerator=_SERVER, Propose=_SERVER),

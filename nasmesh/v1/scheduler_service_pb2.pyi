@@ -1658,6 +1658,172 @@ class GetServerInfoRequest(_message.Message):
 Global___GetServerInfoRequest: _TypeAlias = GetServerInfoRequest  # noqa: Y015
 
 @_typing.final
+class GetDemandRequest(_message.Message):
+    """Request of SchedulerService.GetDemand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDemandRequest: _TypeAlias = GetDemandRequest  # noqa: Y015
+
+@_typing.final
+class GetDemandResponse(_message.Message):
+    """Response of SchedulerService.GetDemand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEMANDS_FIELD_NUMBER: _builtins.int
+    STORE_OUTAGE_FIELD_NUMBER: _builtins.int
+    store_outage: _builtins.bool
+    """Whether nothing is leased because the object store failed: more servers would find no work."""
+    @_builtins.property
+    def demands(self) -> _containers.RepeatedCompositeFieldContainer[Global___Demand]:
+        """Open tasks, those alike in one row; rows by kind, then oldest first. Tasks of paused searches are left out while they
+        do not run.
+        """
+
+    def __init__(
+        self,
+        *,
+        demands: _abc.Iterable[Global___Demand] | None = ...,
+        store_outage: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["demands", b"demands", "store_outage", b"store_outage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDemandResponse: _TypeAlias = GetDemandResponse  # noqa: Y015
+
+@_typing.final
+class Demand(_message.Message):
+    """Open tasks that are alike in what they need."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NEED_FIELD_NUMBER: _builtins.int
+    SERVERS_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    OLDEST_QUEUED_S_FIELD_NUMBER: _builtins.int
+    kind: _search_pb2.TaskKind.ValueType
+    """Their kind."""
+    need: _builtins.str
+    """Generator ("generators/nac") or data set ("datasets/digits") that a server must have; "": any server of the kind."""
+    servers: _builtins.int
+    """Servers that each of them takes at once."""
+    owner: _builtins.str
+    """Owner of their searches; "": nobody signed in."""
+    queued: _builtins.int
+    """Those that wait."""
+    running: _builtins.int
+    """Those that are leased."""
+    oldest_queued_s: _builtins.float
+    """For how long the one waits that waits longest, seconds."""
+    def __init__(
+        self,
+        *,
+        kind: _search_pb2.TaskKind.ValueType = ...,
+        need: _builtins.str = ...,
+        servers: _builtins.int = ...,
+        owner: _builtins.str = ...,
+        queued: _builtins.int = ...,
+        running: _builtins.int = ...,
+        oldest_queued_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "need", b"need", "oldest_queued_s", b"oldest_queued_s", "owner", b"owner", "queued", b"queued", "running", b"running", "servers", b"servers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Demand: _TypeAlias = Demand  # noqa: Y015
+
+@_typing.final
+class OfferServersRequest(_message.Message):
+    """Request of SchedulerService.OfferServers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPLOYER_FIELD_NUMBER: _builtins.int
+    OFFERS_FIELD_NUMBER: _builtins.int
+    deployer: _builtins.str
+    """Who offers them, up to 63 characters; what it offered before is forgotten."""
+    @_builtins.property
+    def offers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServerOffer]:
+        """The servers, at most 64."""
+
+    def __init__(
+        self,
+        *,
+        deployer: _builtins.str = ...,
+        offers: _abc.Iterable[Global___ServerOffer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployer", b"deployer", "offers", b"offers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferServersRequest: _TypeAlias = OfferServersRequest  # noqa: Y015
+
+@_typing.final
+class ServerOffer(_message.Message):
+    """Servers that somebody starts when there is work for them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SERVER_FIELD_NUMBER: _builtins.int
+    kind: _search_pb2.TaskKind.ValueType
+    """What they do."""
+    @_builtins.property
+    def server(self) -> _job_pb2.Server:
+        """Such a server as it described itself when it was last there."""
+
+    def __init__(
+        self,
+        *,
+        kind: _search_pb2.TaskKind.ValueType = ...,
+        server: _job_pb2.Server | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "server", b"server"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServerOffer: _TypeAlias = ServerOffer  # noqa: Y015
+
+@_typing.final
+class OfferServersResponse(_message.Message):
+    """Response of SchedulerService.OfferServers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferServersResponse: _TypeAlias = OfferServersResponse  # noqa: Y015
+
+@_typing.final
 class SchedulerActivity(_message.Message):
     """What a scheduler is doing."""
 

@@ -176,6 +176,16 @@ class SchedulerServiceStub:
                 request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.GetServerInfoRequest.SerializeToString,
                 response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.GetServerInfoResponse.FromString,
                 _registered_method=True)
+        self.GetDemand = channel.unary_unary(
+                '/nasmesh.v1.SchedulerService/GetDemand',
+                request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.GetDemandRequest.SerializeToString,
+                response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.GetDemandResponse.FromString,
+                _registered_method=True)
+        self.OfferServers = channel.unary_unary(
+                '/nasmesh.v1.SchedulerService/OfferServers',
+                request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.OfferServersRequest.SerializeToString,
+                response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.OfferServersResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulerServiceServicer:
@@ -460,6 +470,25 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDemand(self, request, context):
+        """Says what waits and what runs, by what it needs: what servers are there for, and how many more would find work.
+
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OfferServers(self, request, context):
+        """Says which servers the caller starts when there is work for them. For a minute, CreateSearch takes their generators and
+        data sets as there, and ListGenerators and ListDatasets name them; say it again before.
+
+        Errors: INVALID_ARGUMENT (OFFER_INVALID): fix the field named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -602,6 +631,16 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.GetServerInfo,
                     request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.GetServerInfoRequest.FromString,
                     response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.GetServerInfoResponse.SerializeToString,
+            ),
+            'GetDemand': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDemand,
+                    request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.GetDemandRequest.FromString,
+                    response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.GetDemandResponse.SerializeToString,
+            ),
+            'OfferServers': grpc.unary_unary_rpc_method_handler(
+                    servicer.OfferServers,
+                    request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.OfferServersRequest.FromString,
+                    response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.OfferServersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1362,6 +1401,60 @@ class SchedulerService:
             '/nasmesh.v1.SchedulerService/GetServerInfo',
             nasmesh_dot_v1_dot_scheduler__service__pb2.GetServerInfoRequest.SerializeToString,
             nasmesh_dot_v1_dot_scheduler__service__pb2.GetServerInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDemand(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nasmesh.v1.SchedulerService/GetDemand',
+            nasmesh_dot_v1_dot_scheduler__service__pb2.GetDemandRequest.SerializeToString,
+            nasmesh_dot_v1_dot_scheduler__service__pb2.GetDemandResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OfferServers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nasmesh.v1.SchedulerService/OfferServers',
+            nasmesh_dot_v1_dot_scheduler__service__pb2.OfferServersRequest.SerializeToString,
+            nasmesh_dot_v1_dot_scheduler__service__pb2.OfferServersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -200,6 +200,17 @@ class SchedulerServiceStub:
 
     Errors: none of its own.
     """
+    GetDemand: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetDemandRequest, _scheduler_service_pb2.GetDemandResponse]
+    """Says what waits and what runs, by what it needs: what servers are there for, and how many more would find work.
+
+    Errors: none of its own.
+    """
+    OfferServers: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.OfferServersRequest, _scheduler_service_pb2.OfferServersResponse]
+    """Says which servers the caller starts when there is work for them. For a minute, CreateSearch takes their generators and
+    data sets as there, and ListGenerators and ListDatasets name them; say it again before.
+
+    Errors: INVALID_ARGUMENT (OFFER_INVALID): fix the field named.
+    """
 
 @_typing.type_check_only
 class SchedulerServiceAsyncStub(SchedulerServiceStub):
@@ -372,6 +383,17 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """Describes this scheduler, with what it is doing now.
 
     Errors: none of its own.
+    """
+    GetDemand: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetDemandRequest, _scheduler_service_pb2.GetDemandResponse]  # type: ignore[assignment]
+    """Says what waits and what runs, by what it needs: what servers are there for, and how many more would find work.
+
+    Errors: none of its own.
+    """
+    OfferServers: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.OfferServersRequest, _scheduler_service_pb2.OfferServersResponse]  # type: ignore[assignment]
+    """Says which servers the caller starts when there is work for them. For a minute, CreateSearch takes their generators and
+    data sets as there, and ListGenerators and ListDatasets name them; say it again before.
+
+    Errors: INVALID_ARGUMENT (OFFER_INVALID): fix the field named.
     """
 
 class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -710,6 +732,29 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Describes this scheduler, with what it is doing now.
 
         Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDemand(
+        self,
+        request: _scheduler_service_pb2.GetDemandRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.GetDemandResponse, _abc.Awaitable[_scheduler_service_pb2.GetDemandResponse]]:
+        """Says what waits and what runs, by what it needs: what servers are there for, and how many more would find work.
+
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def OfferServers(
+        self,
+        request: _scheduler_service_pb2.OfferServersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.OfferServersResponse, _abc.Awaitable[_scheduler_service_pb2.OfferServersResponse]]:
+        """Says which servers the caller starts when there is work for them. For a minute, CreateSearch takes their generators and
+        data sets as there, and ListGenerators and ListDatasets name them; say it again before.
+
+        Errors: INVALID_ARGUMENT (OFFER_INVALID): fix the field named.
         """
 
 def add_SchedulerServiceServicer_to_server(servicer: SchedulerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

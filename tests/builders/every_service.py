@@ -17,10 +17,12 @@ from evaluate_svc.service import EvaluateServicer
 from generate_svc.service import GenerateServicer
 from nasmesh.jobs.context import JobContext
 from nasmesh.jobs.table import JobTable
+from nasmesh.keda import externalscaler_pb2
 from nasmesh.rpc.gate import Gate
 from nasmesh.rpc.server import Door, Service, serve_threads
 from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import (
+    deployer_service_pb2,
     dispatch_service_pb2,
     evaluate_service_pb2,
     evaluate_service_pb2_grpc,
@@ -30,6 +32,8 @@ from nasmesh.v1 import (
     train_service_pb2,
     train_service_pb2_grpc,
 )
+from scheduler.deployers.board import Board
+from scheduler.deployers.service import services
 from scheduler.program import Options, Scheduler, start
 from train_svc.service import TrainServicer
 
@@ -39,6 +43,8 @@ _MODULES = (
     generate_service_pb2,
     train_service_pb2,
     evaluate_service_pb2,
+    deployer_service_pb2,
+    externalscaler_pb2,
 )
 _STANDARD = (health_pb2, reflection_pb2)
 ADD = {
@@ -126,6 +132,10 @@ def every_service(directory: Path, door: Door) -> Iterator[Everything]:
             running = serve_threads([service], "127.0.0.1:0", door=door)
             stack.callback(running.stop, 0)
             addresses[name], gates[name] = running.address, running.gate
+        deployer = serve_threads(services(Board("deployer")), "127.0.0.1:0", door=door)
+        stack.callback(deployer.stop, 0)
+        for name in ("DeployerService", "ExternalScaler"):
+            addresses[name], gates[name] = deployer.address, deployer.gate
         for name in ("Health", "ServerReflection"):
             addresses[name], gates[name] = scheduler.address, scheduler.gate
         yield Everything(addresses, gates, scheduler)

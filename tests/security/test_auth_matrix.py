@@ -44,9 +44,12 @@ GROUPS = (
     (r"/grpc\.health\.v1\.Health/.*", {"reader", "writer", "admin", "agent", "server", "nobody"}),
     (r"/grpc\.reflection\..*", {"reader", "writer", "admin", "agent"}),
     (r"/nasmesh\.v1\.SchedulerService/(DeleteSearch|DeleteUnreferencedObjects|DrainAgent|UndrainAgent)", {"admin"}),
+    (r"/nasmesh\.v1\.SchedulerService/(GetDemand|OfferServers)", {"admin"}),
     (r"/nasmesh\.v1\.SchedulerService/(Get|List|Watch).*", {"reader", "writer", "admin"}),
     (r"/nasmesh\.v1\.SchedulerService/.*", {"writer", "admin"}),
     (r"/nasmesh\.v1\.DispatchService/.*", {"agent"}),
+    (r"/nasmesh\.v1\.DeployerService/.*", {"reader", "writer", "admin"}),
+    (r"/externalscaler\.ExternalScaler/.*", {"reader", "writer", "admin"}),
     (r"/nasmesh\.v1\.(Generate|Train|Evaluate)Service/.*", {"writer", "admin", "agent"}),
 )
 REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE)

@@ -1,0 +1,1 @@
+"""Generated from KEDA's contract of an external scaler (protos/nasmesh/keda)."""
