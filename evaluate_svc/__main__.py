@@ -11,6 +11,7 @@ from nasmesh.host import usable_memory_bytes
 from nasmesh.jobs.bounds import has_gpu
 from nasmesh.jobs.table import ChildLimits, JobTable, Memory
 from nasmesh.rpc.server import Service
+from nasmesh.store.open import open_store
 from nasmesh.v1.evaluate_service_pb2_grpc import add_EvaluateServiceServicer_to_server
 
 METRIC = "evaluate_memory_bytes"
@@ -19,6 +20,7 @@ METRIC = "evaluate_memory_bytes"
 
 def build(settings: ServerSettings) -> Served:
     """Return the service over a table of children that score."""
+    open_store(settings.store, check=True)
     most = min(ChildLimits().memory_bytes, usable_memory_bytes())
     table = JobTable(
         work="evaluate_svc.job:run",
@@ -26,6 +28,7 @@ def build(settings: ServerSettings) -> Served:
         directory=settings.work_dir / "jobs",
         environment={
             "NASMESH_STORE": settings.store,
+            "NASMESH_STORE_CREDENTIALS": str(settings.environment.store_credentials or ""),
             "NASMESH_HOME": str(settings.environment.home),
             "NASMESH_DATA": str(settings.environment.data),
         },

@@ -60,7 +60,7 @@ def build(settings: ServerSettings) -> Served:
     """Return the service; the store is only for the networks that its agent makes of proposals."""
     servicer = GenerateServicer(_served(settings))
     service = Service(GENERATE, add_GenerateServiceServicer_to_server, servicer)
-    driver = GenerateDriver(LocalTarget(servicer), open_store(settings.store), slots=settings.slots)
+    driver = GenerateDriver(LocalTarget(servicer), open_store(settings.store, check=True), slots=settings.slots)
     return Served(service, driver)
 
 

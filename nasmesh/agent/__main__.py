@@ -84,7 +84,7 @@ def _driver(settings: AgentSettings, contract: str) -> Driver:
         from nasmesh.agent.drivers.generate import GenerateDriver
         from nasmesh.store.open import open_store
 
-        return GenerateDriver(target, open_store(settings.store), slots=settings.slots)
+        return GenerateDriver(target, open_store(settings.store, check=True), slots=settings.slots)
     return TrainDriver(target) if contract == TRAIN else EvaluateDriver(target)
 
 
