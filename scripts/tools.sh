@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Puts the tools that tests use, and that pip does not bring, into .tools/bin, each by a function of its own:
-# grpcurl (with Go built from its module, without from a PyPI wheel) and nft (Debian's, unpacked and not installed).
+# grpcurl (with Go built from its module, without from a PyPI wheel), nft and Slurm (Debian's, unpacked and not installed).
 # A tool that is there is skipped. CI=true makes a failure fatal.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -50,5 +50,50 @@ nft() {  # firewall rules of the hosts that tests make; about a second
   chmod +x .tools/bin/nft
 }
 
+slurm() {  # a Slurm cluster on loopback for tests of the deployer, 14 MB unpacked; some seconds
+  if [ -x .tools/slurm/usr/sbin/slurmd ]; then return; fi
+  unpack_debian .tools/slurm munge libmunge2 slurm-client slurmctld slurmd slurm-wlm-basic-plugins libhwloc15 liblua5.1-0 \
+    libdbus-1-3 libjson-c5 libnuma1 libyaml-0-2 \
+    || { missing "Debian's packages of Slurm and munge are not to be had"; return; }
+  # Only under these names do they know what they are, and read the GPUs of slurm.conf.
+  local program
+  for program in slurmctld slurmstepd slurmd; do
+    ln -sf "$program-wlm" ".tools/slurm/usr/sbin/$program" || return
+  done
+}
+
+helm() {  # Helm's own engine as a wheel, for the chart's tests; seconds, where building helm with Go takes minutes
+  if [ -d .tools/helm/helm_python ]; then return; fi
+  rm -rf .tools/helm
+  echo "helm-python-sdk==0.2.2 --hash=sha256:28cc13abaf134c3a7e37f070c939be8d9cdc9825c3c8b8b2d35161073bcd4578" > .tools/helm.txt
+  .venv/bin/python -m pip install --quiet --no-deps --only-binary :all: --require-hashes --target .tools/helm \
+    --requirement .tools/helm.txt || missing "the package helm-python-sdk is not to be had for this machine"
+}
+
+kubernetes_models() {  # what KEDA and the Prometheus operator accept, for the chart's tests; 35 MB, seconds
+  if [ -d .tools/kubernetes-models/node_modules ]; then return; fi
+  command -v npm >/dev/null || { missing "no npm"; return; }
+  mkdir -p .tools/kubernetes-models
+  (cd .tools/kubernetes-models && npm install --silent --no-audit --no-fund --ignore-scripts --no-save \
+    @kubernetes-models/keda@0.4.2 @kubernetes-models/prometheus-operator@6.0.0) \
+    || missing "npm could not install @kubernetes-models/keda and @kubernetes-models/prometheus-operator"
+}
+
+promtool() {  # checks of Prometheus's rules and of the dashboard's queries; 96 MB unpacked, seconds
+  if type -P promtool >/dev/null || [ -x .tools/prometheus/usr/bin/promtool ]; then return; fi
+  unpack_debian .tools/prometheus prometheus || missing "Debian's package prometheus is not to be had"
+  rm -rf .tools/prometheus/packages .tools/prometheus/usr/bin/prometheus
+}
+
+systemd_analyze() {  # checks of systemd's units; seconds, and nothing where systemd is installed
+  if type -P systemd-analyze >/dev/null || [ -x .tools/systemd/bin/systemd-analyze ]; then return; fi
+  unpack_debian .tools/systemd systemd libsystemd-shared || missing "Debian's package systemd is not to be had"
+}
+
 grpcurl
 nft
+slurm
+helm
+kubernetes_models
+promtool
+systemd_analyze

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from nasmesh.clock import Clock, SystemClock
 from nasmesh.errors import FieldViolation, Invalid
 from nasmesh.v1 import deployer_pb2 as pb
-from scheduler.deployers.base import Order, Site, Standing, State
+from scheduler.deployers.base import DOES_NOT_FIT, Order, Site, Standing, State
 from scheduler.deployers.engines.slurm_commands import Job, cancel, jobs, submit
 from scheduler.deployers.engines.started import Started
 
@@ -31,9 +31,9 @@ class SlurmEngine:
     kind_name = "slurm"
 
     def __init__(self, pool: pb.ServerPool, site: Site, *, clock: Clock | None = None) -> None:
-        """Check the pool's settings; raises Invalid (POOL_INVALID) with every field that is wrong."""
+        """Check the pool's settings; raises Invalid (CONFIG_INVALID) with every field that is wrong."""
         if violations := check(pool):
-            raise Invalid("POOL_INVALID", violations[0].description, violations=violations)
+            raise Invalid("CONFIG_INVALID", violations[0].description, violations=violations)
         self._pool = pool
         self._comment = f"nasmesh/{site.deployer}/{pool.name}"
         self._output = pool.slurm.output_dir or str(site.home / "slurm" / "output")
@@ -46,23 +46,23 @@ class SlurmEngine:
 
     def start(self, order: Order) -> None:
         """Submit a server's job, once by name; raises Invalid (DOES_NOT_FIT and others), Unavailable (ENGINE_DOWN)."""
-        if order.name in self._started.notes() or any(not job.impossible for job in jobs(name=order.name)):
+        if order.name in self._started.notes() or self._live(order.name):
             return
         if self._makes_output:
             (self._home / "slurm" / "output").mkdir(parents=True, exist_ok=True)
         names = dict.fromkeys((*_INHERITED, *order.environment))
-        arguments = [
-            *self._arguments(order),
-            f"--export={','.join(names)}",
-        ]
+        arguments = [*self._arguments(order), f"--export={','.join(names)}"]
         job_id = submit(arguments, self._script(order), order.environment)
+        for job in self._live(order.name):
+            if job.fault:
+                cancel(job_id, softly=False)
+                text = f"{job.fault}: the partition, as it is configured, never runs such a job: {job.reason}"
+                raise Invalid(DOES_NOT_FIT, text, field=job.fault)
         self._started.add(order.name, job_id)
 
     def stop(self, name: str, grace_s: float) -> None:
         """Send a server SIGTERM, and cancel its job after the grace; one that waits is cancelled at once."""
-        for job in jobs(name=name):
-            if job.comment != self._comment or job.state is State.ENDED:
-                continue
+        for job in self._live(name):
             if job.state is State.PENDING:
                 cancel(job.job_id, softly=False)
             elif name not in self._ends:
@@ -73,11 +73,12 @@ class SlurmEngine:
         """Return how the pool's jobs stand, and cancel those whose grace is over."""
         known = {job.name: job for job in jobs() if job.comment == self._comment}
         notes = self._started.notes()
-        standings = [
-            Standing(name, job.state, self._reason(job))
-            for name, job in sorted(known.items())
-            if name in notes or not job.impossible
-        ]
+        for name in known.keys() - notes.keys():
+            if known[name].state is State.ENDED:  # refused when it was started, or of a life of which nothing is left
+                del known[name]
+            else:
+                self._started.add(name, known[name].job_id)
+        standings = [Standing(name, job.state, self._reason(job)) for name, job in sorted(known.items())]
         for name in sorted(set(notes) - set(known)):
             if name in self._told:
                 self._told.discard(name)
@@ -92,6 +93,10 @@ class SlurmEngine:
 
     def close(self) -> None:
         """Nothing is held: every command is a process of its own."""
+
+    def _live(self, name: str) -> list[Job]:
+        """Return the jobs of one server that have not ended: one, or none."""
+        return [job for job in jobs(name=name) if job.comment == self._comment and job.state is not State.ENDED]
 
     def _end_overdue(self, states: dict[str, State], known: dict[str, Job]) -> None:
         for name, until in list(self._ends.items()):
@@ -163,7 +168,7 @@ def check(pool: pb.ServerPool) -> list[FieldViolation]:
         found.append(_wrong("slurm.output_dir", "give an absolute directory that all nodes have, without % and \\"))
     for number, line in enumerate(slurm.setup):
         if "\0" in line or line.lstrip().startswith("#SBATCH"):
-            found.append(_wrong(f"slurm.setup[{number}]", "is a line of shell; what sbatch is told are other fields"))
+            found.append(_wrong(f"slurm.setup.{number}", "is a line of shell; what sbatch is told are other fields"))
     if slurm.HasField("time_limit"):
         limit, least = slurm.time_limit.ToTimedelta().total_seconds(), _grace_s(pool) + 60
         if limit < least:
@@ -177,11 +182,11 @@ def check(pool: pb.ServerPool) -> list[FieldViolation]:
             "Slurm does not place by it; name the GPU in slurm.gpu_type or a node feature in slurm.constraint as well"
         )
         found.append(_wrong("resources.gpu_memory_bytes", text))
-    for resource in pool.resources.custom:
+    for number, resource in enumerate(pool.resources.custom):
         plain = resource.name.removeprefix(_LICENCE)
         if not _WORD.fullmatch(plain) or resource.amount != int(resource.amount) or resource.amount < 1:
             text = f"{resource.name[:80]!r} must name a GRES, or a licence as {_LICENCE}NAME, and be a whole number"
-            found.append(_wrong("resources.custom", text))
+            found.append(_wrong(f"resources.custom.{number}", text))
     return found
 
 
@@ -197,7 +202,7 @@ def _minutes(seconds: float) -> str:
 
 def _whole(name: str, amount: float) -> int:
     if amount != int(amount):
-        raise Invalid("POOL_INVALID", f"resources.custom: {name} must be a whole number", field="resources.custom")
+        raise Invalid("CONFIG_INVALID", f"resources.custom: {name} must be a whole number", field="resources.custom")
     return int(amount)
 
 

@@ -32,6 +32,17 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
     ("requested node configuration is not available", "resources"),
     ("requested partition configuration not available", "resources"),
 )
+# Reasons of waiting jobs that only a change of the cluster's configuration ends.
+_NEVER = {
+    "BadConstraints": "resources",
+    "PartitionConfig": "resources",
+    "PartitionNodeLimit": "resources",
+    "PartitionTimeLimit": "slurm.time_limit",
+    "AccountNotAllowed": "slurm.account",
+    "InvalidAccount": "slurm.account",
+    "InvalidQOS": "slurm.qos",
+    "QOSNotAllowed": "slurm.qos",
+}
 _GONE = ("invalid job id specified", "already completing or completed", "job/step already")
 
 _PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
@@ -78,9 +89,9 @@ class Job(NamedTuple):
         return State.ENDED if self.word in _ENDED else State.RUNNING
 
     @property
-    def impossible(self) -> bool:
-        """Whether it was refused when it was submitted, and is only remembered."""
-        return self.word == "FAILED" and self.reason == "BadConstraints"
+    def fault(self) -> str:
+        """The field of the pool for which the partition will never run it, as it is configured now; "": none."""
+        return _NEVER.get(self.reason, "") if self.state is State.PENDING else ""
 
     def sentence(self) -> str:
         """Return for people why it waits or how it ended."""
@@ -91,7 +102,8 @@ class Job(NamedTuple):
         if self.state is State.ENDED:
             code, signal = self.exit_code >> 8 & 0xFF, self.exit_code & 0x7F
             how = f" by signal {signal}" if signal else (f" with exit code {code}" if code else "")
-            return f"{self.word.lower().replace('_', ' ')}{how}"
+            word = "ended" if self.word == "COMPLETING" else self.word.lower().replace("_", " ")
+            return f"{word}{how}"
         return "" if self.word == "RUNNING" else self.word.lower()
 
 
