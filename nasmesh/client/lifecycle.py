@@ -87,6 +87,10 @@ class LifecycleCalls(Calls):
         request = pb.DrainAgentRequest(name=name, release=release, request_id=request_id or new_id())
         return self._call(lambda: self._stub.DrainAgent(request)).agent
 
+    def get_agent(self, agent: str) -> pb.Agent:
+        """Return an agent, connected or seen before; raises NotFound (AGENT_UNKNOWN)."""
+        return self._call(lambda: self._stub.GetAgent(pb.GetAgentRequest(name=_agent_name(agent)))).agent
+
     def undrain_agent(self, agent: str, *, request_id: str = "") -> pb.Agent:
         """Give a drained agent work again; raises NotFound (AGENT_UNKNOWN)."""
         request = pb.UndrainAgentRequest(name=_agent_name(agent), request_id=request_id or new_id())

@@ -11,6 +11,7 @@ from clients.cli.options import SCHEDULER, AsJson, Insecure, Overrides, Schedule
 from clients.cli.output import message_dict, print_json, print_line
 
 if TYPE_CHECKING:
+    from nasmesh.client import Client
     from nasmesh.v1 import scheduler_service_pb2 as pb
     from nasmesh.v1 import search_pb2
 
@@ -109,13 +110,38 @@ def delete(
 def drain(
     name: AgentName,
     release: Annotated[bool, typer.Option("--release", help="Have its trainings checkpointed and given back.")] = False,
+    wait: Annotated[
+        float,
+        typer.Option("--wait", min=0.0, max=86400.0, metavar="S", help="Until it holds nothing, at most so long."),
+    ] = 0.0,
     as_json: AsJson = False,
     scheduler: Scheduler = SCHEDULER,
     insecure: Insecure = False,
 ) -> None:
     """Give an agent no more work, until `nasmesh agent undrain`; restarts do not change that."""
     with connect(scheduler, insecure=insecure) as client:
-        _tell_agent(client.drain_agent(name, release=release), as_json=as_json)
+        found = client.drain_agent(name, release=release)
+        if wait and found.attempts:
+            found = _idle(client, name, wait)
+        _tell_agent(found, as_json=as_json)
+
+
+def _idle(client: "Client", name: str, wait_s: float) -> "pb.Agent":
+    """Return an agent once it holds nothing; raises Unavailable (AGENT_BUSY) where that takes longer than `wait_s`."""
+    from nasmesh.client.patience import Patience, call_patiently
+    from nasmesh.errors import Unavailable
+
+    def look() -> "pb.Agent":
+        found = client.get_agent(name)
+        if found.attempts:
+            raise Unavailable(
+                "AGENT_BUSY",
+                f"{found.name} is drained and still holds {len(found.attempts)} attempts after {wait_s:g} s; "
+                "wait longer, or have them given back with --release",
+            )
+        return found
+
+    return call_patiently(look, Patience(wait_s))
 
 
 @agents.command("undrain")
