@@ -2,6 +2,7 @@
 
 # ruff: noqa: N802, ARG002 - names and signatures are the contract's
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -113,6 +114,12 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
         ref = await self._ask(self._listings.exported, request)
         async for piece in transfer.export(self._store, ref):
             yield piece
+
+    async def LinkNetwork(self, request: pb.LinkNetworkRequest, context: Context) -> pb.LinkNetworkResponse:
+        """Return an address to download one object from."""
+        export = pb.ExportNetworkRequest(name=request.name, form=request.form)
+        ref = await self._ask(self._listings.exported, export)
+        return await asyncio.to_thread(transfer.link, self._store, ref, request)
 
     async def ImportNetwork(
         self, request_iterator: AsyncIterator[pb.ImportNetworkRequest], context: Context

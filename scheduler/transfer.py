@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 from nasmesh import limits
+from nasmesh.clock import Clock, SystemClock
 from nasmesh.errors import Invalid
 from nasmesh.store.base import ObjectStore
 from nasmesh.store.keys import ObjectKind
@@ -19,6 +20,18 @@ async def export(store: ObjectStore, ref: object_pb2.ObjectRef) -> AsyncIterator
     yield pb.ExportNetworkResponse(object=ref)
     for start in range(0, len(content), limits.CHUNK_BYTES):
         yield pb.ExportNetworkResponse(chunk=content[start : start + limits.CHUNK_BYTES])
+
+
+def link(
+    store: ObjectStore, ref: object_pb2.ObjectRef, request: pb.LinkNetworkRequest, *, clock: Clock | None = None
+) -> pb.LinkNetworkResponse:
+    """Return an address to download an object from; raises Invalid (FIELD_INVALID, LINK_UNSUPPORTED)."""
+    seconds = request.lifetime.seconds if request.HasField("lifetime") else limits.STORE_LINK_S
+    if not 1 <= seconds <= limits.STORE_LINK_S_MAX:
+        raise Invalid("FIELD_INVALID", f"lifetime: 1 s to {limits.STORE_LINK_S_MAX} s", field="lifetime")
+    found = pb.LinkNetworkResponse(object=ref, url=store.link(ref, seconds=seconds))
+    found.expire_time.seconds = int((clock or SystemClock()).wall()) + seconds
+    return found
 
 
 async def receive(

@@ -38,6 +38,7 @@ DEADLINES_S: dict[str, float | None] = {
         GetNetwork=_READ_S,
         ListNetworks=_READ_S,
         ExportNetwork=_TRANSFER_S,
+        LinkNetwork=_READ_S,
         ImportNetwork=_TRANSFER_S,
         GetDataset=_READ_S,
         ListDatasets=_READ_S,

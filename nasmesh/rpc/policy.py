@@ -60,6 +60,7 @@ POLICY: dict[str, Rule] = {
         GetNetwork=_READ,
         ListNetworks=_READ,
         ExportNetwork=_WRITE,
+        LinkNetwork=_WRITE,
         ImportNetwork=_WRITE,
         GetDataset=_READ,
         ListDatasets=_READ,

@@ -992,6 +992,72 @@ class ExportNetworkResponse(_message.Message):
 Global___ExportNetworkResponse: _TypeAlias = ExportNetworkResponse  # noqa: Y015
 
 @_typing.final
+class LinkNetworkRequest(_message.Message):
+    """Request of SchedulerService.LinkNetwork."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FORM_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"networks/{digest}" or "searches/{id}/trials/{n}"."""
+    form: Global___ExportForm.ValueType
+    """Which form."""
+    @_builtins.property
+    def lifetime(self) -> _duration_pb2.Duration:
+        """How long the address is good for [1 h]; at most 7 days."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        form: Global___ExportForm.ValueType = ...,
+        lifetime: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["form", b"form", "lifetime", b"lifetime", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkNetworkRequest: _TypeAlias = LinkNetworkRequest  # noqa: Y015
+
+@_typing.final
+class LinkNetworkResponse(_message.Message):
+    """Response of SchedulerService.LinkNetwork."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECT_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """The address, as the scheduler reaches the store. Whoever has it can read the object."""
+    @_builtins.property
+    def object(self) -> _object_pb2.ObjectRef:
+        """What is downloaded: compare its SHA-256."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends, by the scheduler's clock."""
+
+    def __init__(
+        self,
+        *,
+        object: _object_pb2.ObjectRef | None = ...,
+        url: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "object", b"object"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "object", b"object", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkNetworkResponse: _TypeAlias = LinkNetworkResponse  # noqa: Y015
+
+@_typing.final
 class ImportNetworkRequest(_message.Message):
     """Request of SchedulerService.ImportNetwork: the bytes in order, at most 64 MiB in all."""
 

@@ -116,6 +116,11 @@ class SchedulerServiceStub:
                 request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ExportNetworkRequest.SerializeToString,
                 response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ExportNetworkResponse.FromString,
                 _registered_method=True)
+        self.LinkNetwork = channel.unary_unary(
+                '/nasmesh.v1.SchedulerService/LinkNetwork',
+                request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.LinkNetworkRequest.SerializeToString,
+                response_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.LinkNetworkResponse.FromString,
+                _registered_method=True)
         self.ImportNetwork = channel.stream_unary(
                 '/nasmesh.v1.SchedulerService/ImportNetwork',
                 request_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ImportNetworkRequest.SerializeToString,
@@ -355,6 +360,17 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LinkNetwork(self, request, context):
+        """Returns an address from which one object can be downloaded for a while, straight from the store, by any HTTP client that
+        has the address: it needs no key, and cannot be taken back.
+
+        Errors: as of ExportNetwork; INVALID_ARGUMENT (LINK_UNSUPPORTED): the store is a directory, export the bytes instead;
+        (FIELD_INVALID): a lifetime under 1 s or over 7 days.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ImportNetwork(self, request_iterator, context):
         """Stores ONNX bytes as an object that a search may name. Admission happens where it is used.
 
@@ -571,6 +587,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.ExportNetwork,
                     request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ExportNetworkRequest.FromString,
                     response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.ExportNetworkResponse.SerializeToString,
+            ),
+            'LinkNetwork': grpc.unary_unary_rpc_method_handler(
+                    servicer.LinkNetwork,
+                    request_deserializer=nasmesh_dot_v1_dot_scheduler__service__pb2.LinkNetworkRequest.FromString,
+                    response_serializer=nasmesh_dot_v1_dot_scheduler__service__pb2.LinkNetworkResponse.SerializeToString,
             ),
             'ImportNetwork': grpc.stream_unary_rpc_method_handler(
                     servicer.ImportNetwork,
@@ -1077,6 +1098,33 @@ class SchedulerService:
             '/nasmesh.v1.SchedulerService/ExportNetwork',
             nasmesh_dot_v1_dot_scheduler__service__pb2.ExportNetworkRequest.SerializeToString,
             nasmesh_dot_v1_dot_scheduler__service__pb2.ExportNetworkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LinkNetwork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nasmesh.v1.SchedulerService/LinkNetwork',
+            nasmesh_dot_v1_dot_scheduler__service__pb2.LinkNetworkRequest.SerializeToString,
+            nasmesh_dot_v1_dot_scheduler__service__pb2.LinkNetworkResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -133,6 +133,13 @@ class SchedulerServiceStub:
     Errors: NOT_FOUND (NETWORK_UNKNOWN, TRIAL_UNKNOWN); FAILED_PRECONDITION (NOT_TRAINED): wait for the trial; (NOT_QUANTIZED):
     set evaluate.quantization in a search; (NOT_REPORTED): its evaluation wrote none; UNAVAILABLE (STORE_DOWN).
     """
+    LinkNetwork: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.LinkNetworkRequest, _scheduler_service_pb2.LinkNetworkResponse]
+    """Returns an address from which one object can be downloaded for a while, straight from the store, by any HTTP client that
+    has the address: it needs no key, and cannot be taken back.
+
+    Errors: as of ExportNetwork; INVALID_ARGUMENT (LINK_UNSUPPORTED): the store is a directory, export the bytes instead;
+    (FIELD_INVALID): a lifetime under 1 s or over 7 days.
+    """
     ImportNetwork: _grpc.StreamUnaryMultiCallable[_scheduler_service_pb2.ImportNetworkRequest, _scheduler_service_pb2.ImportNetworkResponse]
     """Stores ONNX bytes as an object that a search may name. Admission happens where it is used.
 
@@ -316,6 +323,13 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
 
     Errors: NOT_FOUND (NETWORK_UNKNOWN, TRIAL_UNKNOWN); FAILED_PRECONDITION (NOT_TRAINED): wait for the trial; (NOT_QUANTIZED):
     set evaluate.quantization in a search; (NOT_REPORTED): its evaluation wrote none; UNAVAILABLE (STORE_DOWN).
+    """
+    LinkNetwork: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.LinkNetworkRequest, _scheduler_service_pb2.LinkNetworkResponse]  # type: ignore[assignment]
+    """Returns an address from which one object can be downloaded for a while, straight from the store, by any HTTP client that
+    has the address: it needs no key, and cannot be taken back.
+
+    Errors: as of ExportNetwork; INVALID_ARGUMENT (LINK_UNSUPPORTED): the store is a directory, export the bytes instead;
+    (FIELD_INVALID): a lifetime under 1 s or over 7 days.
     """
     ImportNetwork: _aio.StreamUnaryMultiCallable[_scheduler_service_pb2.ImportNetworkRequest, _scheduler_service_pb2.ImportNetworkResponse]  # type: ignore[assignment]
     """Stores ONNX bytes as an object that a search may name. Admission happens where it is used.
@@ -593,6 +607,19 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND (NETWORK_UNKNOWN, TRIAL_UNKNOWN); FAILED_PRECONDITION (NOT_TRAINED): wait for the trial; (NOT_QUANTIZED):
         set evaluate.quantization in a search; (NOT_REPORTED): its evaluation wrote none; UNAVAILABLE (STORE_DOWN).
+        """
+
+    @_abc_1.abstractmethod
+    def LinkNetwork(
+        self,
+        request: _scheduler_service_pb2.LinkNetworkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.LinkNetworkResponse, _abc.Awaitable[_scheduler_service_pb2.LinkNetworkResponse]]:
+        """Returns an address from which one object can be downloaded for a while, straight from the store, by any HTTP client that
+        has the address: it needs no key, and cannot be taken back.
+
+        Errors: as of ExportNetwork; INVALID_ARGUMENT (LINK_UNSUPPORTED): the store is a directory, export the bytes instead;
+        (FIELD_INVALID): a lifetime under 1 s or over 7 days.
         """
 
     @_abc_1.abstractmethod

@@ -15,6 +15,7 @@ from nasmesh.errors import Conflict, Invalid, Rejected
 if TYPE_CHECKING:
     from nasmesh.client.client import Client, Exported
     from nasmesh.model.admission import Admitted
+    from nasmesh.v1 import scheduler_service_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True, help="Networks: ONNX objects named by their content.")
 Subject = Annotated[
@@ -110,8 +111,32 @@ def export_network(  # noqa: PLR0913 - the flags of a command
         print_line(f"{output.with_name(file)}: {len(content):,} bytes, SHA-256 {shown}")
 
 
-def _exported(client: "Client", name: str, form: Form, opset: int, file: str) -> "tuple[Exported, dict[str, bytes]]":
-    """Return the object that was fetched, and what is written of it by file name."""
+@app.command("link")
+def link_network(
+    name: Subject,
+    form: Annotated[
+        Form, typer.Option(help="As of export; 8-bit copies and reports too, but for python.")
+    ] = Form.DEFAULT,
+    seconds: Annotated[
+        int, typer.Option("--for", metavar="SECONDS", help="How long it is good for, at most 604800 (7 days).")
+    ] = 3600,
+    scheduler: Scheduler = SCHEDULER,
+    as_json: AsJson = False,
+    insecure: Insecure = False,
+) -> None:
+    """Print an address from which anybody who has it may download a network or a trial, straight from S3."""
+    if form is Form.PYTHON:
+        raise Invalid("USAGE", "--form: python is written by export; an object is linked as it is stored", field="form")
+    with connect(scheduler, insecure=insecure) as client:
+        found = client.link(name, _form(form), seconds=seconds)
+    if as_json:
+        print_json(message_dict(found))
+        return
+    print_line(found.url)
+
+
+def _form(form: Form) -> "pb.ExportForm.ValueType":
+    """Return what the scheduler calls a form; of Python's it knows the model."""
     from nasmesh.v1 import scheduler_service_pb2 as pb
 
     forms = {
@@ -123,7 +148,12 @@ def _exported(client: "Client", name: str, form: Form, opset: int, file: str) ->
         Form.PYTHON: pb.EXPORT_FORM_MODEL,
         Form.REPORT: pb.EXPORT_FORM_REPORT,
     }
-    exported = client.export(name, forms[form])
+    return forms[form]
+
+
+def _exported(client: "Client", name: str, form: Form, opset: int, file: str) -> "tuple[Exported, dict[str, bytes]]":
+    """Return the object that was fetched, and what is written of it by file name."""
+    exported = client.export(name, _form(form))
     if form is Form.PYTHON:
         from clients.cli.report.artefacts import written_out
         from clients.cli.report.collect import facts_of_trial
