@@ -2,6 +2,7 @@
 
 import typer
 
+from clients.cli.commands import bucket
 from clients.cli.commands.lifecycle import sweep
 from clients.cli.commands.serve import PASS_ON, becoming
 
@@ -19,3 +20,4 @@ app = typer.Typer(no_args_is_help=True, help="Journals and objects: check, expla
 for _name, _text in _COMMANDS.items():
     app.command(_name, help=_text, context_settings=PASS_ON)(becoming(PROGRAM, _name))
 app.command("sweep")(sweep)
+app.add_typer(bucket.app, name="bucket")
