@@ -124,14 +124,14 @@ class Host:
     def popen(
         self, command: Sequence[str], *, log: Path | None = None, environment: Mapping[str, str] | None = None
     ) -> "Program":
-        """Start a program; what it says goes to a log, or to its `stdout`."""
+        """Start a program; what it says goes to a log, or it is spoken with by its `stdin` and `stdout`."""
         out = log.open("ab") if log is not None else None
         try:
             process = subprocess.Popen(
                 self.spaces.enter(*command),
-                stdin=subprocess.DEVNULL,
-                stdout=out if out is not None else subprocess.PIPE,
-                stderr=subprocess.STDOUT if out is not None else subprocess.PIPE,
+                stdin=subprocess.PIPE if out is None else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if out is None else out,
+                stderr=None if out is None else subprocess.STDOUT,
                 env=self.environment(environment),
                 start_new_session=True,
                 text=out is None,

@@ -1,0 +1,101 @@
+"""One search while hosts come and go: one is killed, one cut off and healed, one drained, one added."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.hosts.fleet import PORT, PYTHON, Fleet, agent_name
+from tests.hosts.partitions import LONG_S, pause, training_host
+
+Trials = list[dict[str, Any]]
+
+SERVERS = {"gen1": "generate", "gpu1": "train", "gpu2": "train", "eval1": "evaluate"}
+EPOCHS = 16
+# One question for all networks, so that what is proposed does not hang on who is quicker.
+SPEC = f"""
+data: {{ dataset: datasets/digits }}
+generator: {{ generator: generators/random }}
+space: {{ chain: {{ minLayers: 1, maxLayers: 2, kernels: [3], channels: [4, 8], pooling: true }} }}
+objectives: [{{ metric: accuracy, goal: GOAL_MAXIMIZE }}]
+budget: {{ maxTrials: 3 }}
+parallelism: 3
+train: {{ epochs: {EPOCHS}, batchSize: 64, checkpointIntervalS: 0.2, compute: {{ threads: 1 }} }}
+evaluate: {{ latency: false, threads: 1 }}
+final: {{ train: {{ epochs: 2 }} }}
+cache: CACHE_MODE_REPEAT
+seed: 1
+"""
+
+
+def fill(fleet: Fleet) -> None:
+    """Add the servers' hosts, and return when all work for the scheduler."""
+    for name, kind in SERVERS.items():
+        fleet.add(name, kind)
+    for name, kind in SERVERS.items():
+        fleet.await_agent(name, kind)
+
+
+def undisturbed(fleet: Fleet, search_id: str) -> Trials:
+    """Run the search and return its trials."""
+    fleet.desk.create(search_id, SPEC)
+    for _ in fleet.desk.watch(search_id):
+        pass
+    return fleet.desk.trials(search_id)
+
+
+def nasmesh(fleet: Fleet, *words: str) -> str:
+    """Run a command at the desk, as its owner does, and return what it prints."""
+    home = fleet["desk"].home
+    access = ["--token-file", f"{home}/desk.token", "--cert-file", f"{home}/desk.crt", "--key-file", f"{home}/desk.key"]
+    fleet.tell(f"desk$ nasmesh {' '.join(words)}")
+    done = fleet["desk"].run([PYTHON, "-m", "clients.cli.main", *words, "--scheduler", f"hub:{PORT}", *access])
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class Troubles:
+    """What happens to the hosts during one search, each once and in this order, as its changes tell of work there."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        """Plan them."""
+        self._fleet = fleet
+        self._left: list[tuple[str, Callable[[], None]]] = [
+            ("gpu1", self._kill_one_and_add_another),
+            ("gpu2", self._cut_off_and_heal),
+            ("gpu2", self._drain),
+        ]
+
+    @property
+    def are_over(self) -> bool:
+        """Whether everything has happened."""
+        return not self._left
+
+    def note(self, change: dict[str, Any]) -> None:
+        """Do the next thing where its host is at work."""
+        if self._left and training_host(change) == self._left[0][0]:
+            self._left.pop(0)[1]()
+
+    def _kill_one_and_add_another(self) -> None:
+        self._fleet.tell("gpu1 loses power in the middle of a training; gpu3 is bought and put to work")
+        self._fleet["gpu1"].kill()
+        self._fleet.add("gpu3", "train")
+
+    def _cut_off_and_heal(self) -> None:
+        lease_s = self._fleet.lease_s
+        self._fleet.tell(f"gpu2 is cut off from the scheduler for {LONG_S:.0f} s; a lease has {lease_s:.0f} s")
+        self._fleet["gpu2"].cut(self._fleet["hub"])
+        pause(LONG_S)
+        self._fleet["gpu2"].heal()
+        self._fleet.await_agent("gpu3", "train")
+
+    def _drain(self) -> None:
+        nasmesh(self._fleet, "agent", "drain", agent_name("gpu2", "train"), "--release")
+
+
+def disturbed(fleet: Fleet, search_id: str) -> Trials:
+    """Run the search with troubles and return its trials."""
+    troubles = Troubles(fleet)
+    fleet.desk.create(search_id, SPEC)
+    for change in fleet.desk.watch(search_id):
+        troubles.note(change)
+    assert troubles.are_over, "the search ended before everything had happened"
+    return fleet.desk.trials(search_id)
