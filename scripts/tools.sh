@@ -99,10 +99,18 @@ systemd_analyze() {  # checks of systemd's units; seconds, and nothing where sys
   unpack_debian .tools/systemd systemd libsystemd-shared || missing "Debian's package systemd is not to be had"
 }
 
+ray() {  # for tests of the deployer's Ray engine: 75 MB to fetch, 240 MB; only where CI or RAY=1 asks for it; half a minute
+  if .venv/bin/python -c 'import ray' 2>/dev/null; then return; fi
+  if [ "${CI:-}" != true ] && [ -z "${RAY:-}" ]; then return; fi
+  .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]' \
+    || missing "the package ray is not to be had"
+}
+
 grpcurl
 minio
 nft
 slurm
+ray
 helm
 kubernetes_models
 promtool

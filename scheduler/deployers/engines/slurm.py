@@ -79,6 +79,7 @@ class SlurmEngine:
             else:
                 self._started.add(name, known[name].job_id)
         standings = [Standing(name, job.state, self._reason(job)) for name, job in sorted(known.items())]
+        self._told |= {standing.name for standing in standings if standing.state is State.ENDED}
         for name in sorted(set(notes) - set(known)):
             if name in self._told:
                 self._told.discard(name)
