@@ -2,10 +2,11 @@
 
 The typical script is what tutorials show: a Dataset that transforms one sample at a time (random crop, mirror,
 normalise), a DataLoader with two worker processes, float32, and `loss.item()` every step. The server holds the samples
-as bytes, augments whole batches, and probes number format and layout (AUTO). The same network (a residual network of
-eight layers), batch and optimiser; as many threads as there are processors, one with --quick. Both take turns a
-stretch of batches at a time. The target is at most 0.45 on the wall; the ratio of processor time, workers included, is
-printed too, which other programs' use of the machine disturbs less. Without --quick the server may also compile (AUTO).
+as bytes, augments whole batches, probes number format and layout (AUTO), and has its process keep memory as the train
+server's children do. The same network (a residual network of eight layers), batch and optimiser; as many threads as
+there are processors, one with --quick. Both take turns a stretch of batches at a time, each in a process of its own.
+The target is at most 0.45 on the wall; the ratio of processor time, workers included, is printed too, which other
+programs' use of the machine disturbs less. Without --quick the server may also compile (AUTO).
 """
 
 import argparse
@@ -13,8 +14,8 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import astuple
 
-import psutil
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -22,15 +23,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import networks
 from benchmarks.report import Timing, print_figures, print_table, spread
+from benchmarks.turns import Contender, take_turns
 from nasmesh.clock import SystemClock
 from nasmesh.data import catalog
 from nasmesh.data.load import Splits, load
+from nasmesh.host import thread_environment
 from nasmesh.model.encode import to_bytes
 from nasmesh.model.engine.convert import to_module
 from nasmesh.model.lower import lower
 from nasmesh.store.keys import ObjectKind
 from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import architecture_pb2, dataset_pb2, train_service_pb2, training_pb2
+from train_svc.heap import HEAP_ENVIRONMENT
 from train_svc.step import Update
 from train_svc.training import Training, assemble
 
@@ -127,38 +131,61 @@ def _ours(training: Training) -> Callable[[], object]:
     return lambda: next(walk)
 
 
-def main() -> None:
-    """Measure, print the table, then the JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="batches of 64, a few; end within 50 s")
-    parser.add_argument("--threads", type=int, default=0, help="threads of either loop [processors; quick: 1]")
-    flags = parser.parse_args()
-    quick = flags.quick
-    # Threads that wait for each other at every operation take minutes where other programs use the processors.
-    threads = flags.threads or (1 if quick else os.cpu_count() or 1)
-    batch, stretch, seconds = (_QUICK_BATCH, 3, 8.0) if quick else (_BATCH, 40, 180.0)
+def _contend(name: str, threads: int, batch: int, *, compiling: bool) -> None:
+    """Be one of the two, in this process."""
+    if name == "typical":
+        torch.set_num_threads(threads)
+        take_turns(_typical(to_module(lower(_architecture()), seed=1), load(_DATA), batch), {})
+        return
     with tempfile.TemporaryDirectory() as home:
         os.environ["NASMESH_HOME"] = home
         begin = time.perf_counter()
-        training = _assembled(threads, batch, compiling=not quick)
-        assemble_s = time.perf_counter() - begin
-    torch.set_num_threads(threads)
-    contenders = {
-        "the server's loop": _ours(training),
-        "typical script": _typical(to_module(lower(_architecture()), seed=1), load(_DATA), batch),
-    }
-    times = _alternate(contenders, stretch=stretch, seconds=seconds)
-    batches = training.length.steps_per_epoch
-    rows = [
-        [name, spread([batches * each.wall_s for each in found]), spread([batches * each.cpu_s for each in found])]
-        for name, found in times.items()
-    ]
-    ours, typical = times.values()
-    pairs = list(zip(ours, typical, strict=True))
+        training = _assembled(threads, batch, compiling=compiling)
+        choice = training.choice
+        about = {
+            "assemble_s": time.perf_counter() - begin,
+            "batches": training.length.steps_per_epoch,
+            "arithmetic": f"{choice.precision} {choice.layout}{' compiled' if choice.compiled else ''}",
+        }
+        take_turns(_ours(training), about)
+
+
+def _flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="batches of 64, a few; end within 50 s")
+    parser.add_argument("--threads", type=int, default=0, help="threads of either loop [processors; quick: 1]")
+    parser.add_argument("--contender", default="", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print the table, then the JSON object."""
+    flags = _flags()
+    quick = flags.quick
+    # Threads that wait for each other at every operation take minutes where other programs use the processors.
+    threads = flags.threads or (1 if quick else os.cpu_count() or 1)
+    batch, stretch, seconds = (_QUICK_BATCH, 3, 8.0) if quick else (_BATCH, 20, 150.0)
+    if flags.contender:
+        _contend(flags.contender, threads, batch, compiling=not quick)
+        return
+    arguments = [f"--threads={threads}", *(["--quick"] if quick else [])]
+    # Threads of either wait in the same way: by itself OpenMP turns round meanwhile, which costs who has workers more.
+    waiting = thread_environment(1)
+    with (
+        Contender("benchmarks.epoch", [*arguments, "--contender=ours"], {**waiting, **HEAP_ENVIRONMENT}) as ours,
+        Contender("benchmarks.epoch", [*arguments, "--contender=typical"], waiting) as typical,
+    ):
+        pairs = _alternate(ours, typical, stretch=stretch, seconds=seconds)
+    batches, arithmetic = int(ours.about["batches"]), str(ours.about["arithmetic"])
+    rows = []
+    for name, times in (
+        ("the server's loop", [mine for mine, _ in pairs]),
+        ("typical script", [theirs for _, theirs in pairs]),
+    ):
+        wall, processor = (spread([batches * one[place] for one in map(astuple, times)]) for place in (0, 1))
+        rows.append((name, wall, processor))
     ratio = spread([mine.wall_s / theirs.wall_s for mine, theirs in pairs])
     cpu_ratio = spread([mine.cpu_s / theirs.cpu_s for mine, theirs in pairs])
-    choice = training.choice
-    arithmetic = f"{choice.precision} {choice.layout}{' compiled' if choice.compiled else ''}"
     print_table(
         f"an epoch of Fashion-MNIST, batch {batch}, {threads} threads, {arithmetic} chosen; median [quartiles]",
         ["loop", "seconds an epoch", "processor seconds"],
@@ -168,34 +195,22 @@ def main() -> None:
     figures = {
         "epoch_ratio": ratio.median,
         "epoch_cpu_ratio": cpu_ratio.median,
-        "epoch_s": batches * spread([each.wall_s for each in ours]).median,
-        "typical_epoch_s": batches * spread([each.wall_s for each in typical]).median,
-        "assemble_s": assemble_s,
+        "epoch_s": rows[0][1].median,
+        "typical_epoch_s": rows[1][1].median,
+        "assemble_s": float(ours.about["assemble_s"]),
     }
     print_figures({**figures, "arithmetic": arithmetic})
 
 
-def _alternate(contenders: dict[str, Callable[[], object]], *, stretch: int, seconds: float) -> dict[str, list[Timing]]:
-    """Return seconds a step of each stretch, the contenders taking turns; the first stretch of each is not counted."""
-    times: dict[str, list[Timing]] = {name: [] for name in contenders}
+def _alternate(ours: Contender, typical: Contender, *, stretch: int, seconds: float) -> list[tuple[Timing, Timing]]:
+    """Return the times of a step in each stretch, the two taking turns; the first stretch of each is not counted."""
+    ours.steps(stretch)
+    typical.steps(stretch)
+    pairs: list[tuple[Timing, Timing]] = []
     end = time.perf_counter() + seconds
-    first = True
-    while first or time.perf_counter() < end or len(next(iter(times.values()))) < 2:
-        for name, step in contenders.items():
-            begin, spent = time.perf_counter(), _processor_s()
-            for _ in range(stretch):
-                step()
-            if not first:
-                passed = (time.perf_counter() - begin) / stretch, (_processor_s() - spent) / stretch
-                times[name].append(Timing(*passed))
-        first = False
-    return times
-
-
-def _processor_s() -> float:
-    """Return the processor time of this process and its workers, in seconds."""
-    workers = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
-    return time.process_time() + sum(spent.user + spent.system for spent in workers)
+    while time.perf_counter() < end or len(pairs) < 2:
+        pairs.append((ours.steps(stretch), typical.steps(stretch)))
+    return pairs
 
 
 if __name__ == "__main__":

@@ -10,15 +10,18 @@ from nasmesh.agent.targets import TRAIN, LocalTarget
 from nasmesh.host import thread_environment
 from nasmesh.jobs.table import JobTable
 from nasmesh.rpc.server import Service
+from nasmesh.store.open import open_store
 from nasmesh.v1.train_service_pb2_grpc import add_TrainServiceServicer_to_server
 from train_svc import address, room
 from train_svc.address import GangAddress
+from train_svc.heap import HEAP_ENVIRONMENT
 from train_svc.room import child_limits, shared_memory
 from train_svc.service import TrainServicer
 
 
 def build(settings: ServerSettings) -> Served:
     """Return the service over a table of children that train, sharing processors and memory between the slots."""
+    open_store(settings.store, check=True)
     memory = shared_memory(settings)
     gang = GangAddress(settings.own.gang_listen, insecure=settings.insecure)
     table = JobTable(
@@ -27,6 +30,7 @@ def build(settings: ServerSettings) -> Served:
         directory=settings.work_dir / "jobs",
         environment={
             "NASMESH_STORE": settings.store,
+            "NASMESH_STORE_CREDENTIALS": str(settings.environment.store_credentials or ""),
             "NASMESH_HOME": str(settings.environment.home),
             "NASMESH_DATA": str(settings.environment.data),
             "NASMESH_GANG_LISTEN": gang.text,
@@ -35,8 +39,7 @@ def build(settings: ServerSettings) -> Served:
             # Only processes of one server use nccl, which would by itself choose an address that others reach.
             "NCCL_SOCKET_IFNAME": "lo",
             **thread_environment(settings.slots),
-            # Each heap that the C library opens for a thread sets 64 MiB of addresses aside, which jobs are bounded by.
-            "MALLOC_ARENA_MAX": "2",
+            **HEAP_ENVIRONMENT,
         },
         noun="training",
         limits=child_limits(memory),

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, fx
 from torch.utils import deterministic
 
-from nasmesh.clock import Clock
+from nasmesh.clock import Clock, thread_processor_s
 from nasmesh.v1 import training_pb2 as pb
 
 PROBE_STEPS = 3
+_PROBE_SAMPLES = 8
 # Times the best so far. Set-up makes a first step dearer, but on large batches never by that.
 _HOPELESS = 4.0
+# The same for a step after the first: one that took so much longer is not made up for by the next.
+_BEATEN = 1.25
 OBSERVERS = "_observers"
 """Scope of the modules that watch a network's values: they are no part of what it computes."""
 # Below this many multiply-accumulates a forward pass, threads wait for each other longer than they compute.
@@ -156,30 +159,47 @@ class ProbeMemory:
         return self.recall_text() or text
 
 
-def probe_seconds(module: fx.GraphModule, x: Tensor, clock: Clock) -> Callable[[Choice, float], float]:
+def timer_of(device: torch.device, clock: Clock) -> Callable[[], float]:
+    """Return what reads the seconds that work on a device takes; on processors those of this thread.
+
+    Options are compared, and other programs slow whichever runs while they do: on the wall the slower one often won.
+    """
+    return thread_processor_s if device.type == "cpu" else clock.monotonic
+
+
+def probe_seconds(module: fx.GraphModule, x: Tensor, timer: Callable[[], float]) -> Callable[[Choice, float], float]:
     """Return a function that times one forward and backward pass of a copy of the module, the best of a few."""
+    copied = copy.deepcopy(module).train()
 
     def seconds(choice: Choice, others: float) -> float:
-        copied = copy.deepcopy(module).train()
         choice.place(copied)
         best = float("inf")
         for number in range(1 + PROBE_STEPS):  # the first pays for set-up and is not counted
             finish(x.device)
-            begin = clock.monotonic()
+            begin = timer()
             with choice.arithmetic(x.device):
                 outputs = copied(choice.arrange(x))
             logits = outputs if isinstance(outputs, Tensor) else outputs[0]
             logits.float().square().mean().backward()
             finish(x.device)
-            took = clock.monotonic() - begin
+            took = timer() - begin
             copied.zero_grad()
             if number:
                 best = min(best, took)
-            elif took > _HOPELESS * others:
-                return took  # bfloat16 without the instructions for it: ten times as slow, and so is every further step
+            # Bfloat16 without the instructions for it: ten times as slow, and so is every further step.
+            if took > (_BEATEN if number else _HOPELESS) * others:
+                return took
         return best
 
     return seconds
+
+
+def piece_for_probe(x: Tensor) -> Tensor:
+    """Return as much of a batch as options need to be told apart: all of it on a GPU, which a piece would not fill.
+
+    On processors, 8 samples of networks that take longer than a few milliseconds gave the answer that 64 give.
+    """
+    return x[:_PROBE_SAMPLES] if x.device.type == "cpu" else x
 
 
 def finish(device: torch.device) -> None:

@@ -206,7 +206,8 @@ def _choose_arithmetic(policy: training_pb2.ComputePolicy, probed: _Probed, cloc
     choice, directory = options[0], home() / "probes"
     if len(options) > 1:
         memory = compute.ProbeMemory(directory, f"{probed.question} {options}")
-        choice = compute.fastest(options, compute.probe_seconds(probed.module, x, clock), memory)
+        measure = compute.probe_seconds(probed.module, compute.piece_for_probe(x), compute.timer_of(x.device, clock))
+        choice = compute.fastest(options, measure, memory)
     asked = compiling.Question(probed.module, choice, x, probed.length.total_steps, probed.observed)
     memory = compute.ProbeMemory(directory, f"compile {probed.question} {choice}")
     return replace(choice, compiled=compiling.worthwhile(policy, asked, memory, clock))

@@ -12,6 +12,7 @@ from nasmesh.memory import METRIC, Learned, show_bytes
 from nasmesh.store.directory import DirectoryStore
 from nasmesh.v1 import job_pb2
 from nasmesh.v1 import train_service_pb2 as pb
+from train_svc.heap import HEAP_ENVIRONMENT
 
 # Trainings that wait or run: a job that nobody asks after for ten minutes would be stopped.
 QUEUED = 16

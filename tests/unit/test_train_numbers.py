@@ -162,7 +162,7 @@ def test_probe_when_an_option_is_hopeless_then_gives_up_after_one_step(tmp_path)
             calls.append(slow)
             return x * self.weight
 
-    seconds = compute.probe_seconds(Network(), torch.ones(2, 2), clock)
+    seconds = compute.probe_seconds(Network(), torch.ones(2, 2), clock.monotonic)
     options = [Choice("float32"), Choice("bfloat16"), Choice("float32", "nhwc")]
     chosen = compute.fastest(options, seconds, ProbeMemory(tmp_path, "question"))
     assert chosen.precision == "float32"
