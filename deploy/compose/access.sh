@@ -8,7 +8,8 @@ days=90
 user=10001      # of our images
 postgres=999    # of PostgreSQL's image
 umask 077
-mkdir -p "$dir/scheduler" "$dir/servers" "$dir/client" "$dir/minio" "$dir/postgres"
+programs="scheduler generate train evaluate"
+for folder in $programs client store minio postgres; do mkdir -p "$dir/$folder"; done
 
 random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 keep() { [ -s "$1" ] || printf '%s' "$2" > "$1"; }
@@ -30,7 +31,7 @@ certificate() { # NAME FOLDER CERT KEY HOST…: a server's certificate
 certificate scheduler scheduler tls.crt tls.key scheduler localhost 127.0.0.1
 certificate minio minio public.crt private.key minio localhost 127.0.0.1
 certificate postgres postgres server.crt server.key postgres localhost 127.0.0.1
-for folder in scheduler servers client; do
+for folder in $programs client store; do
   cp "$dir/authority/ca.crt" "$dir/$folder/ca.crt"
 done
 
@@ -40,14 +41,15 @@ token() { # NAME SCOPE FILE: a new one where there is none, or one of more than 
   nasmesh token create --tokens "$dir/scheduler/tokens.json" --name "$1" --scope "$2" --days "$days" --out "$3.new" > /dev/null
   mv "$3.new" "$3"
 }
-token mesh agent "$dir/servers/token"
+token mesh agent "$dir/generate/token"
+cp -p "$dir/generate/token" "$dir/train/token"
+cp -p "$dir/generate/token" "$dir/evaluate/token"
 token operator admin "$dir/client/token"
 
 keep "$dir/minio/user" nasmesh-owner
 keep "$dir/minio/password" "$(random)"
-for folder in scheduler servers; do
-  printf 'access_key=%s\nsecret_key=%s\n' "$(cat "$dir/minio/user")" "$(cat "$dir/minio/password")" > "$dir/$folder/store"
-done
+# The owner's; bucket.sh has it give each program a key of its own.
+printf 'access_key=%s\nsecret_key=%s\n' "$(cat "$dir/minio/user")" "$(cat "$dir/minio/password")" > "$dir/store/owner.keys"
 keep "$dir/postgres/password" "$(random)"
 printf 'postgres:5432:nasmesh:nasmesh:%s\n' "$(cat "$dir/postgres/password")" > "$dir/scheduler/passfile"
 
@@ -55,6 +57,6 @@ chmod -R u=rwX,go= "$dir"
 chmod 755 "$dir"
 # Only root may give files away; without it, everything stays with whoever runs this.
 if [ "$(id -u)" = 0 ]; then
-  chown -R "$user:$user" "$dir/scheduler" "$dir/servers" "$dir/client"
+  for folder in $programs client store; do chown -R "$user:$user" "$dir/$folder"; done
   chown -R "$postgres:$postgres" "$dir/postgres"
 fi
