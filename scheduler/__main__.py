@@ -28,8 +28,12 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> Options:
     parser.add_argument("--listen", default=DEFAULT_SCHEDULER, metavar="HOST:PORT", help="where [%(default)s]")
     parser.add_argument("--port-file", type=Path, metavar="PATH", help="write the address here once serving")
     parser.add_argument(
-        "--journal", default=settings.journal, metavar="URL", help="sqlite:PATH or memory: [%(default)s]"
+        "--journal",
+        default=settings.journal,
+        metavar="URL",
+        help="sqlite:PATH, postgresql://… or memory: [%(default)s]",
     )
+    parser.add_argument("--standby", action="store_true", help="while another scheduler has the journal, wait for it")
     parser.add_argument("--store", default=settings.store, metavar="URL", help="object store [%(default)s]")
     parser.add_argument("--insecure", action="store_true", help="serve other machines without TLS or identities")
     add_metrics_flag(parser, settings)
@@ -44,6 +48,7 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> Options:
         failpoint=settings.failpoint,
         access=server_access(flags),
         metrics=metrics_address(flags.metrics, insecure=flags.insecure),
+        standby=flags.standby,
     )
 
 

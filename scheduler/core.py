@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar, cast
 
-from nasmesh.errors import NasmeshError, Unavailable
+from nasmesh.errors import NasmeshError, Stale, Unavailable
 from nasmesh.logs import bind
 from scheduler.engine import Engine
 from scheduler.failpoints import Failpoints
@@ -182,7 +182,9 @@ def _settle(future: asyncio.Future[object], result: object) -> None:
 
 
 def _fail(waiting: list[Done], error: BaseException) -> None:
-    public = error if isinstance(error, NasmeshError) else Unavailable("SCHEDULER_STOPPING", "the scheduler stops")
+    # Superseded is this scheduler, not what was asked of it: who asked tries again, at the one that leads now.
+    stopping = Unavailable("SCHEDULER_STOPPING", "the scheduler stops; try again")
+    public = error if isinstance(error, NasmeshError) and not isinstance(error, Stale) else stopping
     for done in waiting:
         done(public)
 

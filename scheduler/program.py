@@ -31,6 +31,7 @@ from scheduler.journal.base import Journal
 from scheduler.journal.places import journal_at
 from scheduler.metrics import source
 from scheduler.service import SchedulerServicer
+from scheduler.standby import Led, Turn, take_turn
 
 _log = get_logger("scheduler")
 
@@ -47,6 +48,8 @@ class Options:
     failpoint: str = ""
     access: ServerAccess = NO_SERVER_ACCESS
     metrics: str = ""
+    standby: bool = False
+    """Wait while another scheduler leads on the same journal, instead of giving up."""
 
 
 def open_journal(url: str) -> Journal:
@@ -64,12 +67,18 @@ class Scheduler:
         self._server = server
         self._health = health
         self._beside = beside
+        self._lost: NasmeshError | None = None
         self._running = asyncio.create_task(core.run())
+        if isinstance(core.engine.journal, Led):
+            loop = asyncio.get_running_loop()
+            core.engine.journal.on_loss(lambda error: loop.call_soon_threadsafe(self._lose, error))
 
     async def wait(self) -> None:
         """Return when it is stopped; raises what made it give up."""
         with suppress(asyncio.CancelledError):
             await self._running
+        if self._lost is not None:
+            raise self._lost
 
     async def stop(self, grace_s: float = 1.0) -> None:
         """Stop: no new calls, streams end, the journal is closed. Work in hand goes on at the agents."""
@@ -79,6 +88,11 @@ class Scheduler:
             await self._running
         await self._server.stop(grace_s)
         await asyncio.to_thread(self._beside.close)
+
+    def _lose(self, error: NasmeshError) -> None:
+        """Give up: another scheduler may lead by now."""
+        self._lost = error
+        self._running.cancel()
 
 
 async def start(
@@ -91,27 +105,32 @@ async def start(
 ) -> Scheduler:
     """Serve; health says NOT_SERVING until the journal is read back, and while a commit takes `stuck_s` seconds.
 
+    With `standby` in the options it returns once this scheduler leads.
     `door` stands in for the options' own. Raises Invalid and Unavailable for a bad address, port, store, journal or
     access file, each naming the flag.
     """
-    objects = store or open_store(options.store)
+    objects = store or open_store(options.store, check=True)
     engine = Engine(journal or open_journal(options.journal), SystemClock(), seed=new_seed())
     core = Core(engine, Failpoints(options.failpoint))
     services = _services(core, objects)
     calls = Calls()
-    door = door or Door(options.access, options.insecure, around=observers(calls, options.metrics, aio=True))
+    turn = Turn()
+    turn.come = not options.standby
+    around = (*observers(calls, options.metrics, aio=True), turn)
+    door = door or Door(options.access, options.insecure, around=around if options.standby else around[:-1])
     server = await serve_aio(services, options.listen, serving=False, door=door)
     engine.activity.calls_denied = server.gate.refusals
     beside = ExitStack()
     try:
         beside.enter_context(metrics_served(options.metrics, [calls.readings, source(engine)]))
-        await core.recover()
+        await (take_turn(core, options.journal) if options.standby else core.recover())
     except BaseException:
         beside.close()
         await server.stop(0)
         raise
     health = Health(server, engine.activity, engine.clock, stuck_s=stuck_s)
     scheduler = Scheduler(core, server, health, beside)
+    turn.come = True
     await health.begin()
     return scheduler
 

@@ -21,7 +21,7 @@ from nasmesh.rpc.access import (
 )
 from nasmesh.rpc.observing import add_metrics_flag, metrics_address
 from nasmesh.rpc.options import is_loopback
-from nasmesh.settings import Settings, parse_address, read_settings
+from nasmesh.settings import Settings, parse_address, parse_addresses, read_settings
 
 _LABELS = 32
 _LABEL = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})=(.{0,128})")
@@ -35,7 +35,7 @@ class ServerSettings:
     listen: str
     port_file: Path | None
     scheduler: str
-    """HOST:PORT; empty: no agent is started."""
+    """HOST:PORT, or several with commas; empty: no agent is started."""
     store: str
     """URL of the object store."""
     work_dir: Path
@@ -79,7 +79,7 @@ def parse_server_flags(
     flags = parser.parse_args(argv)
     parse_address(flags.listen, field="listen")
     if flags.scheduler:
-        parse_address(flags.scheduler, field="scheduler")
+        parse_addresses(flags.scheduler, field="scheduler")
     return ServerSettings(
         program=program,
         listen=flags.listen,
@@ -128,7 +128,7 @@ def parse_agent_flags(argv: Sequence[str] | None) -> AgentSettings:
     add_metrics_flag(parser, settings)
     add_client_flags(parser, settings)
     flags = parser.parse_args(argv)
-    parse_address(flags.scheduler, field="scheduler")
+    parse_addresses(flags.scheduler, field="scheduler")
     parse_address(flags.target, field="target")
     name = _checked_name(flags.name) or default_name("agent", flags.target)
     access = client_access(flags)

@@ -2,6 +2,7 @@
 
 import platform
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from nasmesh.clock import Clock, SystemClock
 from nasmesh.errors import Conflict, Denied, Invalid, NasmeshError, Unauthenticated
 from nasmesh.logs import get_logger
 from nasmesh.rpc.access import NO_CLIENT_ACCESS, ClientAccess
+from nasmesh.settings import parse_addresses
 from nasmesh.telemetry.samples import Reading, Sample
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.versions import UNFIT
@@ -54,7 +56,7 @@ class Agent:
 
         Raises Invalid (NAME_INVALID) for a name that is no agent id.
         """
-        self._scheduler = scheduler
+        self._schedulers = deque(parse_addresses(scheduler, field="scheduler"))
         self._name = ids.format_name("agents", name, field="name")
         self._insecure = insecure
         self._access = access
@@ -93,6 +95,7 @@ class Agent:
         waits: a credential's file is read at every try, and the work in hand goes on.
         """
         backoff = Backoff()
+        tried = 0
         self._began = self._clock.monotonic()
         try:
             while not self._over.is_set():
@@ -103,7 +106,10 @@ class Agent:
                         raise
                     if not self._over.is_set():
                         _LOG.warning("scheduler_lost", reason=error.reason, text=error.message)
-                self._over.wait(backoff.next_s())
+                self._schedulers.rotate(-1)
+                tried += 1
+                if tried % len(self._schedulers) == 0:  # each address was tried
+                    self._over.wait(backoff.next_s())
         finally:
             self._heartbeats.stop()
             self._work.close()
@@ -155,7 +161,10 @@ class Agent:
             host=platform.node()[:_HOST_CHARS],
             instance=self._instance,
         )
-        connection = Connection(self._scheduler, hello, insecure=self._insecure, access=self._access)
+        hurried = len(self._schedulers) > 1
+        connection = Connection(
+            self._schedulers[0], hello, insecure=self._insecure, access=self._access, hurried=hurried
+        )
         with self._lock:
             self._connection = connection
             self._connections += 1

@@ -22,16 +22,22 @@ class Connection:
     """A stream in use. `send` may be called from any thread; one thread iterates over `messages`."""
 
     def __init__(
-        self, address: str, hello: pb.AgentHello, *, insecure: bool, access: ClientAccess = NO_CLIENT_ACCESS
+        self,
+        address: str,
+        hello: pb.AgentHello,
+        *,
+        insecure: bool,
+        access: ClientAccess = NO_CLIENT_ACCESS,
+        hurried: bool = False,
     ) -> None:
-        """Say hello and wait for the answer.
+        """Say hello and wait for the answer; `hurried`, where there are other addresses to try, not for long.
 
         Raises Stale: EPOCH_STALE where the scheduler is older than one seen before, VERSION_UNFIT; Unavailable where it
         is away or silent, and what it refuses the hello with.
         """
         self._outgoing: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
         self._address = address
-        self._channel = open_channel(address, insecure=insecure, access=access)
+        self._channel = open_channel(address, insecure=insecure, access=access, hurried=hurried)
         self._outgoing.put(Said(pb.WorkRequest(hello=hello)))
         try:
             with errors_from_rpc(address):

@@ -12,7 +12,10 @@ Reply = TypeVar("Reply")
 class Calls(ABC):
     """A part of the client."""
 
-    _stub: SchedulerServiceStub
+    @property
+    @abstractmethod
+    def _stub(self) -> SchedulerServiceStub:
+        """Whom to ask."""
 
     @abstractmethod
     def _call(self, send: Callable[[], Reply]) -> Reply:

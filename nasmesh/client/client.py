@@ -6,8 +6,6 @@ from functools import partial
 from types import TracebackType
 from typing import Protocol, TypeVar
 
-import grpc
-
 from nasmesh.client import transfer
 from nasmesh.client.best import best_trial
 from nasmesh.client.calls import Reply
@@ -15,12 +13,12 @@ from nasmesh.client.datasets import DatasetCalls
 from nasmesh.client.lifecycle import LifecycleCalls
 from nasmesh.client.names import search_name, subject_name
 from nasmesh.client.patience import Patience, call_patiently
+from nasmesh.client.schedulers import Schedulers
 from nasmesh.client.watch import ENDED, follow
 from nasmesh.clock import new_id
 from nasmesh.errors import Compacted, Stale
 from nasmesh.limits import PAGE_SIZE
 from nasmesh.rpc.access import NO_CLIENT_ACCESS, ClientAccess
-from nasmesh.rpc.channel import errors_from_rpc, open_channel, results
 from nasmesh.settings import DEFAULT_SCHEDULER
 from nasmesh.telemetry import tracing
 from nasmesh.v1 import dataset_pb2, generate_service_pb2, object_pb2, search_pb2
@@ -72,14 +70,21 @@ class Client(DatasetCalls, LifecycleCalls):
         access: ClientAccess = NO_CLIENT_ACCESS,
         patience_s: float = 10.0,
     ) -> None:
-        """Open a channel to "HOST:PORT"; nothing is sent yet.
+        """Open a channel to "HOST:PORT", or several with commas for one that leads and its standbys; nothing is sent.
 
         `access` names the files for TLS, certificate and token; `insecure` allows plain text beyond loopback.
         """
-        self.address = address
         self._patience_s = patience_s
-        self._channel: grpc.Channel = open_channel(address, insecure=insecure, access=access)
-        self._stub = SchedulerServiceStub(self._channel)
+        self._schedulers = Schedulers(address, insecure=insecure, access=access)
+
+    @property
+    def address(self) -> str:
+        """Where the scheduler is that answered last."""
+        return self._schedulers.address
+
+    @property
+    def _stub(self) -> SchedulerServiceStub:
+        return self._schedulers.stub
 
     def __enter__(self) -> "Client":
         """Return the client."""
@@ -93,7 +98,7 @@ class Client(DatasetCalls, LifecycleCalls):
 
     def close(self) -> None:
         """Close the channel; open watches end."""
-        self._channel.close()
+        self._schedulers.close()
 
     # --- searches ---------------------------------------------------------------------------------------------------
 
@@ -158,9 +163,8 @@ class Client(DatasetCalls, LifecycleCalls):
         return follow(lambda after: self._open_watch(name, after), after_sequence, self._patience(), has_ended)
 
     def _open_watch(self, name: str, after: int) -> Iterator[pb.WatchSearchResponse]:
-        return results(
-            self._stub.WatchSearch(pb.WatchSearchRequest(name=name, after_sequence=after)), address=self.address
-        )
+        with self._schedulers.asked():
+            yield from self._stub.WatchSearch(pb.WatchSearchRequest(name=name, after_sequence=after))
 
     # --- trials and networks ----------------------------------------------------------------------------------------
 
@@ -215,6 +219,18 @@ class Client(DatasetCalls, LifecycleCalls):
 
         return self._call(lambda: Exported(*transfer.receive(self._stub.ExportNetwork(request))))
 
+    def link(
+        self, name: str, form: pb.ExportForm.ValueType = pb.EXPORT_FORM_UNSPECIFIED, *, seconds: int = 0
+    ) -> pb.LinkNetworkResponse:
+        """Return an address from which a network or a trial can be downloaded for so many seconds [an hour].
+
+        Raises NotFound, Stale (NOT_TRAINED), Invalid (LINK_UNSUPPORTED: the store is a directory).
+        """
+        request = pb.LinkNetworkRequest(name=subject_name(name), form=form)
+        if seconds:
+            request.lifetime.seconds = seconds
+        return self._call(lambda: self._stub.LinkNetwork(request))
+
     def import_(self, content: bytes) -> object_pb2.ObjectRef:
         """Store ONNX bytes, at most 64 MiB, and return the reference that a specification may name.
 
@@ -258,11 +274,11 @@ class Client(DatasetCalls, LifecycleCalls):
     # --- calls ------------------------------------------------------------------------------------------------------
 
     def _patience(self) -> Patience:
-        return Patience(self._patience_s)
+        return Patience(self._patience_s + self._schedulers.search_s)
 
     def _call(self, send: Callable[[], Reply]) -> Reply:
         def once() -> Reply:
-            with errors_from_rpc(self.address):
+            with self._schedulers.asked():
                 return send()
 
         return call_patiently(once, self._patience())

@@ -16,13 +16,16 @@ from nasmesh.telemetry import tracing
 Item = TypeVar("Item")
 
 
-def open_channel(address: str, *, insecure: bool = False, access: ClientAccess = NO_CLIENT_ACCESS) -> grpc.Channel:
+def open_channel(
+    address: str, *, insecure: bool = False, access: ClientAccess = NO_CLIENT_ACCESS, hurried: bool = False
+) -> grpc.Channel:
     """Return a channel to HOST:PORT; it connects when first used. Every call gets its deadline unless given one.
 
+    `hurried`: there are others to try, so a host that does not answer is given up after options.HURRIED_S seconds.
     Raises Invalid (ADDRESS_INVALID, DIAL_PLAINTEXT, and what is wrong with a file of `access`).
     """
     target, credentials = _destination(address, insecure, access)
-    told = options.channel_options(target)
+    told = [*options.channel_options(target), *(options.HURRIED if hurried else ())]
     if credentials is None:
         channel = grpc.insecure_channel(target, options=told)
     else:

@@ -231,6 +231,12 @@ def _abort(context: Any, error: Exception) -> NoReturn:
     raise AssertionError("unreachable: abort raises")
 
 
+async def aio_refuse(context: Any, error: Exception) -> NoReturn:
+    """End an asyncio call, of a handler that no guard is around, with an error's status."""
+    await _aio_abort(context, error)
+    raise AssertionError("unreachable: abort raises")
+
+
 async def _aio_abort(context: Any, error: Exception) -> NoReturn:
     """End an asyncio call with an error's status."""
     if _unserved(context):  # the generated base class set it

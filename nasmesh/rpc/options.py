@@ -26,6 +26,10 @@ CHANNEL: Options = [
     ("grpc.enable_retries", 0),
 ]
 
+HURRIED_S = 2
+"""How long a connection may take to come about where there are other addresses to try; gRPC's own is 20 s."""
+HURRIED: Options = [("grpc.min_reconnect_backoff_ms", HURRIED_S * 1000)]
+
 _SERVER: Options = [
     *_MESSAGES,
     # Between the two gRPC refuses at random, the more often the larger; one number is easier to understand.

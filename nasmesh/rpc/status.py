@@ -163,6 +163,11 @@ def _without_details(code: grpc.StatusCode, text: str, address: str) -> NasmeshE
     return kind(code.name, short or f"the server answered {code.name}")
 
 
+AWAY = frozenset(
+    ("UNREACHABLE", "STANDBY", "SCHEDULER_STOPPING", "DEADLINE_EXCEEDED", "CALL_CANCELLED", "HANDSHAKE_REFUSED")
+)
+"""Reasons of Unavailable that say: not here, perhaps elsewhere. Others are a leader's own, and true of all."""
+
 # What gRPC says of a handshake that failed: a part of its text, our reason, and what to do.
 _HANDSHAKES = (
     ("certificate has expired", "SERVER_EXPIRED", "its certificate has expired; renew it there"),

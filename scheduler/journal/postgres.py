@@ -25,6 +25,7 @@ from scheduler.journal.postgres_session import (
     incomplete,
     locked,
     stale,
+    warn,
 )
 from scheduler.journal.postgres_url import PostgresPlace
 from scheduler.journal.schema import event_crc, row_crc
@@ -52,7 +53,7 @@ class PostgresJournal:
         self._lock: Connection | None = None
         self._over = threading.Event()
         self._lost: Stale | None = None
-        self._on_loss: list[Callable[[Stale], None]] = []
+        self._on_loss: list[Callable[[Stale], object]] = []
 
     def open(self) -> int:
         """Take the lock, create the tables where there are none, and raise the epoch; see Journal."""
@@ -63,6 +64,7 @@ class PostgresJournal:
                     raise locked(self.place)
             self._connection = connect(self.place)
             with self._explained(self._connection):
+                warn(self.place, self._connection)
                 self._epoch = self._prepare(self._connection)
         except BaseException:
             self.close()
@@ -78,9 +80,11 @@ class PostgresJournal:
         self._epoch -= 1
         self.close()
 
-    def on_loss(self, tell: Callable[[Stale], None]) -> None:
-        """Have `tell` called, from a thread of the journal's, when the leadership is lost."""
+    def on_loss(self, tell: Callable[[Stale], object]) -> None:
+        """Have `tell` called, from any thread, when the leadership is lost; at once where it is."""
         self._on_loss.append(tell)
+        if self._lost is not None:
+            tell(self._lost)
 
     def snapshot(self) -> tuple[int, Iterator[tuple[str, bytes]]]:
         """Return the snapshot; see Journal."""
@@ -127,10 +131,13 @@ class PostgresJournal:
             )
 
     def answer(self, request_id: str) -> Answer | None:
-        """Return an answer; see Journal."""
+        """Return an answer; see Journal. Who asks is not told that the leadership is lost, but to ask again."""
         query = "SELECT body_digest, reply, time_s FROM nasmesh.answer WHERE request_id = %s"
-        with self._explained(self._db()) as db:
-            row = db.execute(query, (request_id.encode(),), binary=True).fetchone()
+        try:
+            with self._explained(self._db()) as db:
+                row = db.execute(query, (request_id.encode(),), binary=True).fetchone()
+        except Stale as error:
+            raise Unavailable("SCHEDULER_STOPPING", f"{error.message}; try again") from error
         return Answer(*row) if row else None
 
     def forget_answers(self, before_s: float) -> None:
@@ -171,10 +178,15 @@ class PostgresJournal:
                 if over.is_set():
                     return
                 _log.error("journal_lock_lost", journal=self.place.shown, error=str(error).strip()[:200])
-                self._lost = stale(self.place, "the connection that held its lock was lost")
-                for tell in self._on_loss:
-                    tell(self._lost)
+                self._lose(stale(self.place, "the connection that held its lock was lost"))
                 return
+
+    def _lose(self, lost: Stale) -> None:
+        """Write nothing more, and say so, once."""
+        if self._lost is None:
+            self._lost = lost
+            for tell in self._on_loss:
+                tell(lost)
 
     def _check_leading(self) -> None:
         if self._lost is not None:
@@ -224,7 +236,10 @@ class PostgresJournal:
         try:
             yield db
         except psycopg.Error as error:
-            raise explain(self.place, error, db) from error
+            found = explain(self.place, error, db)
+            if isinstance(found, Stale):
+                self._lose(found)
+            raise found from error
 
     # --- below: reading -----------------------------------------------------------------------------------------
 

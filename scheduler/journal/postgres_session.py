@@ -23,8 +23,6 @@ def connect(place: PostgresPlace) -> Connection:
 
     Raises Unavailable (JOURNAL_IO), Denied (JOURNAL_DENIED), Invalid (JOURNAL_URL_INVALID).
     """
-    if place.unverified:
-        _log.warning("journal_unverified", journal=place.shown, advice="sslmode=verify-full tells who answers there")
     try:
         db = psycopg.connect(**place.parameters, autocommit=True)  # type: ignore[arg-type]
     except psycopg.Error as error:
@@ -36,9 +34,6 @@ def connect(place: PostgresPlace) -> Connection:
             "SELECT set_config('synchronous_commit', 'on', false) WHERE"
             " current_setting('synchronous_commit') IN ('off', 'local')"
         )
-        for name, wrong in _UNSAFE.items():
-            if _setting(db, name) == wrong:
-                _log.warning("journal_unsafe", journal=place.shown, setting=name, value=wrong)
         if _setting(db, "server_encoding") != "UTF8":
             raise Invalid(
                 "JOURNAL_ENCODING",
@@ -53,6 +48,15 @@ def connect(place: PostgresPlace) -> Connection:
         db.close()
         raise
     return db
+
+
+def warn(place: PostgresPlace, db: Connection) -> None:
+    """Say in the log what makes a journal less safe than it could be."""
+    if place.unverified:
+        _log.warning("journal_unverified", journal=place.shown, advice="sslmode=verify-full tells who answers there")
+    for name, wrong in _UNSAFE.items():
+        if _setting(db, name) == wrong:
+            _log.warning("journal_unsafe", journal=place.shown, setting=name, value=wrong)
 
 
 def check_tables(place: PostgresPlace, db: Connection) -> int:
@@ -145,7 +149,6 @@ def locked(place: PostgresPlace) -> Unavailable:
 def _no_connection(place: PostgresPlace, error: psycopg.Error) -> NasmeshError:
     text = _first_line(error)
     missing = getattr(error.pgconn, "needs_password", False)
-    _log.error("journal_unreachable", journal=place.shown, error=text)
     if missing or "password authentication failed" in text or "no password supplied" in text:
         what = "no password for it was found" if missing or "supplied" in text else "its password is refused"
         return Denied(

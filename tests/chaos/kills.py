@@ -51,7 +51,7 @@ async def kill_scheduler(home: Path, kills: int, *, seed: int) -> Report:
     victim = scheduler(home, address)
     client = witness.Client(address, report.history)
     names: list[str] = []
-    searching = asyncio.create_task(_search(client, names))
+    searching = asyncio.create_task(search(client, names))
     try:
         async with witness.working(address, report.history):
             await _strike(victim, kills, seed, report)
@@ -85,7 +85,7 @@ async def _strike(victim: Program, kills: int, seed: int, report: Report) -> Non
         report.kills[point] = report.kills.get(point, 0) + 1
 
 
-async def _search(client: witness.Client, names: list[str]) -> None:
+async def search(client: witness.Client, names: list[str]) -> None:
     """Run pairs of equal searches one after the other, a watcher or two on each, until cancelled."""
     while True:
         name, twin = f"s{len(names) + 1}", f"s{len(names) + 2}"
@@ -128,16 +128,17 @@ async def finish(client: witness.Client, names: list[str], report: Report, count
     report.searches = len(names)
 
 
-def conclude(home: Path, report: Report, began: float) -> None:
+def conclude(home: Path, report: Report, began: float, journal: str = "") -> None:
     """Check the journal and what was seen, of programs that have ended; `began` is by time.perf_counter."""
-    check_journal(home)
+    check_journal(journal or home)
     wrong = list(faults(report.history))
     assert not wrong, wrong[:5]
     report.seconds = time.perf_counter() - began
 
 
-def check_journal(home: Path) -> None:
-    """Have `nasmesh admin check` read the journal whole."""
-    command = [sys.executable, "-m", "clients.cli.main", "admin", "check", "--journal", str(home / "journal.db")]
+def check_journal(at: Path | str) -> None:
+    """Have `nasmesh admin check` read the journal whole: that of a directory, or of a URL."""
+    journal = at if isinstance(at, str) else str(at / "journal.db")
+    command = [sys.executable, "-m", "clients.cli.main", "admin", "check", "--journal", journal]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

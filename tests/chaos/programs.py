@@ -73,6 +73,11 @@ class Program:
         assert self._process is not None
         return self._process.pid
 
+    def exit_code(self) -> int | None:
+        """Return how it ended; None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
     def has_died(self) -> bool:
         """Say whether it is gone; anything but a kill is an error of the program, told with the end of its log."""
         assert self._process is not None

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -37,12 +38,30 @@ Key = tuple[str, int, int]
 
 
 def dial(address: str) -> grpc.aio.Channel:
-    """Return a channel of its own to a scheduler that may be away."""
-    return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    """Return a channel of its own to a scheduler that may be away; of several addresses to the one that may lead."""
+    several = address.split(",")
+    return grpc.aio.insecure_channel(several[_LEADER.number % len(several)], options=_OPTIONS)
+
+
+class _Leader:
+    """Which of several schedulers everybody tries; the next one once somebody has found it away for a pause."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._since = 0.0
+
+    def is_away(self) -> None:
+        now = time.monotonic()
+        if now - self._since > _PAUSE_S:
+            self.number, self._since = self.number + 1, now
+
+
+_LEADER = _Leader()
 
 
 async def again() -> None:
     """Wait before the next try at a scheduler that is away."""
+    _LEADER.is_away()
     await asyncio.sleep(_PAUSE_S)
 
 
