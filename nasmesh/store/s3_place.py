@@ -40,7 +40,7 @@ class Place(NamedTuple):
 def parse_place(url: str) -> Place:
     """Return what an s3: URL names; raises Invalid (STORE_URL_INVALID) that never shows a secret written into one."""
     parts = urlsplit(url)
-    if parts.username is not None or parts.password is not None:
+    if "@" in url:
         raise _wrong("keys have no place in a URL, which is logged; use NASMESH_STORE_CREDENTIALS=FILE")
     if parts.path.strip("/") or parts.fragment:
         raise _wrong(f"it names more than a bucket; use {_FORM}")
