@@ -7,6 +7,7 @@ own: nothing of this machine's own network is touched. Only root may do this; `m
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ NETWORK = "10.77.0"
 Direction = Literal["in", "out", "both"]
 _READY_S = 20
 _COMMAND_S = 30
+_LOOK_S = 0.01
 
 # Arguments: the host's name, its directory, where it sees that, where all of them are, the file with everybody's names.
 _BOOT = """set -e
@@ -63,6 +65,13 @@ def nft() -> str | None:
     return shutil.which("nft") or (str(NFT) if NFT.exists() else None)
 
 
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Namespaces:
     """One set of namespaces, as long as its first process lives."""
 
@@ -96,7 +105,10 @@ class Namespaces:
         """Kill its first process, and the kernel every other one with it."""
         self._outer.kill()  # which takes the first along
         self._outer.wait(_READY_S)
-        psutil.wait_procs([self.first], timeout=_READY_S)
+        # It is a zombie once all others in here have ended; whoever inherited it takes its time to look.
+        until = time.monotonic() + _READY_S
+        while _runs(self.first) and time.monotonic() < until:
+            time.sleep(_LOOK_S)
         if self._outer.stdout is not None:
             self._outer.stdout.close()
 
