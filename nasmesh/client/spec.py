@@ -5,6 +5,7 @@ Every fault is raised as Invalid with the path of the field at fault and the nea
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +22,7 @@ from nasmesh.v1 import search_pb2
 Parsed = TypeVar("Parsed", bound=Message)
 
 SPEC_BYTES = 1 << 20  # a specification is written by hand; more is a wrong file, and YAML aliases multiply what is read
+_DURATION = re.compile(r"\d{1,9}(\.\d{1,9})?s")
 _MAX_DEPTH = 60  # an alias may contain itself; protobuf's own limit is 100
 
 
@@ -219,6 +221,10 @@ def _check_single(value: object, field: FieldDescriptor, path: str) -> None:
     message = _plain_message(field)
     if message is not None:
         _check_message(value, message, path)
+    elif field.message_type is not None and field.message_type.full_name == "google.protobuf.Duration":
+        if not isinstance(value, str) or not _DURATION.fullmatch(value):
+            said = f"{str(value)[:60]!r} must be seconds with an s, for example 30s"
+            raise Invalid("VALUE_INVALID", f"{path}: {said}", field=path)
     elif field.message_type is not None:
         if not isinstance(value, Mapping):
             raise Invalid("VALUE_INVALID", f"{path}: must be a mapping", field=path)

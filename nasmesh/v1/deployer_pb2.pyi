@@ -63,7 +63,7 @@ class DeployerConfig(_message.Message):
     [nasmesh]. Two deployers at one engine need two names.
     """
     scheduler: _builtins.str
-    """HOST:PORT of the scheduler as the started servers reach it [the deployer's own]."""
+    """HOST:PORT of the scheduler (several with commas: standbys) as the started servers reach it [the deployer's own]."""
     store: _builtins.str
     """URL of the object store as the started servers reach it [the deployer's NASMESH_STORE, where that is set]."""
     @_builtins.property

@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from nasmesh.client.spec import SPEC_BYTES, parse_message
 from nasmesh.errors import FieldViolation, Invalid
-from nasmesh.settings import parse_address
+from nasmesh.settings import parse_addresses
 from nasmesh.v1 import deployer_pb2 as pb
 from scheduler.deployers.rules import (
     DEFAULT_COOL_DOWN_S,
@@ -86,7 +86,7 @@ def _config_faults(config: pb.DeployerConfig) -> Iterator[Fault]:
     yield from _duration_fault("period", config.period, 0.1, 300.0)
     if config.scheduler:
         try:
-            parse_address(config.scheduler, field="scheduler")
+            parse_addresses(config.scheduler, field="scheduler")
         except Invalid as error:
             yield "scheduler", error.message.removeprefix("scheduler: ")
     seen: dict[str, int] = {}

@@ -69,10 +69,12 @@ class PoolRecord:
         self.servers[name] = Record(name, Phase.PENDING, now)
 
     def failed(self, why: str, now: float) -> None:
-        """Note that a start failed; the next one waits, twice as long each time."""
+        """Note that a start failed; the next one waits, twice as long each time. Those that fail together are one."""
+        self.reason = why[:_WHY]
+        if self.failures and now < self.retry_at:
+            return
         self.failures += 1
         self.retry_at = now + min(BACKOFF_CAP_S, BACKOFF_S * 2 ** min(self.failures - 1, 16))
-        self.reason = why[:_WHY]
 
     def refused(self, error: NasmeshError) -> None:
         """Note that the engine gave no answer; what is known of its servers stays."""

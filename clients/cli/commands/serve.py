@@ -8,7 +8,13 @@ import typer
 
 from nasmesh.errors import Invalid
 
-PROGRAMS = {"scheduler": "scheduler", "generate": "generate_svc", "train": "train_svc", "evaluate": "evaluate_svc"}
+PROGRAMS = {
+    "scheduler": "scheduler",
+    "generate": "generate_svc",
+    "train": "train_svc",
+    "evaluate": "evaluate_svc",
+    "deployer": "scheduler.deployers",
+}
 AGENT = "nasmesh.agent"
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 """Settings of a command that leaves all of its flags, --help too, to the program that it becomes."""
@@ -20,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(context: typer.Context) -> None:
-    """Run one program of the mesh: scheduler, generate, train or evaluate.
+    """Run one program of the mesh: scheduler, generate, train, evaluate or deployer.
 
     All other arguments go to the program; `nasmesh serve train --help` lists them.
     """
