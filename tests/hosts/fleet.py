@@ -19,7 +19,7 @@ from types import TracebackType
 from clients.cli.main import command
 from tests.builders.netns import Host, Network, Program
 from tests.builders.postgres_server import PostgresServer
-from tests.builders.s3_servers import Certificate, S3Server
+from tests.builders.s3_servers import Certificate, S3Server, absent
 from tests.hosts.desk_calls import Desk
 
 PYTHON = sys.executable
@@ -45,10 +45,10 @@ class Fleet:
         *,
         lease_s: float,
         database: bool,
-        store: str = "weed",
+        store: str = "",
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Plan a mesh whose files lie below a directory; `store` is a kind of tests.builders.s3_servers."""
+        """Plan a mesh whose files lie below a directory; `store`: "minio" or "weed" [the first that is here]."""
         self.network = Network(directory)
         self.lease_s = lease_s
         self.tell = tell
@@ -57,7 +57,7 @@ class Fleet:
         self.store: S3Server | None = None
         self.database: PostgresServer | None = None
         self._wants_database = database
-        self._store_kind = store
+        self._store_kind = store or ("weed" if absent("minio") else "minio")
 
     def __enter__(self) -> "Fleet":
         """Start hub, store, database and desk."""
@@ -116,8 +116,12 @@ class Fleet:
         self.give(name, self.office / f"{name}.token", self.office / "certs/ca.crt")
         for kind in ("crt", "key"):
             self.give(name, self.office / f"certs/{role}-{name}.{kind}", named=f"{name}.{kind}")
-        if self.store is not None:
-            self.give(name, self.store.credentials, named="store.keys")
+
+    def _give_keys(self, name: str, role: str) -> None:
+        """Copy the object store's key of a role to a host, where the store has one for each."""
+        assert self.store is not None
+        own = self["hub"].files / "keys" / f"{role}.keys"
+        self.give(name, own if own.exists() else self.store.credentials, named="store.keys")
 
     def give(self, host: str, *files: Path, named: str = "") -> None:
         """Copy files to a host."""
@@ -137,10 +141,13 @@ class Fleet:
         self.store.start()
         self.give("hub", self.store.credentials, named="store.keys")
         self.give("hub", certs / "ca.crt")
-        endpoint, ca = f"store:{self.store.endpoint.rpartition(':')[2]}", f"{self['hub'].home}/ca.crt"
-        keys = (self.store.access_key, self.store.secret_key)
-        made = self["hub"].run([PYTHON, "-c", _MAKE_BUCKET, endpoint, ca, BUCKET, *keys])
+        words = ["admin", "bucket", "init"]
+        if self._store_kind == "minio":  # others make keys in ways of their own; then all have the owner's
+            words += ["--keys", f"{self['hub'].home}/keys"]
+        self._told("hub", "nasmesh", *words)
+        made = self["hub"].run([PYTHON, "-m", "clients.cli.main", *words], environment=self.environment("hub"))
         assert made.returncode == 0, made.stderr
+        self._give_keys("hub", "scheduler")
 
     def _start_database(self) -> None:
         host = self["database"]
@@ -188,6 +195,7 @@ class Fleet:
         host = self.network.add(name)
         host.outbound_only()
         self.credentials(name)
+        self._give_keys(name, kind)
         shutil.copy(self.office / "tokens.json", self["hub"].files)
         self.start_server(name, kind)
 
@@ -197,7 +205,7 @@ class Fleet:
         flags = ["--scheduler", f"hub:{PORT}", "--token-file", f"{home}/{name}.token"]
         flags += ["--cert-file", f"{home}/{name}.crt", "--key-file", f"{home}/{name}.key"]
         flags += ["--name", agent_name(name, kind).removeprefix("agents/"), "--label", f"room={name[-1]}"]
-        self.tell(f"{name}$ nasmesh serve {kind} {shlex.join(flags).replace(f'{home}/', '')}")
+        self._told(name, "nasmesh", "serve", kind, *flags)
         self._start(name, kind, [MODULES[kind], *flags])
 
     def await_agent(self, name: str, kind: str) -> None:
@@ -208,6 +216,9 @@ class Fleet:
     def kill9(self, name: str, program: str) -> None:
         """Kill a program."""
         self.programs.pop(f"{name}/{program}").kill9()
+
+    def _told(self, name: str, *words: str) -> None:
+        self.tell(f"{name}$ {shlex.join(words)}".replace(f"{self[name].home}/", ""))
 
     def log(self, name: str, program: str) -> Path:
         """Return where a program writes."""
@@ -234,14 +245,3 @@ class Fleet:
             over = running.process.poll() is not None or time.monotonic() > until
             assert not over, f"{name}/{program} does not serve: {self.log(name, program).read_text()[-3000:]}"
             threading.Event().wait(_LOOK_S)
-
-
-# Endpoint, authority, bucket, key, secret.
-_MAKE_BUCKET = """
-import sys
-import urllib3
-from minio import Minio
-endpoint, ca, bucket, key, secret = sys.argv[1:]
-pool = urllib3.PoolManager(ca_certs=ca)
-Minio(endpoint, access_key=key, secret_key=secret, http_client=pool).make_bucket(bucket_name=bucket)
-"""
