@@ -132,10 +132,10 @@ def unreached(error: Exception, place: Place) -> NasmeshError:
         return _tls(error, place)
     if isinstance(error, transport.NameResolutionError):
         why = "its name is not known; mend endpoint="
-    elif isinstance(error, transport.ConnectTimeoutError):
-        why = "nothing answers there; start it, or mend endpoint="
     elif isinstance(error, transport.NewConnectionError):
         why = "it refuses connections; start it, or mend endpoint="
+    elif isinstance(error, transport.ConnectTimeoutError):
+        why = "nothing answers there; start it, or mend endpoint="
     elif isinstance(error, transport.TimeoutError):
         why = "it has stopped answering"
     else:
