@@ -13,6 +13,7 @@ from nasmesh.v1 import scheduler_service_pb2 as api
 from scheduler.desk import Desk
 from scheduler.domain import OPEN_SEARCHES
 from scheduler.engine import Engine
+from scheduler.journal.base import Journal
 from scheduler.journal.schema import event_crc, row_crc
 from scheduler.journal.sqlite import SqliteJournal
 from scheduler.searches import Searches
@@ -24,9 +25,11 @@ Answer = Callable[[pb.Lease], pb.AttemptOutcome]
 class Past:
     """A scheduler on a journal, until it is closed, or left as a killed one leaves it."""
 
-    def __init__(self, path: Path, clock: ManualClock | None = None, server: job_pb2.Server | None = None) -> None:
+    def __init__(
+        self, at: Path | Journal, clock: ManualClock | None = None, server: job_pb2.Server | None = None
+    ) -> None:
         self.clock = clock or ManualClock()
-        self.engine = Engine(SqliteJournal(path), self.clock, seed=1)
+        self.engine = Engine(SqliteJournal(at) if isinstance(at, Path) else at, self.clock, seed=1)
         self.engine.recover()
         self.desk, self.searches = Desk(self.engine), Searches(self.engine)
         self.session = make.Recorder()
