@@ -5,7 +5,7 @@ OUT ?= runs/$(DATASET)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: fuzz sim seeded-bugs help setup run data test test-unit test-e2e check fix protos bench peers chaos packing mutants compile test-compiled
+.PHONY: fuzz sim seeded-bugs help setup run data test test-unit test-e2e check fix protos bench peers chaos packing mutants compile test-compiled hosts test-hosts
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,16 @@ chaos: ## 600 real kills of the scheduler, 150 of each other program, and what r
 packing: ## train 1,000 random networks under a bound of memory: fewer than 1 % of those let in may run out (NETWORKS=n)
 	@scripts/setup.sh dev
 	@$(BIN)/python -W ignore -m tests.packing.run --networks $(or $(NETWORKS),1000)
+
+hosts: ## a search over network namespaces while hosts are killed, cut off, drained and added (root; five minutes at most)
+	@scripts/setup.sh dev
+	@scripts/tools.sh
+	@$(BIN)/python -m tests.hosts.demo
+
+test-hosts: ## tier T6 in its long version: 36 partitions of three links (root; a quarter of an hour)
+	@scripts/setup.sh dev
+	@scripts/tools.sh
+	@$(BIN)/python -m pytest --long tests/hosts
 
 mutants: ## change machine, journal, admission and policy one place at a time: a test must notice (SAMPLE=n: so many)
 	@scripts/setup.sh dev

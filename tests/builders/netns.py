@@ -126,6 +126,7 @@ class Host:
         places = (self.files, self.home, network.directory / "hosts", network.names)
         self.spaces = Namespaces(["sh", "-c", _BOOT, "boot", name, *map(str, places)])
         self.running = True
+        self.is_guarded = False
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the environment of its programs: none of our variables but its own."""
@@ -171,6 +172,7 @@ class Host:
     def outbound_only(self) -> None:
         """Drop whatever dials in; answers to what it dials itself come through."""
         self._rules(_OUTBOUND_ONLY)
+        self.is_guarded = True
 
     def refused(self) -> int:
         """Return how many packets `outbound_only` has dropped."""

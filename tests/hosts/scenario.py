@@ -8,6 +8,16 @@ from tests.hosts.partitions import LONG_S, pause, training_host
 
 Trials = list[dict[str, Any]]
 
+_DIAL = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=1)
+    print("answered")
+except TimeoutError:
+    print("timed out")
+except ConnectionRefusedError:
+    print("refused")
+"""
 SERVERS = {"gen1": "generate", "gpu1": "train", "gpu2": "train", "eval1": "evaluate"}
 EPOCHS = 16
 # One question for all networks, so that what is proposed does not hang on who is quicker.
@@ -34,11 +44,15 @@ def fill(fleet: Fleet) -> None:
         fleet.await_agent(name, kind)
 
 
-def undisturbed(fleet: Fleet, search_id: str) -> Trials:
-    """Run the search and return its trials."""
+def unheard(_change: dict[str, Any]) -> None:
+    """Take no notice of a change."""
+
+
+def undisturbed(fleet: Fleet, search_id: str, hear: Callable[[dict[str, Any]], None] = unheard) -> Trials:
+    """Run the search and return its trials; `hear` is told of every change."""
     fleet.desk.create(search_id, SPEC)
-    for _ in fleet.desk.watch(search_id):
-        pass
+    for change in fleet.desk.watch(search_id):
+        hear(change)
     return fleet.desk.trials(search_id)
 
 
@@ -50,6 +64,11 @@ def nasmesh(fleet: Fleet, *words: str) -> str:
     done = fleet["desk"].run([PYTHON, "-m", "clients.cli.main", *words, "--scheduler", f"hub:{PORT}", *access])
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def dial(fleet: Fleet, host: str, port: str) -> str:
+    """Return what comes of dialling a host from the desk: "answered", "refused" or "timed out"."""
+    return fleet["desk"].run([PYTHON, "-c", _DIAL, host, port]).stdout.strip()
 
 
 class Troubles:
@@ -91,11 +110,12 @@ class Troubles:
         nasmesh(self._fleet, "agent", "drain", agent_name("gpu2", "train"), "--release")
 
 
-def disturbed(fleet: Fleet, search_id: str) -> Trials:
-    """Run the search with troubles and return its trials."""
+def disturbed(fleet: Fleet, search_id: str, hear: Callable[[dict[str, Any]], None] = unheard) -> Trials:
+    """Run the search with troubles and return its trials; `hear` is told of every change."""
     troubles = Troubles(fleet)
     fleet.desk.create(search_id, SPEC)
     for change in fleet.desk.watch(search_id):
+        hear(change)
         troubles.note(change)
     assert troubles.are_over, "the search ended before everything had happened"
     return fleet.desk.trials(search_id)

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.hosts import partitions, scenario
-from tests.hosts.fleet import PYTHON, Fleet
+from tests.hosts import partitions, refusals, scenario
+from tests.hosts.fleet import Fleet, agent_name
 from tests.hosts.partitions import ALL, EACH_CHANGE, Case
+from tests.hosts.refusals import MISTAKES
 from tests.hosts.scenario import Trials
 
 # In the order of this file: the last test leaves the hosts in pieces.
-_PROBE = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=1)"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -42,11 +42,33 @@ def test_hosts_are_listed_with_what_they_are(fleet: Fleet) -> None:
 
 
 def test_nobody_dials_a_server(fleet: Fleet) -> None:
+    assert scenario.dial(fleet, "hub", "7400") == "answered"
     before = fleet["gpu1"].refused()
     for host, port in (("gpu1", "7402"), ("gpu1", "22"), ("eval1", "7403")):
-        done = fleet["hub"].run([PYTHON, "-c", _PROBE, host, port])
-        assert (done.returncode, "timed out" in done.stderr) == (1, True), done.stderr
+        assert scenario.dial(fleet, host, port) == "timed out"
     assert fleet["gpu1"].refused() > before
+
+
+def test_hosts_that_should_not_be_let_in_are_told_why(fleet: Fleet) -> None:
+    refusals.prepare(fleet)
+    tried = {name: refusals.start(fleet, number, wrong) for number, (name, wrong) in enumerate(MISTAKES.items())}
+    before = set(fleet.desk.agents())
+    for name, attempt in tried.items():
+        wrong = MISTAKES[name]
+        sentence = wrong.sentence.replace("GPU1", fleet["gpu1"].address)
+        said = refusals.await_text(attempt, sentence)
+        assert sentence in said, f"{name}: {said[-2000:]}"
+        assert wrong.reason in said or wrong.is_final, said
+        assert "Traceback" not in said
+        if wrong.is_final:
+            assert attempt.program.process.wait(60) in (1, 2, 3)
+        else:
+            assert attempt.program.process.poll() is None
+            attempt.program.kill9()
+    fleet[refusals.HOST].kill()
+    agents = fleet.desk.agents()
+    assert set(agents) == before
+    assert agents[agent_name("gpu1", "train")]["host"] == "gpu1"
 
 
 def test_partition_then_the_same_results(

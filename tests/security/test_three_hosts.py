@@ -92,7 +92,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
 
 def test_every_command_of_the_three_hosts_works(hosts: Hosts) -> None:
     lines = commands()
-    assert len(lines) == 14
+    assert len(lines) == 15
     printed: dict[str, str] = {}
     for line in lines:
         if line.startswith("nasmesh agents"):
@@ -108,6 +108,8 @@ def test_every_command_of_the_three_hosts_works(hosts: Hosts) -> None:
             assert (refused.returncode, "revoked" in refused.stderr) == (1, True)
     agents = next(text for line, text in printed.items() if line.startswith("nasmesh agents"))
     assert all(f"gpu1-{kind}" in agents for kind in ("generate", "train", "evaluate"))
+    listed = next(text for line, text in printed.items() if line.startswith("nasmesh hosts"))
+    assert "generate 1; train 1" in listed.replace("evaluate 1; ", "")
     anonymous = hosts.try_(f"{LIST} --ca-file certs/ca.crt")
     assert (anonymous.returncode, "--token-file" in anonymous.stderr) == (1, True)
     plain = hosts.try_(LIST)
