@@ -51,4 +51,6 @@ def to_evaluation(view: JobView) -> pb.Evaluation:
 def server(slots: int) -> job_pb2.Server:
     """Return what this server says of itself."""
     engine = f"onnxruntime {package_version('onnxruntime')}"
-    return describe_server(engine, slots=slots, datasets=dataset_resources())
+    found = describe_server(engine, slots=slots, datasets=dataset_resources())
+    found.tables.extend(f"tables/{name}" for name in shelf.names())
+    return found

@@ -277,3 +277,5 @@ def _check_hello(hello: pb.AgentHello) -> None:
         read_settings_schema(generator.settings_schema, field=f"hello.server.{generator.name}.settings_schema")
     for dataset in hello.server.datasets:
         ids.parse_name("datasets", dataset.name, field="hello.server.datasets")
+    for table in hello.server.tables:
+        ids.parse_name("tables", table, field="hello.server.tables")

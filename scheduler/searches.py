@@ -8,7 +8,7 @@ from nasmesh.clock import new_id
 from nasmesh.errors import Conflict, Unavailable
 from nasmesh.logs import get_logger
 from nasmesh.rpc.identity import LOCAL, Identity
-from nasmesh.v1 import generate_service_pb2, search_pb2
+from nasmesh.v1 import generate_service_pb2, job_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler import convert, pages, quotas
 from scheduler.datasets import visible
@@ -109,13 +109,20 @@ class Searches:
 
     def _validated(self, request: pb.CreateSearchRequest, caller: Identity) -> pb.CreateSearchResponse:
         spec = complete_spec(request.spec, self._generators(), visible(self._engine.state, caller))
-        self._check_data(spec)
+        self._check_offered(spec)
         complete_transfer(spec, self._engine.state, caller)
         name = f"searches/{self._free_id(request.search_id)}" if request.search_id else ""
         return pb.CreateSearchResponse(search=search_pb2.Search(name=name, spec=spec))
 
     def _generators(self) -> Sequence[generate_service_pb2.Generator]:
         return self._offers.generators(self._engine.agents.generators())
+
+    def _check_offered(self, spec: search_pb2.SearchSpec) -> None:
+        """Raise Unavailable where what the search needs is nowhere: its data (DATASET_ABSENT), table (TABLE_ABSENT)."""
+        self._check_data(spec)
+        if spec.evaluate.table:
+            known = [entry.server for entry in self._engine.agents.all() if TaskKind.EVALUATE in entry.slots]
+            _check_table([*known, *self._offers.servers(TaskKind.EVALUATE)], spec.evaluate.table)
 
     def _check_data(self, spec: search_pb2.SearchSpec) -> None:
         """Raise Unavailable (DATASET_ABSENT) where train servers are connected and none of them has built-in data."""
@@ -138,7 +145,7 @@ class Searches:
         quotas.check_open_searches(self._engine.state, caller)
         quotas.check_queued_networks(self._engine.state, caller.name)
         spec = complete_spec(request.spec, self._generators(), visible(self._engine.state, caller))
-        self._check_data(spec)
+        self._check_offered(spec)
         complete_transfer(spec, self._engine.state, caller)
         self._engine.record(SearchCreated(identifier, spec, owner=caller.name, traceparent=traceparent))
         _log.info("search_created", search=identifier, generator=spec.generator.generator, data=spec.data.dataset)
@@ -161,6 +168,19 @@ class Searches:
                 "SEARCH_EXISTS", f"search_id: searches/{identifier} {what}; choose another id", field="search_id"
             )
         return identifier
+
+
+def _check_table(servers: Sequence[job_pb2.Server], table: str) -> None:
+    """Raise Unavailable (TABLE_ABSENT) where every known evaluate server names its tables, and not this one."""
+    if not servers or any(not server.tables or table in server.tables for server in servers):
+        return
+    known = ", ".join(sorted({name for server in servers for name in server.tables}))
+    raise Unavailable(
+        "TABLE_ABSENT",
+        f"spec.evaluate.table: no evaluate server has {table[:100]} (they have {known}). Where it was imported beside"
+        " one that runs, start that server again: it names its tables when it connects",
+        field="spec.evaluate.table",
+    )
 
 
 def _is_state(value: str) -> bool:

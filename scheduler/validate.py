@@ -15,7 +15,7 @@ from scheduler.early_stopping import stopping_faults
 from scheduler.generator_settings import complete_settings
 from scheduler.outcomes import complete_train
 from scheduler.validate_metrics import constraint_faults, objective_faults, table_faults
-from scheduler.validate_space import space_faults
+from scheduler.validate_space import drop_path_faults, space_faults
 
 _SPEC_BYTES = 256 * 1024
 _LABELS = 32
@@ -59,6 +59,7 @@ def complete_spec(
         *_evaluate_faults(full),
         *stopping_faults(full, samples),
         *_checked("instrumentation", lambda: training_config.check_instrumentation(spec.instrumentation)),
+        *drop_path_faults(spec),
         *(_final_faults(full) if spec.HasField("final") else ()),
         *table_faults(spec),
     ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from nasmesh.v1 import generate_service_pb2, space_pb2
+from nasmesh.v1 import generate_service_pb2, search_pb2, space_pb2
 
 _LAYERS = 32
 _NODES = 6
@@ -26,6 +26,34 @@ def space_faults(space: space_pb2.Space, generator: generate_service_pb2.Generat
         yield from _cell_faults(space.cell)
     elif space.fixed.WhichOneof("network") is None:
         yield "space.fixed", "it is empty: set architecture or object"
+
+
+def drop_path_faults(spec: search_pb2.SearchSpec) -> Iterator[Fault]:
+    """Yield where a rate of drop-path meets a space whose networks have no mark for it: each would be refused."""
+    if spec.evaluate.table:
+        return  # nothing is trained
+    if spec.train.drop_path_rate > 0 and (what := _unmarked(spec.space, "space")):
+        yield "train.drop_path_rate", what
+    own, scale = spec.final.train.HasField("drop_path_rate"), spec.final.scale_up
+    enlarged = scale.WhichOneof("kind") == "space"
+    if not spec.HasField("final") or not (own or enlarged):
+        return
+    rate = spec.final.train.drop_path_rate if own else spec.train.drop_path_rate
+    space, path = (scale.space, "final.scale_up.space") if enlarged else (spec.space, "space")
+    if rate > 0 and (what := _unmarked(space, path)):
+        yield "final.train.drop_path_rate", what
+
+
+def _unmarked(space: space_pb2.Space, path: str) -> str:
+    """Return why no network of a space has paths to leave out; empty where some may."""
+    kind = space.WhichOneof("kind")
+    if kind == "chain":
+        return "a chain has no paths to leave out; leave it unset"
+    if kind == "cell" and not space.cell.drop_path:
+        return f"the space's networks have no paths marked for it; set {path}.cell.drop_path, or leave it unset"
+    if kind == "envelope" and not space.envelope.drop_path:
+        return f"the space's networks have no paths marked for it; set {path}.envelope.drop_path, or leave it unset"
+    return ""
 
 
 def _envelope_faults(envelope: space_pb2.EnvelopeSpace) -> Iterator[Fault]:

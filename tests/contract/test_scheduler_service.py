@@ -219,6 +219,36 @@ def test_create_when_no_train_server_has_the_data_then_absent_with_how_to_obtain
     go(body())
 
 
+def test_create_when_no_evaluate_server_has_the_table_then_absent_with_those_that_are() -> None:
+    async def body() -> None:
+        async with running() as scheduler, client(scheduler.address) as stub, scripted(scheduler.address) as agent:
+            spec = make.make_spec()
+            spec.ClearField("train")
+            spec.evaluate.table = "tables/digits-sell"
+            hello = make.make_hello("one")
+            hello.server.tables.append("tables/digits-cell")
+            await agent.greet(hello)
+            error = await refused(stub.CreateSearch(pb.CreateSearchRequest(spec=spec)), Unavailable)
+            assert error.reason == "TABLE_ABSENT"
+            assert "tables/digits-cell" in error.message
+            spec.evaluate.table = "tables/digits-cell"
+            assert (await stub.CreateSearch(pb.CreateSearchRequest(spec=spec))).search.name
+
+    go(body())
+
+
+def test_create_when_a_server_does_not_name_its_tables_then_it_may_have_any() -> None:
+    async def body() -> None:
+        async with running() as scheduler, client(scheduler.address) as stub, scripted(scheduler.address) as agent:
+            spec = make.make_spec()
+            spec.ClearField("train")
+            spec.evaluate.table = "tables/of-its-own"
+            await agent.greet(make.make_hello("one"))
+            assert (await stub.CreateSearch(pb.CreateSearchRequest(spec=spec))).search.name
+
+    go(body())
+
+
 def test_create_when_validated_only_then_defaults_are_shown_and_nothing_is_created() -> None:
     async def body() -> None:
         async with running() as scheduler, client(scheduler.address) as stub, scripted(scheduler.address) as agent:

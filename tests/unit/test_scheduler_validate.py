@@ -3,7 +3,7 @@
 import pytest
 
 from nasmesh.errors import Invalid, Unavailable
-from nasmesh.v1 import measurement_pb2
+from nasmesh.v1 import measurement_pb2, space_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.validate import complete_spec
 from tests.builders import scheduling as make
@@ -153,3 +153,45 @@ def test_spec_when_huge_then_refused_first() -> None:
     spec.generator.settings["text"] = "x" * 300_000
     with pytest.raises(Invalid, match="at most"):
         complete_spec(spec, [make.make_generator()])
+
+
+def _cells(space: space_pb2.Space, *, drop_path: bool) -> None:
+    space.cell.nodes, space.cell.drop_path = 3, drop_path
+
+
+@pytest.mark.parametrize(
+    ("searched", "enlarged", "rate", "final_rate", "named"),
+    [
+        (False, None, 0.2, None, {"spec.train.drop_path_rate"}),
+        (False, None, None, 0.2, {"spec.final.train.drop_path_rate"}),
+        (False, True, None, 0.2, set()),
+        (True, None, 0.2, None, set()),
+        (True, False, 0.2, None, {"spec.final.train.drop_path_rate"}),
+        (True, False, 0.2, 0.0, set()),
+        (False, None, 0.0, 0.0, set()),
+    ],
+)
+def test_drop_path_when_the_space_marks_no_paths_then_refused_by_name(searched, enlarged, rate, final_rate, named):  # type: ignore[no-untyped-def]
+    spec = make.make_spec(final=True)
+    _cells(spec.space, drop_path=searched)
+    if enlarged is not None:
+        _cells(spec.final.scale_up.space, drop_path=enlarged)
+    if rate is not None:
+        spec.train.drop_path_rate = rate
+    if final_rate is not None:
+        spec.final.train.drop_path_rate = final_rate
+    generator = make.make_generator()
+    del generator.spaces[:]
+    if not named:
+        complete_spec(spec, [generator])
+        return
+    with pytest.raises(Invalid) as caught:
+        complete_spec(spec, [generator])
+    assert {violation.field for violation in caught.value.violations} == named
+    assert "drop_path" in caught.value.violations[0].description
+
+
+def test_drop_path_when_the_space_is_a_chain_then_it_has_none() -> None:
+    spec = make.make_spec()
+    spec.train.drop_path_rate = 0.1
+    assert "a chain has no paths" in faults(spec)["spec.train.drop_path_rate"]
