@@ -1,9 +1,9 @@
 """How a network is scored: defaults, overrides, checks. Protobuf only, so the scheduler uses it too."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from nasmesh import ids
+from nasmesh import ids, metrics
 from nasmesh.errors import FieldViolation, Invalid, NasmeshError
 from nasmesh.v1 import evaluation_pb2 as pb
 from nasmesh.v1 import measurement_pb2
@@ -29,6 +29,14 @@ _MOST_METRICS = 64
 _METRIC = re.compile(r"[a-z][a-z0-9_]{0,63}")
 TABLE_MEAN = -1
 """The table_seed that asks for the mean of a table's repeated trainings."""
+
+_BESIDE = {
+    "latency": pb.EvaluateConfig(latency=False),
+    "throughput_batch_sizes": pb.EvaluateConfig(),
+    "memory": pb.EvaluateConfig(memory=False),
+    "quantization": pb.EvaluateConfig(quantization=pb.QUANTIZATION_NONE),
+}
+"""What takes time of its own, by field, with what turns it off."""
 
 Fault = tuple[str, str]
 
@@ -56,6 +64,21 @@ def complete(config: pb.EvaluateConfig) -> pb.EvaluateConfig:
     result.quantization = result.quantization or pb.QUANTIZATION_NONE
     if result.table and not result.HasField("table_seed"):
         result.table_seed = 0
+    return result
+
+
+def only_for(config: pb.EvaluateConfig, wanted: Iterable[str]) -> pb.EvaluateConfig:
+    """Return a complete configuration without what is measured beside the scores, unless `wanted` metrics need it."""
+    needed = list(wanted)
+    result = pb.EvaluateConfig()
+    result.CopyFrom(config)
+    for name, off in _BESIDE.items():
+        without = pb.EvaluateConfig()
+        without.CopyFrom(result)
+        without.ClearField(name)  # type: ignore[arg-type]  # the names are those of the table above
+        without.MergeFrom(off)
+        if not any(metrics.lacks(metric, without) for metric in needed):
+            result = without
     return result
 
 

@@ -1,7 +1,8 @@
 """From the scheduler's values to the messages that clients and agents see."""
 
+from nasmesh import evaluate_config
 from nasmesh.data import catalog
-from nasmesh.v1 import dispatch_service_pb2, generate_service_pb2, search_pb2
+from nasmesh.v1 import dispatch_service_pb2, evaluation_pb2, generate_service_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler.agents import AgentEntry
 from scheduler.domain import SearchRun, State, Task, TaskKind
@@ -88,7 +89,7 @@ def fill_lease(lease: dispatch_service_pb2.Lease, state: State, task: Task) -> N
         work.model.CopyFrom(trial.network.object if trial.evaluate.table or work.untrained else trial.model)
         if trial.evaluate.table and trial.HasField("choices"):
             work.choices.CopyFrom(trial.choices)
-        work.config.CopyFrom(trial.evaluate)
+        work.config.CopyFrom(trial.evaluate if work.untrained else _asked_of(run, trial))
         work.data.CopyFrom(run.spec.data)
     elif task.proposal is not None:
         lease.admit.proposal.CopyFrom(task.proposal)
@@ -99,6 +100,14 @@ def fill_lease(lease: dispatch_service_pb2.Lease, state: State, task: Task) -> N
         _fill_generate(lease.generate, run, task)
     else:
         _fill_finalize(lease.finalize, run)
+
+
+def _asked_of(run: SearchRun, trial: search_pb2.Trial) -> evaluation_pb2.EvaluateConfig:
+    """Return what an evaluation measures: at a rung, where most trials end, what is decided by and no more."""
+    if run.ladder is None or not run.ladder.is_at_rung(trial):
+        return trial.evaluate
+    wanted = [one.metric for one in run.spec.objectives] + [one.metric for one in run.spec.constraints]
+    return evaluate_config.only_for(trial.evaluate, wanted)
 
 
 def _fill_train(work: dispatch_service_pb2.TrainWork, run: SearchRun, task: Task) -> None:

@@ -69,6 +69,11 @@ class Ladder:
         """Return the update that a trial is trained to next; 0: its end."""
         return self.plan.until_step(self.plan.round_of(trial.number), len(trial.rungs), trial.train)
 
+    def is_at_rung(self, trial: pb.Trial) -> bool:
+        """Say whether a trial was trained to before the end, which may have come earlier than foretold."""
+        until = self.until_step(trial)
+        return until > 0 and not 0 < trial.steps < until
+
     def arrive(self, trial: pb.Trial) -> None:
         """Take in a trial that was measured at its last rung; it is held until somebody decides."""
         place = Place(trial.rungs[len(trial.rungs) - 1].bracket, len(trial.rungs) - 1)

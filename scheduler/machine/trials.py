@@ -171,18 +171,12 @@ def scored(work: Work, run: SearchRun, trial: pb.Trial, result: evaluate_pb.Eval
     if result.HasField("quantized"):
         trial.quantized.CopyFrom(result.quantized)
     spend(run, trial, result.device_time_s)
-    if run.ladder is not None and _is_at_rung(run.ladder, trial):
+    if run.ladder is not None and run.ladder.is_at_rung(trial):
         _reach_rung(work, run, run.ladder, trial)
         return
     if not trial.evaluate.table:
         reuse.remember(work, run, trial)
     _conclude(work, run, trial)
-
-
-def _is_at_rung(ladder: Ladder, trial: pb.Trial) -> bool:
-    """Say whether a trial was scored before the end of its training, which may have come earlier than foretold."""
-    until = ladder.until_step(trial)
-    return until > 0 and not 0 < trial.steps < until
 
 
 def _reach_rung(work: Work, run: SearchRun, ladder: Ladder, trial: pb.Trial) -> None:

@@ -2,8 +2,10 @@
 
 import pytest
 
+from nasmesh import evaluate_config
 from nasmesh.client.best import best_trial
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
+from nasmesh.v1 import evaluation_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler import convert
 from scheduler.domain import SearchState, TaskState
@@ -32,6 +34,11 @@ def stopping_spec(kind: str = "asynchronous_halving", **more: int) -> pb.SearchS
 class Rungs(Play):
     """Plays trainings part by part; a trial is as good as its number says, unless told otherwise."""
 
+    def __init__(self, wanted: pb.SearchSpec | None = None) -> None:
+        """Begin; `evaluations` is what each evaluation was asked to measure."""
+        self.evaluations: list[evaluation_pb2.EvaluateConfig] = []
+        super().__init__(wanted)
+
     def propose(self, count: int, call: int = 1, **more: object) -> list[Effect]:
         result = dispatch_pb.GenerateResult(state=str(call).encode(), **more)  # type: ignore[arg-type]
         for index in range(count):
@@ -53,7 +60,10 @@ class Rungs(Play):
         scores = make.evaluate_result(lease, accuracy)
         for metric, found in more.items():
             scores.measurements.append(make.make_measurement(metric, found, 0))
-        self.do(f"s-t{number}-evaluate{suffix}", evaluate=scores)
+        task = f"s-t{number}-evaluate{suffix}"
+        self.tell(AttemptLeased(task, "agents/a"))
+        self.evaluations.append(convert.lease_message(self.state, self.state.tasks[task]).evaluate.config)
+        self.report(task, evaluate=scores)
 
     def held(self) -> list[int]:
         return sorted(self.run.ladder.held)
@@ -253,3 +263,23 @@ def test_snapshot_when_read_back_then_rungs_are_as_they_were() -> None:
     assert again == play.state
     assert again.searches["s"].ladder == ladder_of(play.run.spec, play.run.trials)
     assert again.tasks["s-t3-evaluate"].state is TaskState.SUCCEEDED
+
+
+def test_rung_when_scored_then_what_is_decided_by_is_measured_and_at_the_end_all_that_was_asked_for() -> None:
+    asked = stopping_spec(max_trials=3)
+    asked.evaluate.CopyFrom(evaluate_config.complete(evaluation_pb2.EvaluateConfig(memory=True)))
+    asked.evaluate.throughput_batch_sizes.extend([1, 64])
+    asked.evaluate.metrics.append("f1_macro")
+    asked.constraints.add(metric="throughput_b1", min=1.0)
+    play = Rungs(asked)
+    play.propose(3)
+    for number in (1, 2, 3, 3, 3):
+        play.part(number, throughput_b1=2.0)
+    *at_rungs, at_the_end = play.evaluations
+    assert len(at_rungs) == 4
+    for config in at_rungs:
+        assert (config.latency, config.memory) == (False, False)
+        assert list(config.throughput_batch_sizes) == [1, 64], "one of them bounds the search"
+        assert list(config.metrics) == ["f1_macro"]
+        assert config.split == asked.evaluate.split
+    assert at_the_end == asked.evaluate
