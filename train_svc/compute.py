@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch.utils import deterministic
 
 from nasmesh.clock import Clock, thread_processor_s
+from nasmesh.model.engine.modules import Network
 from nasmesh.v1 import training_pb2 as pb
 
 PROBE_STEPS = 3
@@ -169,7 +170,7 @@ def timer_of(device: torch.device, clock: Clock) -> Callable[[], float]:
 
 def probe_seconds(module: fx.GraphModule, x: Tensor, timer: Callable[[], float]) -> Callable[[Choice, float], float]:
     """Return a function that times one forward and backward pass of a copy of the module, the best of a few."""
-    copied = copy.deepcopy(module).train()
+    copied = (module.replica() if isinstance(module, Network) else copy.deepcopy(module)).train()
 
     def seconds(choice: Choice, others: float) -> float:
         choice.place(copied)

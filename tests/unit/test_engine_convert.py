@@ -267,3 +267,25 @@ def test_conversion_when_900_nodes_then_quick():
 
 
 _NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+def test_replica_when_it_is_trained_then_computes_the_same_and_leaves_the_original_as_it_was():
+    original = to_module(lower(small_cnn()), seed=1).train()
+    before = {name: tensor.clone() for name, tensor in original.state_dict().items()}
+    replica = original.replica()
+    x = torch.randn(4, *_dims_of(small_cnn()), generator=torch.Generator().manual_seed(3))
+    assert torch.equal(replica.eval()(x), copy.deepcopy(original).eval()(x))
+    assert original.training
+    replica.train().to(memory_format=torch.channels_last)
+    replica(x).square().mean().backward()
+    assert all(parameter.grad is None for parameter in original.parameters())
+    assert any(parameter.grad is not None for parameter in replica.parameters())
+    changed = {name for name, tensor in replica.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed, "running statistics moved"
+    assert changed <= {name for name in before if "running" in name or "mean" in name or "var" in name}
+    for name, tensor in original.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def _dims_of(drawn: pb.Architecture) -> tuple[int, ...]:
+    return tuple(drawn.inputs[0].dims)

@@ -101,6 +101,18 @@ class Network(_EscapedNames, fx.GraphModule):
         memo[id(self)] = copied
         return copied
 
+    def replica(self) -> "Network":
+        """Return one with state of its own that runs the same code: a copy to measure with, not one to transform.
+
+        A full copy writes that code anew, which takes longer than to run it a few times.
+        """
+        copied: Network = object.__new__(type(self))  # fx's own makes a class, which has the code, for every instance
+        copied.__dict__.update(self.__dict__)
+        memo: dict[int, Any] = {id(self): copied}
+        for table in ("_modules", "_parameters", "_buffers"):
+            copied.__dict__[table] = copy.deepcopy(self.__dict__[table], memo)
+        return copied
+
 
 def is_legal_name(name: str) -> bool:
     """Return whether a tensor of this name can be held: dotted, each part of printable ASCII without quotes."""
