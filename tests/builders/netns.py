@@ -155,7 +155,7 @@ class Host:
         return Program(process)
 
     def run(
-        self, command: Sequence[str], *, environment: Mapping[str, str] | None = None, timeout_s: float = 60
+        self, command: Sequence[str], *, environment: Mapping[str, str] | None = None, timeout_s: float = 120
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run(
