@@ -1,4 +1,9 @@
-"""Cuts a training to the time that it may take: some of its own updates are timed first, and then undone."""
+"""Cuts a training to the time that it may take: some of its own updates are timed first, and then undone.
+
+Once: rates, drop-path and averages are functions of the length, and changing it on the way would make the schedule
+another one than any length has. So other work on the machine while it is timed makes a training shorter than it need
+be, and such work that begins later makes it end late.
+"""
 
 import statistics
 from dataclasses import replace
