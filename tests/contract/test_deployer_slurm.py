@@ -1,6 +1,7 @@
 """Servers as jobs of a real Slurm cluster: placed by GPU, stopped softly, found again, put back when a node fails."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from nasmesh.errors import Invalid, Unavailable
 from nasmesh.v1 import deployer_pb2 as pb
 from scheduler.deployers.base import Resources, Site, State
 from scheduler.deployers.engines.slurm import SlurmEngine
+from tests.builders.deployed_search import scheduler_alone, search_through
 from tests.builders.slurm_cluster import Slurm, slurm
 from tests.builders.standings import order, until, until_all, until_file
 
@@ -131,6 +133,17 @@ def test_how_it_ended_is_told_with_where_its_output_is(tmp_path: Path) -> None:
     engine.start(order("fails-000001", tmp_path / "told", "fail"))
     reason = until(engine, "fails-000001", State.ENDED, says="exit code 7").reason
     assert Path(reason.rpartition(" ")[2]).exists(), reason
+
+
+def test_search_is_run_by_servers_that_come_and_leave(tmp_path: Path, cluster: Slurm) -> None:
+    programs = Path(sys.executable).parent
+    engine = f"slurm: {{ setup: ['PATH={programs}:$PATH'] }}, resources: {{ cpus: 1, memoryBytes: {GIB} }}"
+    with scheduler_alone(tmp_path / "mesh") as mesh:
+        seen = search_through(mesh, engine)
+    told = cluster.run("squeue", "--noheader", "--states=all", "--format=%j %T").splitlines()
+    ends = dict(line.split() for line in told if line.split()[0] in seen)
+    assert {name.rpartition("-")[0] for name in ends} == {"gen", "eval"}
+    assert set(ends.values()) <= {"COMPLETED", "COMPLETING"}, "each left by itself, after its drain"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ _MIB = 2**20
 _WORD = re.compile(r"[A-Za-z0-9_.:@,/+-]{1,128}")
 _CONSTRAINT = re.compile(r"[A-Za-z0-9_.:,&|*()\[\]=-]{1,256}")
 _LICENCE = "license:"
+_GPU_GRES = ("gpu", "mps", "shard")
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LD_LIBRARY_PATH")
 """What a job has of the deployer's environment: where programs are. Nothing else, as it may hold secrets."""
 
@@ -50,9 +51,10 @@ class SlurmEngine:
             return
         if self._makes_output:
             (self._home / "slurm" / "output").mkdir(parents=True, exist_ok=True)
-        names = dict.fromkeys((*_INHERITED, *order.environment))
+        environment = {**_without_gpus(order), **order.environment}
+        names = dict.fromkeys((*_INHERITED, *environment))
         arguments = [*self._arguments(order), f"--export={','.join(names)}"]
-        job_id = submit(arguments, self._script(order), order.environment)
+        job_id = submit(arguments, self._script(order), environment)
         for job in self._live(order.name):
             if job.fault:
                 cancel(job_id, softly=False)
@@ -189,6 +191,12 @@ def check(pool: pb.ServerPool) -> list[FieldViolation]:
             text = f"{resource.name[:80]!r} must name a GRES, or a licence as {_LICENCE}NAME, and be a whole number"
             found.append(_wrong(f"resources.custom.{number}", text))
     return found
+
+
+def _without_gpus(order: Order) -> dict[str, str]:
+    """Return what hides the node's GPUs from a server that reserves none, as not every cluster confines its jobs."""
+    reserves = order.resources.gpus or any(name.startswith(_GPU_GRES) for name in order.resources.custom)
+    return {} if reserves else {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def _grace_s(pool: pb.ServerPool) -> int:
