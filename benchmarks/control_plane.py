@@ -47,10 +47,10 @@ class Part:
 class Ours:
     """A real scheduler with its agents."""
 
-    def __init__(self, stack: contextlib.ExitStack, directory: Path) -> None:
-        """Start it and let the agents connect."""
+    def __init__(self, stack: contextlib.ExitStack, directory: Path, *arguments: str) -> None:
+        """Start it, with more arguments if there are any, and let the agents connect."""
         directory.mkdir()
-        self.scheduler = stack.enter_context(Program("scheduler", directory))
+        self.scheduler = stack.enter_context(Program("scheduler", directory, *arguments))
         self._load = stack.enter_context(python_worker("benchmarks.load", directory))
         kinds = [[noop.GENERATE], *([noop.TRAIN], [noop.EVALUATE]) * (AGENTS // 2)]
         agents = [[f"a{number}", kind] for number, kind in enumerate(kinds)]

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from nasmesh.client import Client
 
 Scheduler = Annotated[
-    str, typer.Option("--scheduler", envvar="NASMESH_SCHEDULER", metavar="HOST:PORT", help="Address of the scheduler.")
+    str,
+    typer.Option(
+        "--scheduler",
+        envvar="NASMESH_SCHEDULER",
+        metavar="HOST:PORT",
+        help="Address of the scheduler; more with commas.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object or array, for scripts.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain text to a host other than this one.")]

@@ -68,7 +68,9 @@ def parse_server_flags(
     parser = FlagParser(f"nasmesh serve {program.removesuffix('_svc')}")
     parser.add_argument("--listen", default=listen, metavar="HOST:PORT", help=f"serve here; port 0: any [{listen}]")
     parser.add_argument("--port-file", type=Path, metavar="PATH", help="write the address here once serving")
-    parser.add_argument("--scheduler", default="", metavar="HOST:PORT", help="work for this scheduler [none]")
+    parser.add_argument(
+        "--scheduler", default="", metavar="HOST:PORT", help="work for this scheduler; more with commas [none]"
+    )
     _add_agent_flags(parser, slots=slots)
     settings = read_settings()
     add_metrics_flag(parser, settings)
@@ -120,7 +122,9 @@ class AgentSettings:
 def parse_agent_flags(argv: Sequence[str] | None) -> AgentSettings:
     """Return the settings of the stand-alone agent; raises as parse_server_flags does."""
     parser = FlagParser("nasmesh agent", description="Works for a scheduler before a server of somebody else.")
-    parser.add_argument("--scheduler", required=True, metavar="HOST:PORT", help="work for this scheduler")
+    parser.add_argument(
+        "--scheduler", required=True, metavar="HOST:PORT", help="work for this scheduler; more with commas"
+    )
     parser.add_argument("--target", required=True, metavar="HOST:PORT", help="drive the server at this address")
     parser.add_argument("--target-tls", action="store_true", help="speak TLS to the target too, even on this machine")
     _add_agent_flags(parser, slots=1)

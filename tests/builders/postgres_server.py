@@ -60,7 +60,9 @@ def absent() -> str:
 class PostgresServer:
     """One server with its files below a directory; `prefix` begins its command, to run it in a network namespace."""
 
-    def __init__(self, directory: Path, *, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, *, host: str = "127.0.0.1", prefix: Sequence[str] = (), durable: bool = False
+    ) -> None:
         found = binaries()
         assert found is not None, absent()
         self._bin, self._prefix = found, list(prefix)
@@ -69,6 +71,7 @@ class PostgresServer:
         self.log = directory / "postgres.log"
         self.passfile = directory / "passfile"
         self.port = 0
+        self._settings = {**_SETTINGS, **({"fsync": "on"} if durable else {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._created = 0
 
@@ -94,7 +97,7 @@ class PostgresServer:
         with (self.data / "pg_hba.conf").open("a") as rules:
             rules.write("host all all all scram-sha-256\n")
         with (self.data / "postgresql.conf").open("a") as settings:
-            settings.writelines(f"{name} = '{value}'\n" for name, value in _SETTINGS.items())
+            settings.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
 
     def start(self) -> None:
         """Start it, at the port it had if it had one, and wait until it answers."""
@@ -167,13 +170,18 @@ class PostgresServer:
 
 
 @contextmanager
-def server(directory: Path, *, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Iterator[PostgresServer]:
-    """Have a server during a block; skips the test where there is none, which never happens where CI is true."""
+def server(
+    directory: Path, *, host: str = "127.0.0.1", prefix: Sequence[str] = (), durable: bool = False
+) -> Iterator[PostgresServer]:
+    """Have a server during a block, `durable` as in production: its disk is waited for at every commit.
+
+    Skips the test where there can be none, which never happens where CI is true.
+    """
     reason = absent()
     if reason:
         assert os.environ.get("CI") != "true", reason
         pytest.skip(reason)
-    found = PostgresServer(directory, host=host, prefix=prefix)
+    found = PostgresServer(directory, host=host, prefix=prefix, durable=durable)
     found.make()
     try:
         found.start()

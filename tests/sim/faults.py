@@ -61,6 +61,14 @@ def second_scheduler(world: "World") -> None:
         world._boot()
 
 
+def cut_off(world: "World") -> None:
+    """Lose the leader's lock: who stands by takes over at once, and the other goes on until it notices."""
+    if len(world.alive_hosts()) < 2:
+        (leader,) = world.alive_hosts()
+        leader.notices_at = world.now() + world.rng.choice([0.0, 1.0, 5.0])
+        world._boot()
+
+
 def wall_jump(world: "World") -> None:
     """Set the scheduler's wall clock by years."""
     world.wall_offset = world.rng.choice([-3e8, -3600.0, 0.0, 3600.0, 3e8])
@@ -96,6 +104,7 @@ FAULTS: tuple[tuple[str, Callable[["World"], None]], ...] = (
     ("delays", delay),
     ("stops", stop),
     ("two_schedulers", second_scheduler),
+    ("cut_offs", cut_off),
     ("wall_jumps", wall_jump),
     ("journal_full", journal_full),
     ("spool_full", spool_full),

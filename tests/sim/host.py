@@ -1,5 +1,6 @@
 """One scheduler process of the simulation: the real engine, desk and searches on the simulated journal."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -43,6 +44,8 @@ class Host:
         self.world = world
         self.alive = True
         self.stopped_until = 0.0
+        self.notices_at = math.inf
+        """When it notices that its lock is lost."""
         self.links: list[Link] = []
         world.disk.unlock()
         clock = HostClock(world, world.rng.uniform(0, 1e6))
@@ -69,7 +72,8 @@ class Host:
             try:
                 engine.journal.append(step.batch)
             except Stale as error:
-                world.count("stale schedulers refused")
+                lost = error.reason == "LEADERSHIP_LOST"
+                world.count("lost connections" if lost else "stale schedulers refused")
                 self.die()
                 return [error] * len(step.results)
             except NasmeshError as error:

@@ -1,8 +1,9 @@
 """The scheduler's journal on a simulated disk: what is written outlives a kill, what is synced outlives a power cut."""
 
+from collections.abc import Callable
 from random import Random
 
-from nasmesh.errors import Unavailable
+from nasmesh.errors import Stale, Unavailable
 from scheduler.journal.base import Batch
 from scheduler.journal.memory import MemoryDisk, MemoryJournal
 from tests.sim.dying import Boundary, nobody_dies
@@ -20,6 +21,17 @@ class JournalDisk:
         self.full = False
         self.lying_errors = 0
         self.boundary: Boundary = nobody_dies
+        self.in_flight: Batch | None = None
+        self.loses: Callable[[], bool] = lambda: False
+        self.lands: Callable[[], bool] = lambda: False
+
+    def settle(self) -> None:
+        """Have a batch whose connection was lost land, or not: known before anybody else takes the journal over."""
+        batch, self.in_flight = self.in_flight, None
+        if batch is not None and self.lands():
+            _keeper(self.written).append(batch)
+            self.unsynced.append(batch)
+            self.sync()
 
     def unlock(self) -> None:
         """Let another scheduler in: the last one is dead, or the lock does not work on this file system."""
@@ -65,6 +77,7 @@ class SimJournal(MemoryJournal):
         self._sim = disk
 
     def open(self) -> int:
+        self._sim.settle()
         epoch = super().open()
         self._sim.platter.epoch = epoch
         return epoch
@@ -73,6 +86,9 @@ class SimJournal(MemoryJournal):
         self._sim.boundary(SCHEDULER, "before commit")
         if self._sim.full:
             raise Unavailable("JOURNAL_FULL", "journal: no space left; free some space, work then goes on by itself")
+        if self._epoch == self._sim.written.epoch and self._sim.loses():
+            self._sim.in_flight = batch
+            raise Stale("LEADERSHIP_LOST", "journal: the connection was lost, and with it what came of the last batch")
         super().append(batch)
         self._sim.unsynced.append(batch)
         self._sim.boundary(SCHEDULER, "written, not synced")

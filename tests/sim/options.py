@@ -39,6 +39,8 @@ class Options:
     releases: float = 0.0
     duplicates: float = 0.0
     lifecycle: float = 0.0
+    lost: float = 0.0
+    cut_offs: float = 0.0
 
     def told(self) -> str:
         """Return the options that are on, for the replay line."""
@@ -78,7 +80,16 @@ def draw(seed: int) -> Options:
         releases=rng.choice([0.0, 0.0, 0.0, 0.3]),
         duplicates=maybe(0.1),
         lifecycle=maybe(0.05, 0.1),
+        **_led(seed),
     )
+
+
+def _led(seed: int) -> dict[str, float]:
+    """Return what befalls a leader with its journal in a database; other draws stay as they were."""
+    rng = seeded_random(derive_seed(seed, "led"))
+    if rng.random() < 0.6:
+        return {}
+    return {"lost": rng.choice([0.0, 0.03, 0.1]), "cut_offs": rng.choice([0.0, 0.02, 0.05])}
 
 
 def _marathon(seed: int, *, kill: float) -> Options:

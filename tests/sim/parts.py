@@ -47,4 +47,7 @@ EVERY = (
     "gangs",
     "gangs lost",
     "leases ahead",
+    "lost connections",
+    "landed unheard",
+    "cut_offs",
 )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from nasmesh.agent.spool import job_id_of
 from nasmesh.clock import ManualClock, derive_seed, seeded_random
-from nasmesh.errors import Unavailable
+from nasmesh.errors import Stale, Unavailable
 from nasmesh.limits import LEASE_S
 from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import dispatch_service_pb2 as pb
@@ -54,6 +54,8 @@ class World:
         snapshots.RECENT = options.recent
         self.disk = JournalDisk()
         self.disk.boundary = self.boundary
+        self.disk.loses = lambda: self.faulty and options.lost > 0 and self.rng.random() < options.lost
+        self.disk.lands = self._lands
         self.store = FaultStore(MemoryStore(), self.rng)
         self.checks = Checks(self.store, LEASE_S, as_created=not options.lifecycle)
         self.work = Work(self)
@@ -135,9 +137,17 @@ class World:
     def _boot(self) -> None:
         try:
             self.hosts.append(Host(self))
+        except Stale:  # its first batch is in flight
+            self.count("lost connections")
         except Unavailable:  # the disk is full: somebody makes room
             self.count("starts refused")
             self.disk.full = False
+
+    def _lands(self) -> bool:
+        """Say whether a batch of which nothing was heard was written after all."""
+        landed = self.rng.random() < 0.5
+        self.count("landed unheard", int(landed))
+        return landed
 
     def guarded(self, act: Callable[[], object]) -> None:
         """Do something; a process that is killed by it is buried, and started again."""
@@ -234,8 +244,11 @@ class World:
             self.round()
 
     def _turn(self) -> None:
-        host = self.rng.choice(self.alive_hosts())
         now = self.now()
+        for host in self.hosts:
+            if host.notices_at <= now:
+                host.die()
+        host = self.rng.choice(self.alive_hosts())
         chance = self.rng.random()
         for fault, act in FAULTS:
             rate = getattr(self.options, fault)
