@@ -36,11 +36,11 @@ def _options(
 
 
 def with_access_options(command: Any) -> Any:
-    """Return a command, or group of them, with the options added to each that takes --scheduler, and to `up`."""
+    """Return a command, or group of them, with the options added to each that calls a program, and to `up`."""
     _GIVEN.set({})
     for child in getattr(command, "commands", {}).values():
         with_access_options(child)
-    if command.name == "up" or any(parameter.name == "scheduler" for parameter in command.params):
+    if command.name == "up" or any(parameter.name in ("scheduler", "deployer") for parameter in command.params):
         carrier = typer.Typer(add_completion=False)
         carrier.command()(_options)
         for parameter in typer.main.get_command(carrier).params:

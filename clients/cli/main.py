@@ -25,6 +25,7 @@ with quiet_interrupts():
         lifecycle,
         mesh,
         network,
+        pools,
         quick,
         rehearse,
         replay,
@@ -84,6 +85,7 @@ hosts.register(app)
 access.register(app)
 replay.register(app)
 rehearse.register(app)
+pools.register(app)
 
 
 def _tell_usage(error: Exception, *, as_json: bool) -> int:
