@@ -16,6 +16,7 @@ from nasmesh.agent.targets import LocalTarget, RemoteTarget, served_contract
 from nasmesh.errors import Invalid, Rejected, Unavailable
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import object_pb2, train_service_pb2
+from tests.chaos.programs import free_address
 
 Run = Callable[..., Agent]
 
@@ -50,6 +51,27 @@ def run(scheduler: FakeScheduler, tmp_path: Path) -> Iterator[Run]:
         agent.drain()
         thread.join(WAIT_S)
         assert not thread.is_alive()
+
+
+def test_agent_when_given_several_addresses_then_it_finds_the_one_that_leads_and_the_next_after_that(
+    tmp_path: Path,
+) -> None:
+    nobody = free_address()
+    one, two = FakeScheduler(), FakeScheduler(free_address())
+    two.stop()
+    agent = Agent(
+        scheduler=f"{nobody},{one.address},{two.address}", name="host-1", drivers=[FakeDriver()], work_dir=tmp_path
+    )
+    thread = threading.Thread(target=agent.run, daemon=True)
+    thread.start()
+    one.wait_for(one.readies)
+    one.stop()
+    two.start_again()
+    two.wait_for(two.readies)
+    agent.drain()
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
+    two.stop()
 
 
 def test_hello_says_who_the_agent_is_and_ready_offers_its_slots(scheduler: FakeScheduler, run: Run) -> None:

@@ -233,13 +233,17 @@ def test_connection_when_lost_after_the_commit_then_the_next_leader_finds_the_ba
 
 def _append_until_lost(journal: PostgresJournal) -> int:
     """Append until the outcome of a batch is unknown, and return its number: the new setting takes its time."""
-    for number in range(1, 10_000):
-        try:
+    number = 0
+
+    def append() -> None:
+        nonlocal number
+        while number < 10_000:
+            number += 1
             journal.append(Batch(number, (b"written",)))
-        except Stale as error:
-            assert "whether the last batch was written" in error.message
-            return number
-    raise AssertionError("no commit ever waited")
+
+    with pytest.raises(Stale, match="whether the last batch was written"):
+        append()
+    return number
 
 
 def _terminate_in_commit(server: PostgresServer, journal: PostgresJournal) -> threading.Thread:
