@@ -176,26 +176,34 @@ class Host:
 
     def refused(self) -> int:
         """Return how many packets `outbound_only` has dropped."""
-        found = self.spaces.network(str(nft()), "list", "counter", "inet", "guard", "refused").split()
-        return int(found[found.index("packets") + 1])
+        return self._dropped("guard", "refused")
 
     def cut(self, other: "Host", direction: Direction = "both") -> None:
         """Drop every packet from another host ("in"), to it ("out"), or both, until `heal`."""
-        drops = {"in": f"ip saddr {other.address} drop", "out": f"ip daddr {other.address} drop"}
+        drops = {"in": f"ip saddr {other.address}", "out": f"ip daddr {other.address}"}
         chains = [
-            f"chain {name} {{ type filter hook {hook} priority -10; {drops[way]}\n}}\n"
+            f"chain {name} {{ type filter hook {hook} priority -10; {drops[way]} counter name cut drop\n}}\n"
             for way, name, hook in (("in", "arriving", "input"), ("out", "leaving", "output"))
             if direction in (way, "both")
         ]
-        self._rules(f"table inet cut {{ {' '.join(chains)}\n}}")
+        self._rules(f"table inet cut {{ counter cut {{ }}\n {' '.join(chains)}\n}}")
 
-    def heal(self) -> None:
-        """Take back every `cut`."""
+    def heal(self) -> int:
+        """Take back every `cut`; returns how many packets were dropped."""
+        dropped = self._dropped("cut", "cut") if "table inet cut" in self._nft("list", "tables") else 0
         self._rules("table inet cut { }\ndelete table inet cut\n")
+        return dropped
 
     def unplug(self) -> None:
         """Take the cable out, for good."""
         self.spaces.network("ip", "link", "set", "eth0", "down")
+
+    def _dropped(self, table: str, counter: str) -> int:
+        found = self._nft("list", "counter", "inet", table, counter).split()
+        return int(found[found.index("packets") + 1])
+
+    def _nft(self, *words: str) -> str:
+        return self.spaces.network(str(nft()), *words)
 
     def _rules(self, text: str) -> None:
         self.spaces.network(str(nft()), "-f", "-", feed=text)

@@ -61,29 +61,31 @@ def training_host(change: dict[str, Any]) -> str:
     return str(progress["agent"]).removeprefix("agents/").partition("-")[0]
 
 
-def strike(fleet: Fleet, case: Case, host: str) -> None:
-    """Break a link between a host and the other side, and heal it."""
+def strike(fleet: Fleet, case: Case, host: str) -> int:
+    """Break a link between a host and the other side, and heal it; returns how many packets were dropped."""
     near, far = fleet[host], fleet["store" if case.link == "train-store" else "hub"]
     restart = _restart_of(fleet, case) if case.length == "restart" else None
+    dropped = 0
     try:
         if case.way == "flapping":
             lasts = LONG_S if case.length == "long" else SHORT_S
             for _ in range(FLAPS):
                 near.cut(far)
                 pause(lasts / FLAPS)
-                near.heal()
+                dropped += near.heal()
                 pause(lasts / FLAPS / 2)
                 if restart is not None:
                     restart()
                     restart = None
-            return
-        near.cut(far, case.way)
-        if restart is not None:
-            restart()
         else:
-            pause(LONG_S if case.length == "long" else SHORT_S)
+            near.cut(far, case.way)
+            if restart is not None:
+                restart()
+            else:
+                pause(LONG_S if case.length == "long" else SHORT_S)
     finally:
-        near.heal()
+        dropped += near.heal()
+    return dropped
 
 
 def _restart_of(fleet: Fleet, case: Case) -> Callable[[], None]:

@@ -75,14 +75,18 @@ def test_partition_then_the_same_results(
     fleet: Fleet, reference: Trials, case: Case, record_property: Callable[[str, object], None]
 ) -> None:
     search_id = str(case).replace(" ", "-")
-    began, struck = time.monotonic(), ""
+    began, struck, dropped = time.monotonic(), "", 0
     fleet.desk.create(search_id, scenario.SPEC)
     for change in fleet.desk.watch(search_id):
         if not struck and (struck := partitions.is_moment(case, change)):
-            partitions.strike(fleet, case, struck)
+            dropped = partitions.strike(fleet, case, struck)
     assert struck, "the search never came to the moment of the partition"
+    # Agents tell that they live every second; whether a server had something for the object store just then is chance.
+    assert dropped or case.link == "train-store", "the partition was none"
     assert fleet.desk.trials(search_id) == reference
-    record_property("counts", f"T6: {case}, {struck} struck, {time.monotonic() - began:.1f} s")
+    record_property(
+        "counts", f"T6: {case}, {struck} struck, {dropped} packets dropped, {time.monotonic() - began:.1f} s"
+    )
 
 
 def test_hosts_killed_cut_off_drained_and_added_then_the_same_results(fleet: Fleet, reference: Trials) -> None:
