@@ -23,6 +23,7 @@ from nasmesh.clock import Clock, SystemClock, new_seed, seeded_random
 from nasmesh.errors import Invalid, NasmeshError, Unavailable
 from nasmesh.store.s3_place import Keys, Place
 from nasmesh.store.s3_refusals import STORE_DOWN, Answer, not_s3, passes, refusal, said, unreached
+from nasmesh.store.s3_watch import Watch
 from nasmesh.v1 import object_pb2 as pb
 
 _EMPTY = hashlib.sha256(b"").hexdigest()
@@ -85,6 +86,7 @@ class Calls:
         self.clock = clock or SystemClock()
         self._patience = patience or Patience()
         self._budget = Budget()
+        self._watch = Watch(SystemClock())
         self._random = seeded_random(new_seed())
         self._http = urllib3.PoolManager(
             num_pools=1,
@@ -194,24 +196,17 @@ class Calls:
         return url, {**{name: str(value) for name, value in signed.items()}, "Accept-Encoding": "identity", **length}
 
     def _whole(self, response: BaseHTTPResponse, ref: pb.ObjectRef) -> bytes:
-        """Return the object's bytes: checked as they come, piece by piece, none for ever, no more than there are."""
+        """Return the object's bytes, checked: no more than there should be, and not for ever."""
         length = response.headers.get("content-length", str(ref.size_bytes))
         if length != str(ref.size_bytes):
             response.close()
             raise corrupt(ref, f"it has {length[:20]} bytes, not {ref.size_bytes}")
-        until = self.clock.monotonic() + self._patience.read_s + ref.size_bytes / limits.STORE_SLOWEST_BYTES_PER_S
-        content, digest = io.BytesIO(), hashlib.sha256()
-        while piece := response.read1(_PIECE_BYTES):
-            content.write(piece)
-            digest.update(piece)
-            if content.tell() > ref.size_bytes:
-                response.close()
-                raise corrupt(ref, f"it has more than {ref.size_bytes} bytes")
-            if self.clock.monotonic() > until:
-                raise TimeoutError("the bytes come too slowly")
-        if content.tell() != ref.size_bytes or digest.hexdigest() != ref.sha256:
+        longest_s = self._patience.read_s + ref.size_bytes / limits.STORE_SLOWEST_BYTES_PER_S
+        with self._watch.over(response, longest_s):
+            content = response.read(ref.size_bytes + 1) if "content-length" not in response.headers else response.read()
+        if len(content) != ref.size_bytes or hashlib.sha256(content).hexdigest() != ref.sha256:
             raise corrupt(ref, "the bytes do not have the digest that names them")
-        return content.getvalue()
+        return content
 
 
 def _bounded(response: BaseHTTPResponse, place: Place) -> bytes:

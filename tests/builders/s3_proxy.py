@@ -50,6 +50,8 @@ class Proxy:
         self.target = target
         self.decide: Callable[[Asked], str] = lambda _asked: ""
         self.passed: Counter[str] = Counter()
+        self.unanswered = 0
+        """Requests that the server did not answer."""
         self.bytes_up = 0
         self.bytes_down = 0
         self._older: dict[str, float] = {}
@@ -140,6 +142,9 @@ class _Door(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.proxy = proxy
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of callers that hang up: they were made to."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     """Answers one connection."""
@@ -206,7 +211,8 @@ class _Handler(BaseHTTPRequestHandler):
                 onward.close()
                 self._onward = None
                 if fresh:
-                    return None
+                    break
+        self.server.proxy.unanswered += 1
         return None
 
     def _refuse(self, said: tuple[int, str] | None) -> None:

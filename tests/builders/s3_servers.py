@@ -162,8 +162,8 @@ class S3Server:
                 shutil.copy(self.tls.key, certificates / "private.key")
             places = ["--address", self.endpoint, "--console-address", f"{self.host}:{self._ports[1]}"]
             return [program, "server", "--quiet", "--certs-dir", str(certificates), *places, str(data)]
-        names = ("s3", "s3.port.grpc", "master", "master.port.grpc", "volume", "volume.port.grpc", "filer")
-        names += ("filer.port.grpc", "admin")
+        names = ["s3", "s3.port.grpc", "master", "master.port.grpc", "volume", "volume.port.grpc"]
+        names += ["filer", "filer.port.grpc", "admin"]
         flags = [
             f"-{name if '.' in name else name + '.port'}={port}" for name, port in zip(names, self._ports, strict=True)
         ]
