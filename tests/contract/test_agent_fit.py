@@ -86,6 +86,27 @@ def test_agent_when_the_scheduler_is_too_new_or_old_then_ends_and_says_what_to_u
         scheduler.stop()
 
 
+def test_agent_at_work_when_the_scheduler_becomes_too_new_then_waits_for_one_that_fits(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    agent = Agent(scheduler=scheduler.address, name="gpu", drivers=[FakeDriver()], work_dir=tmp_path)
+    thread = threading.Thread(target=agent.run)
+    thread.start()
+    try:
+        scheduler.wait_for(scheduler.readies)  # it has been welcomed
+        scheduler.welcome.version = "0.9.0"
+        scheduler.drop()
+        scheduler.wait_for(lambda: scheduler.connections >= 3)
+        assert thread.is_alive()
+        before = len(scheduler.readies())
+        scheduler.welcome.version = __version__
+        scheduler.wait_for(lambda: len(scheduler.readies()) > before)
+    finally:
+        agent.drain()
+        thread.join(30)
+        scheduler.stop()
+    assert not thread.is_alive()
+
+
 def test_listing_says_where_an_agent_runs_and_what(address: str, tmp_path: Path) -> None:
     agent = Agent(scheduler=address, name="gpu", drivers=[FakeDriver()], work_dir=tmp_path, labels={"rack": "7"})
     thread = threading.Thread(target=agent.run)
