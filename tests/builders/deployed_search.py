@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nasmesh.client import parse_spec
 from nasmesh.v1 import search_pb2
-from tests.builders.deploying import deployer, names, nobody
+from tests.builders.deploying import Pools, deployer, nobody
 from tests.e2e.mesh import OPEN, Mesh
 
 SPEC = """
@@ -26,6 +26,11 @@ pools:
   - {{ name: gen, kind: TASK_KIND_GENERATE, maxServers: 1, coolDown: 4s, workDir: {home}/work, {engine} }}
   - {{ name: eval, kind: TASK_KIND_EVALUATE, maxServers: 1, slots: 3, coolDown: 4s, workDir: {home}/work, {engine} }}
 """
+
+
+def names(pools: Pools) -> set[str]:
+    """Return the names of all servers."""
+    return {server.name for pool in pools.values() for server in pool.servers}
 
 
 @contextmanager

@@ -57,7 +57,8 @@ class RayEngine:
             do="start",
             name=self._prefix + order.name,
             command=list(order.command),
-            environment=dict(order.environment),
+            # Ray leaves a server that reserves no GPU those of the whole node.
+            environment={**({} if order.resources.gpus else {"CUDA_VISIBLE_DEVICES": ""}), **order.environment},
             wanted=_ray_resources(order.resources),
         )
         self._started.add(order.name, "")

@@ -90,12 +90,12 @@ class Bridge:
         found = self._ask([name for name in names if name in self._ran], _ANSWER_S)
         found |= self._ask([name for name in names if name not in self._ran], _SOON_S)
         why = _why_waits(wanted) if any(state == PENDING for state, _ in found.values()) else ""
-        for name, (state, reason) in list(found.items()):
+        for name, (state, _) in list(found.items()):
             if state == PENDING:
                 found[name] = (PENDING, why)
             elif state == ENDED:
+                self._kill(name)
                 self._forget(name)
-                found[name] = (ENDED, reason)
         return found
 
     def _is_ours(self, entry: Mapping[str, str], prefix: str) -> bool:
