@@ -18,7 +18,7 @@ _PORT = 5432
 # are longer: who has lost it stops before another may take over.
 CONNECT_S = 5
 _CLIENT = {"keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 3, "tcp_user_timeout": 4000}
-_SERVER = {"tcp_keepalives_idle": 3, "tcp_keepalives_interval": 1, "tcp_keepalives_count": 3, "tcp_user_timeout": 6000}
+_SERVER = {"tcp_keepalives_idle": 4, "tcp_keepalives_interval": 1, "tcp_keepalives_count": 3, "tcp_user_timeout": 7000}
 
 
 @dataclass(frozen=True, slots=True)
