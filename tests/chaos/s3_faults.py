@@ -86,17 +86,17 @@ class Life:
                 raise
             self.tally.refused += 1
 
-    def settle(self) -> None:
-        """Without faults: everything that was acknowledged is there and right, and nothing else reads as something."""
+    def settle(self, store: S3Store) -> None:
+        """Read by a patient store: what was acknowledged is there and right, and nothing else reads as something."""
         self._rate = 0.0
         for ref, content in self._acked.values():
-            assert self._store.get(ref) == content, f"{ref.key} was acknowledged"
+            assert store.get(ref) == content, f"{ref.key} was acknowledged"
         for ref, content in self._unsure.values():
             try:
-                assert self._store.get(ref) == content
+                assert store.get(ref) == content
             except NotFound:
                 continue
-        listed = {item.key for item in self._store.objects()}
+        listed = {item.key for item in store.objects()}
         assert set(self._acked) <= listed <= set(self._acked) | set(self._unsure)
 
     def _one(self, operation: str) -> None:

@@ -33,7 +33,7 @@ def test_faults_of_every_kind(
     store = bucket.store(endpoint=proxy.endpoint, patience=QUICK, part_bytes=PART_BYTES)
     life = Life(store, proxy, bucket.name, seed=seed, rate=0.25)
     life.run(count)
-    life.settle()
+    life.settle(bucket.store())
     tally = life.tally
     record_property("counts", tally.line(kind, seed))
     assert tally.operations.total() == count
@@ -57,7 +57,7 @@ def test_kills_and_stops_of_the_server(
         strike = Striker(server, life, seed, count, kills=kills, stops=stops, stop_s=stop_s)
         life.run(count, between=strike)
         strike.heal()
-        life.settle()
+        life.settle(bucket.store())
         record_property("counts", life.tally.line("killed", seed))
         assert (life.tally.kills, life.tally.stops) == (kills, stops)
 

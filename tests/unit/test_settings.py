@@ -25,7 +25,17 @@ def test_empty_environment_gives_defaults_below_the_current_directory(
 
 ACCESS = {
     f"NASMESH_{name}": f"/access/{name.lower()}"
-    for name in ("TLS_CERT", "TLS_KEY", "TLS_CA", "TOKENS", "CA_FILE", "CERT_FILE", "KEY_FILE", "TOKEN_FILE")
+    for name in (
+        "TLS_CERT",
+        "TLS_KEY",
+        "TLS_CA",
+        "TOKENS",
+        "CA_FILE",
+        "CERT_FILE",
+        "KEY_FILE",
+        "TOKEN_FILE",
+        "STORE_CREDENTIALS",
+    )
 }
 
 
@@ -33,6 +43,8 @@ def test_every_known_variable_is_read() -> None:
     given_values = {
         "NASMESH_HOME": "/h",
         "NASMESH_STORE": "memory:",
+        "NASMESH_STORE_CACHE": "/c",
+        "NASMESH_STORE_CACHE_BYTES": "5000",
         "NASMESH_SCHEDULER": "10.0.0.1:7400",
         "NASMESH_JOURNAL": "memory:",
         "NASMESH_DATA": "/d",
@@ -48,6 +60,7 @@ def test_every_known_variable_is_read() -> None:
     assert set(given_values) == set(KNOWN)
     settings = read_settings(given_values)
     assert (settings.home, settings.store, settings.data) == (Path("/h"), "memory:", Path("/d"))
+    assert (settings.store_cache, settings.store_cache_bytes) == (Path("/c"), 5000)
     assert (settings.scheduler, settings.journal) == ("10.0.0.1:7400", "memory:")
     assert (settings.log_level, settings.log_format) == ("debug", "json")
     assert (settings.metrics, settings.traces, settings.traces_ratio) == ("127.0.0.1:9400", "file:/t", 0.25)
