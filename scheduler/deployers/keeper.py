@@ -15,7 +15,7 @@ from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler.deployers.base import Standing
 from scheduler.deployers.board import Board, pool_status
 from scheduler.deployers.orders import make_order, new_name
-from scheduler.deployers.planner import Phase, Plan, Pool, Spare, Work, plan
+from scheduler.deployers.planner import Phase, Plan, Pool, Server, Spare, Work, plan
 from scheduler.deployers.posts import ENGINE_S, Post
 from scheduler.deployers.records import PoolRecord
 from scheduler.deployers.rules import GENERATE, TRAIN
@@ -120,7 +120,7 @@ class Keeper:
             if post.record.failures > failures:
                 _log.warning("start_failed", pool=post.pool.name, why=post.record.reason)
         for agent in agents.values():
-            if agent.connected and agent.labels.get(_LABEL) == post.pool.name:
+            if _is_of(agent, post.pool.name):
                 post.acquaintance.meet(agent.server)
                 break
 
@@ -133,7 +133,7 @@ class Keeper:
         seen: Mapping[str, Sequence[Standing]],
         now: float,
     ) -> None:
-        pools = [self._view(post, now) for post in self._posts.values() if post.pool.name in seen]
+        pools = [self._view(post, agents, now) for post in self._posts.values() if post.pool.name in seen]
         works = [Work(d.kind, d.need, max(1, d.servers), d.owner, d.queued + d.running) for d in demand.demands]
         plans = plan(pools, works, list(self._spares(agents)), now, outage=demand.store_outage)
         for name, planned in plans.items():
@@ -142,15 +142,18 @@ class Keeper:
             if post.engine is not None:
                 self._act(post, planned, now)
 
-    def _view(self, post: Post, now: float) -> Pool:
+    def _view(self, post: Post, agents: Mapping[str, pb.Agent], now: float) -> Pool:
         record, known = post.record, post.acquaintance.server
         rules = record.rules
+        servers = tuple(server.view() for server in record.servers.values())
+        if post.engine is None:  # there, as far as the scheduler can tell
+            servers = tuple(_connected(name, agent) for name, agent in agents.items() if _is_of(agent, rules.name))
         serves = rules.serves
         if serves is None:
             serves = post.acquaintance.serves(generators=rules.kind == GENERATE)
         return Pool(
             rules,
-            tuple(server.view() for server in record.servers.values()),
+            servers,
             serves,
             record.may_start(now),
             known is not None,
@@ -266,3 +269,12 @@ def _serves(server: job_pb2.Server, *, generators: bool) -> frozenset[str] | Non
     if generators:
         return frozenset(generator.name for generator in server.generators)
     return frozenset(d.name for d in server.datasets if d.available) if server.datasets else None
+
+
+def _is_of(agent: pb.Agent, pool: str) -> bool:
+    return agent.connected and agent.labels.get(_LABEL) == pool
+
+
+def _connected(name: str, agent: pb.Agent) -> Server:
+    phase = Phase.DRAINING if agent.draining else Phase.BUSY if agent.attempts else Phase.IDLE
+    return Server(name, phase, attempts=len(agent.attempts))

@@ -136,7 +136,7 @@ def _wanted(pools: Sequence[Pool], works: Sequence[Work], spares: Sequence[Spare
         for pool in pools:
             rules = pool.rules
             live = sum(server.phase in _LIVE for server in pool.servers)
-            most = rules.most if grows or rules.external else min(live, rules.most)
+            most = rules.most if grows else min(live, rules.most)
             fitting = [item for item in left if pool.fits(item.work)]
             while wanted[rules.name] < most and _lay_own(rules, fitting, taken[rules.name]):
                 wanted[rules.name] += 1

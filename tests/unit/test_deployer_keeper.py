@@ -1,0 +1,186 @@
+"""The keeper's looks over a mesh in memory: servers come, fail, are lost and leave, and no promise is ever broken."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from nasmesh.clock import ManualClock, seeded_random
+from nasmesh.errors import Invalid, NotFound
+from nasmesh.keda import externalscaler_pb2 as keda
+from nasmesh.keda.externalscaler_pb2_grpc import ExternalScalerStub
+from nasmesh.rpc.channel import errors_from_rpc, open_channel
+from nasmesh.rpc.server import serve_threads
+from nasmesh.v1 import deployer_service_pb2 as pb
+from nasmesh.v1.deployer_service_pb2_grpc import DeployerServiceStub
+from scheduler.deployers.acquaintance import Acquaintance
+from scheduler.deployers.config import parse_config
+from scheduler.deployers.keeper import Keeper, Told
+from scheduler.deployers.posts import Post
+from scheduler.deployers.service import services
+from tests.builders.deployed import FakeMesh
+
+POOL = """
+pools:
+  - { name: train, kind: TASK_KIND_TRAIN, minServers: 0, maxServers: 4, coolDown: 5s, startTimeout: 20s, local: {} }
+"""
+EXTERNAL = POOL + "  - { name: keda, kind: TASK_KIND_TRAIN, maxServers: 3, external: {} }\n"
+SEEDS = range(12)
+
+
+@contextmanager
+def keeping(mesh: FakeMesh, home: Path, text: str = POOL) -> Iterator[Keeper]:
+    posts = []
+    for pool in parse_config(text).pools:
+        engine = None if pool.WhichOneof("engine") == "external" else mesh
+        posts.append(Post(pool, engine, Acquaintance(home, pool)))
+    keeper = Keeper(posts, mesh, mesh.clock, Told("nasmesh", "hub:7400"))
+    try:
+        yield keeper
+    finally:
+        keeper.close()
+
+
+def fake(seed: int = 1, **more: object) -> FakeMesh:
+    return FakeMesh(ManualClock(), seeded_random(seed), most=4, **more)  # type: ignore[arg-type]
+
+
+def until_gone(keeper: Keeper, mesh: FakeMesh, looks: int = 400) -> None:
+    for _ in range(looks):
+        keeper.look()
+        mesh.pass_time()
+        if not (mesh.waiting or mesh.running() or mesh.alive()):
+            keeper.look()
+            return
+    raise AssertionError(f"{mesh.waiting} wait, {mesh.running()} run, {mesh.alive()} are there")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_whatever_happens_work_is_done_nobody_is_stopped_at_work_and_all_leave(seed: int, tmp_path: Path) -> None:
+    mesh = fake(seed, waiting=30, fails=0.2)
+    with keeping(mesh, tmp_path) as keeper:
+        for look in range(150):
+            mesh.scheduler_away = mesh.rng.random() < 0.1
+            mesh.engine_away = mesh.rng.random() < 0.1
+            keeper.look()
+            mesh.pass_time()
+            if mesh.rng.random() < 0.05 and mesh.alive():
+                mesh.kill(mesh.rng.choice(mesh.alive()))
+            if look == 100:
+                mesh.waiting += 10
+        mesh.scheduler_away = mesh.engine_away = False
+        mesh.fails = 0.0
+        until_gone(keeper, mesh)
+    assert not mesh.breaks, f"seed {seed}: {mesh.breaks}"
+    assert mesh.done == 40
+    assert len(mesh.servers) > 4, "some were started anew"
+    drained = {name for name, one in mesh.servers.items() if one.drained}
+    assert not drained, "drains of servers that are gone are taken back, else they would be remembered for ever"
+
+
+def test_a_restarted_keeper_goes_on_with_the_servers_there_are(tmp_path: Path) -> None:
+    mesh = fake(waiting=8)
+    with keeping(mesh, tmp_path) as first:
+        for _ in range(8):
+            first.look()
+            mesh.pass_time()
+    before = set(mesh.servers)
+    with keeping(mesh, tmp_path) as second:
+        second.look()
+        assert {server.name for server in second.board.read().pools[0].servers} <= before
+        assert set(mesh.servers) == before, "nobody is started beside those that are there"
+        until_gone(second, mesh)
+    assert not mesh.breaks
+
+
+def test_while_the_scheduler_is_away_nothing_is_done_and_it_is_told(tmp_path: Path) -> None:
+    mesh = fake(waiting=2, scheduler_away=True)
+    with keeping(mesh, tmp_path) as keeper:
+        keeper.look()
+        assert not mesh.servers
+        assert keeper.board.read().trouble == "the scheduler gives no answer"
+        mesh.scheduler_away = False
+        keeper.look()
+        assert len(mesh.servers) == 2
+        assert not keeper.board.read().trouble
+
+
+def test_an_engine_that_is_away_is_told_of_and_asked_again(tmp_path: Path) -> None:
+    mesh = fake(waiting=2, engine_away=True)
+    with keeping(mesh, tmp_path) as keeper:
+        keeper.look()
+        (pool,) = keeper.board.read().pools
+        assert pool.reason == "the engine gives no answer"
+        mesh.engine_away = False
+        keeper.look()
+        (pool,) = keeper.board.read().pools
+        assert (len(pool.servers), pool.reason, pool.failed_starts) == (2, "", 0)
+
+
+def test_what_can_never_fit_is_tried_ever_more_rarely(tmp_path: Path) -> None:
+    mesh = fake(waiting=4, refuses=True)
+    with keeping(mesh, tmp_path) as keeper:
+        tried = []
+        for _ in range(120):
+            before = keeper.board.read()
+            keeper.look()
+            (pool,) = keeper.board.read().pools
+            if before.pools and pool.failed_starts > before.pools[0].failed_starts:
+                tried.append(mesh.clock.monotonic())
+            mesh.clock.advance(1.0)
+        gaps = [round(b - a) for a, b in pairwise(tried)]
+        assert gaps == sorted(gaps)
+        assert len(tried) <= 5
+        assert "9 GPUs are asked for" in pool.reason
+        assert pool.retry_delay.seconds > 0
+        mesh.refuses = False
+        mesh.clock.advance(300.0)
+        until_gone(keeper, mesh)
+    assert mesh.done == 4
+
+
+def test_what_has_been_seen_is_offered(tmp_path: Path) -> None:
+    mesh = fake(waiting=1)
+    with keeping(mesh, tmp_path) as keeper:
+        until_gone(keeper, mesh)
+        assert [[d.name for d in offer.server.datasets] for offer in mesh.offers] == [["datasets/digits"]]
+    with keeping(mesh, tmp_path) as again:
+        mesh.offers = []
+        again.look()
+        assert len(mesh.offers) == 1, "known from the file, with no server there"
+
+
+def test_keda_is_told_how_many_servers_an_external_pool_should_have(tmp_path: Path) -> None:
+    mesh = fake()
+    with keeping(mesh, tmp_path, EXTERNAL) as keeper:
+        running = serve_threads(services(keeper.board), "127.0.0.1:0")
+        try:
+            with open_channel(running.address) as channel:
+                scaler, ref = ExternalScalerStub(channel), keda.ScaledObjectRef(scalerMetadata={"pool": "keda"})
+                keeper.look()
+                assert not scaler.IsActive(ref, timeout=10).result
+                changes = scaler.StreamIsActive(ref, timeout=60)
+                assert not next(changes).result
+                mesh.waiting = 6  # 4 for the pool before it in the file
+                keeper.look()
+                assert next(changes).result
+                changes.cancel()
+                assert scaler.IsActive(ref, timeout=10).result
+                (spec,) = scaler.GetMetricSpec(ref, timeout=10).metricSpecs
+                assert (spec.targetSize, spec.targetSizeFloat) == (1, 1.0)
+                asked = keda.GetMetricsRequest(scaledObjectRef=ref, metricName=spec.metricName)
+                (value,) = scaler.GetMetrics(asked, timeout=10).metricValues
+                assert (value.metricValue, value.metricValueFloat) == (2, 2.0)
+                with pytest.raises(NotFound, match="known: train, keda"), errors_from_rpc():
+                    scaler.IsActive(keda.ScaledObjectRef(scalerMetadata={"pool": "none"}), timeout=10)
+                with pytest.raises(Invalid, match="name the pool"), errors_from_rpc():
+                    scaler.IsActive(keda.ScaledObjectRef(), timeout=10)
+                shown = DeployerServiceStub(channel).ListPools(pb.ListPoolsRequest(), timeout=10)
+                assert [(pool.name, pool.engine, pool.wanted) for pool in shown.pools] == [
+                    ("train", "fake", 4),
+                    ("keda", "external", 2),
+                ]
+        finally:
+            running.stop(0)
