@@ -1,5 +1,6 @@
 """What a deployer is told and what it remembers: configuration, records of servers, orders, acquaintance."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,11 @@ from nasmesh.errors import Invalid
 from nasmesh.v1 import generate_service_pb2, job_pb2
 from nasmesh.v1 import scheduler_service_pb2 as api
 from scheduler.deployers.acquaintance import Acquaintance
-from scheduler.deployers.base import Standing, State
+from scheduler.deployers.base import Site, Standing, State
 from scheduler.deployers.config import parse_config, read_config
 from scheduler.deployers.orders import make_order, new_name
 from scheduler.deployers.planner import BURST, Phase
+from scheduler.deployers.program import open_engine
 from scheduler.deployers.records import BACKOFF_CAP_S, BACKOFF_S, STEADY_S, PoolRecord
 from scheduler.deployers.rules import rules_of
 
@@ -94,6 +96,15 @@ def test_what_is_no_configuration_is_refused_like_a_specification(tmp_path: Path
     with pytest.raises(Invalid) as missing:
         read_config(tmp_path / "none.yaml")
     assert missing.value.reason == "CONFIG_UNREADABLE"
+
+
+def test_the_pools_of_the_documents_are_read() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "deployer.md").read_text()
+    found = [block for block in re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL) if "pools:" in block]
+    assert len(found) == 3
+    for block in found:
+        for pool in parse_config(block).pools:
+            open_engine(pool, Site("nasmesh", Path("/nowhere")))
 
 
 # --- orders ---------------------------------------------------------------------------------------------------------
