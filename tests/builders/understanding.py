@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -28,6 +29,11 @@ SERVERS: dict[str, Program] = {
 }
 
 
+@functools.cache
+def _command() -> Any:
+    return command_line()
+
+
 def understood(found: Command, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return what a command's own parser makes of it, in its environment; raises what that raises."""
     with monkeypatch.context() as patch:
@@ -50,7 +56,7 @@ def understood(found: Command, monkeypatch: pytest.MonkeyPatch) -> Any:
                 argv=list(found.words[2:]),
                 add_own=program.add_flags,
             )
-        words, here = list(found.words), command_line()
+        words, here = list(found.words), _command()
         while words and words[0] in getattr(here, "commands", {}):
             here = here.commands[words.pop(0)]
         if here.context_settings.get("ignore_unknown_options"):

@@ -56,6 +56,7 @@ def closure(wanted: set[str]) -> set[str]:
     ("stage", "without", "holds"),
     [
         ("scheduler", HEAVY, {"grpcio", "psycopg", "psycopg-binary", "minio", "uvloop", "typer"}),
+        ("deployer", HEAVY, {"kubernetes", "grpcio", "minio"}),
         ("generate", {"torch", "onnxruntime", "psycopg"}, {"onnx", "numpy", "minio", "jsonschema"}),
         ("evaluate", {"torch", "psycopg"}, {"onnx", "onnxruntime", "minio", "scikit-learn"}),
         ("train", {"psycopg"}, {"torch", "onnx", "onnxruntime", "minio", "scikit-learn"}),

@@ -10,6 +10,7 @@ import yaml
 
 from nasmesh.errors import NasmeshError
 from nasmesh.settings import DEFAULT_SCHEDULER, KNOWN
+from scheduler.deployers.config import parse_config
 from tests.builders import deployments
 from tests.builders.deployments import CHART, DEPLOY, Command
 from tests.builders.understanding import SERVERS, ClickError, understood
@@ -118,9 +119,27 @@ def test_units_run_commands_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 @CHARTS
 def test_the_chart_runs_commands_that_exist(path: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = list(deployments.pod_commands(deployments.objects(values(path))))
-    assert {found.program for found in commands} >= set(LISTENS)
+    assert {found.program for found in commands} >= ({"scheduler", "deployer"} if deploys(path) else set(LISTENS))
     check_all(commands, monkeypatch)
     check_probes(commands)
+
+
+def deploys(path: Path | None) -> bool:
+    return bool(values(path).get("deployer", {}).get("enabled"))
+
+
+def test_pools_of_the_chart_are_what_the_deployer_reads() -> None:
+    (path,) = [path for path in deployments.values_files() if deploys(path)]
+    made = deployments.objects(values(path))
+    (given,) = [found["data"]["pools.yaml"] for found in made if found["kind"] == "ConfigMap"]
+    config = parse_config(given)
+    (scheduler,) = {c.flag("--scheduler") for c in deployments.pod_commands(made) if c.program == "deployer"}
+    assert config.scheduler == scheduler
+    assert config.store.startswith("s3://")
+    assert [(pool.name, pool.kubernetes.namespace) for pool in config.pools] == [
+        ("gpu", "mesh-namespace"),
+        ("score", "mesh-namespace"),
+    ]
 
 
 @CHARTS
@@ -130,7 +149,7 @@ def test_pods_of_the_chart_keep_their_promises(path: Path | None) -> None:
         spec = template["spec"]
         # Kubernetes would set NASMESH_SCHEDULER_PORT and the like, at which our programs refuse to start.
         assert spec["enableServiceLinks"] is False, name
-        assert spec["automountServiceAccountToken"] is False, name
+        assert spec["automountServiceAccountToken"] is (name == "mesh-deployer"), name
         assert spec["securityContext"]["runAsNonRoot"] is True, name
         assert spec["terminationGracePeriodSeconds"] >= 30, name
         for container in [*spec["containers"], *spec.get("initContainers", [])]:
@@ -223,12 +242,13 @@ def test_dockerfile_has_a_target_for_each_program_and_torch_in_train_alone() -> 
     project = deployments.compose("compose.yaml", "compose.gpu.yaml")
     wanted = {service["build"]["target"] for service in project["services"].values() if "build" in service}
     assert wanted | set(LISTENS) <= set(stages)
-    for name in (*LISTENS, "train-cuda"):
+    for name in (*LISTENS, "train-cuda", "deployer"):
         program = name.removesuffix("-cuda")
         assert f'CMD ["serve", "{program}"]' in stages[name]
         assert "USER 10001:10001" in stages[name]
         (extras,) = re.findall(r"\[([a-z0-9,]+)\]\"$", stages[name], re.MULTILINE)
-        assert set(extras.split(",")) == {program, "s3", "telemetry"}
+        more = {"kubernetes", "scheduler"} if program == "deployer" else {program}
+        assert set(extras.split(",")) == {*more, "s3", "telemetry"}
     ports = set(re.findall(r"^EXPOSE (.*)$", text, re.MULTILINE))
     assert ports == {"7400 9400", "9400"}
     assert f"version: {read_version()}" in (CHART / "Chart.yaml").read_text()

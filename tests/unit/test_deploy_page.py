@@ -105,8 +105,9 @@ def test_helm_renders_what_the_page_installs() -> None:
     dialled = {c.flag("--scheduler") for c in deployments.pod_commands(made) if c.program not in ("", "scheduler")}
     assert {address.rpartition(":")[0] for text in dialled for address in text.split(",")} <= hosts
     assert {"127.0.0.1", "localhost"} <= hosts  # the probes'
-    (token,) = [words for words in lines() if words[:3] == ["nasmesh", "token", "create"] and "agent" in words]
-    assert token[token.index("--name") + 1] == deployments.RELEASE
+    tokens = [words for words in lines() if words[:3] == ["nasmesh", "token", "create"] and "agent" in words]
+    pools = {pool["name"] for pool in yaml.safe_load((CHART / "ci" / "deployer.yaml").read_text())["deployer"]["pools"]}
+    assert {token[token.index("--name") + 1] for token in tokens} == {deployments.RELEASE, *pools}
 
 
 def made_secrets() -> set[str]:

@@ -205,6 +205,8 @@ def test_units_give_programs_the_time_that_they_take_to_end() -> None:
 
 CHARTS = [{}, *(yaml.safe_load(path.read_text()) for path in deployments.values_files())]
 
+LARGER = next(values for values in CHARTS if values.get("scheduler", {}).get("postgres"))
+
 
 @pytest.mark.parametrize("values", CHARTS, ids=["default", *(path.stem for path in deployments.values_files())])
 def test_helm_and_kubernetes_accept_the_chart(values: Mapping[str, Any]) -> None:
@@ -235,7 +237,7 @@ def custom_complaints(made: list[dict[str, Any]]) -> list[str]:
 
 
 def test_schemas_see_wrong_objects() -> None:
-    made = deployments.objects(CHARTS[1])
+    made = deployments.objects(LARGER)
     deployment = copy.deepcopy(next(found for found in made if found["kind"] == "Deployment"))
     deployment["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -246,8 +248,7 @@ def test_schemas_see_wrong_objects() -> None:
 
 
 def test_the_example_of_a_larger_mesh_has_what_it_should() -> None:
-    larger = CHARTS[next(n for n, values in enumerate(CHARTS) if values.get("scheduler", {}).get("postgres"))]
-    made = deployments.objects(larger)
+    made = deployments.objects(LARGER)
     names = {(found["kind"], found["metadata"]["name"]) for found in made}
     assert ("Deployment", "mesh-train") not in names  # of the defaults, taken out
     gpu = next(
