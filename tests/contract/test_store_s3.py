@@ -180,6 +180,20 @@ class TestLarge:
         assert store.get(ref) == content
         assert "-3" in str(bucket.raw.stat_object(bucket.name, ref.key).etag)
 
+    @pytest.mark.parametrize("damage", [b"short", bytes(11 * MIB), bytes(12 * MIB), None])
+    def test_one_that_is_damaged_or_gone_is_told_from_one_that_is_right(
+        self, bucket: Bucket, damage: bytes | None
+    ) -> None:
+        store = bucket.store(part_bytes=5 * MIB)
+        ref = store.put(ObjectKind.CHECKPOINT, os.urandom(11 * MIB))
+        if damage is None:
+            bucket.raw.remove_object(bucket.name, ref.key)
+        else:
+            bucket.overwrite(ref, damage)
+        with pytest.raises(NasmeshError) as caught:
+            store.get(ref)
+        assert caught.value.reason == ("OBJECT_MISSING" if damage is None else "OBJECT_CORRUPT")
+
     def test_an_object_that_is_there_is_not_sent_again(self, bucket: Bucket, servers: Servers) -> None:
         content, proxy = os.urandom(11 * MIB), servers.proxy(bucket.server.kind)
         store = bucket.store(endpoint=proxy.endpoint, part_bytes=5 * MIB)
