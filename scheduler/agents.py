@@ -11,6 +11,10 @@ from nasmesh.v1 import generate_service_pb2 as generate_pb
 from nasmesh.v1 import job_pb2
 from scheduler.domain import TaskKind
 
+KEEP_GONE_US = 24 * 3600 * 1_000_000
+"""So long an agent that is gone is shown to people, in microseconds."""
+SWEEP_US = 3600 * 1_000_000
+
 
 class Session(Protocol):
     """An agent's open stream. Messages are sent in order; neither method blocks or raises."""
@@ -106,6 +110,7 @@ class Agents:
 
     def __init__(self) -> None:
         """Know none."""
+        self._swept_us = 0
         self._entries: dict[str, AgentEntry] = {}
         self._held: dict[str, dict[str, TaskKind]] = {}
 
@@ -114,10 +119,20 @@ class Agents:
         return self._entries.get(name)
 
     def put(self, entry: AgentEntry) -> None:
-        """Add or replace an agent; what it holds stays."""
+        """Add or replace an agent; what it holds stays. Those that are gone for long are forgotten now and then."""
+        if entry.last_seen_us - self._swept_us > SWEEP_US:
+            self._swept_us = entry.last_seen_us
+            self._forget_gone(entry.last_seen_us - KEEP_GONE_US)
         entry.held = self._held.setdefault(entry.name, {})
         entry.used = dict(Counter(entry.held.values()))
         self._entries[entry.name] = entry
+
+    def _forget_gone(self, before_us: int) -> None:
+        """Forget agents that hold nothing and were last heard of before a time: names of deployers come once only."""
+        for name, known in list(self._entries.items()):
+            if known.session is None and not self._held.get(name) and known.last_seen_us < before_us:
+                del self._entries[name]
+                self._held.pop(name, None)
 
     def all(self) -> Iterable[AgentEntry]:
         """Return all agents in the order of names."""

@@ -4,8 +4,10 @@ import pytest
 
 from nasmesh.clock import ManualClock
 from nasmesh.errors import Invalid, Unavailable
+from nasmesh.v1 import job_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
-from nasmesh.v1 import search_pb2
+from scheduler.agents import KEEP_GONE_US, AgentEntry, Agents
+from scheduler.domain import TaskKind
 from scheduler.offers import OFFER_KEEP_S, Offers
 from tests.builders import scheduling as make
 from tests.builders.scheduler_calls import go, refused
@@ -129,3 +131,20 @@ def test_an_offer_holds_for_a_minute_and_is_checked() -> None:
         offers.put(pb.OfferServersRequest(deployer=f"d{number}"))
     with pytest.raises(Invalid, match="others offer servers already"):
         offers.put(pb.OfferServersRequest(deployer="one-more"))
+
+
+def test_agents_that_left_long_ago_are_forgotten_unless_they_hold_work() -> None:
+    agents, day = Agents(), KEEP_GONE_US
+
+    def entry(name: str, seen_us: int) -> AgentEntry:
+        return AgentEntry(name, {TaskKind.TRAIN: 1}, job_pb2.Server(), {}, None, seen_us)
+
+    for number in range(50):
+        agents.put(entry(f"agents/train-{number:06x}", number))
+    agents.grant("agents/train-000007", "t1", TaskKind.TRAIN)
+    agents.put(entry("agents/train-new", day // 2))
+    assert len(list(agents.all())) == 51
+    agents.put(entry("agents/train-newer", 2 * day))
+    left = [known.name for known in agents.all()]
+    assert left == ["agents/train-000007", "agents/train-newer"]
+    assert agents.release("agents/train-000007", "t1") is not None
