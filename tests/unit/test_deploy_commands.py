@@ -5,12 +5,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
 from nasmesh.errors import NasmeshError
 from nasmesh.settings import DEFAULT_SCHEDULER, KNOWN
 from scheduler.deployers.config import parse_config
+from scheduler.deployers.engines.kubernetes_bodies import job_body
+from scheduler.deployers.orders import make_order
 from tests.builders import deployments
 from tests.builders.deployments import CHART, DEPLOY, Command
 from tests.builders.understanding import SERVERS, ClickError, understood
@@ -140,6 +143,26 @@ def test_pools_of_the_chart_are_what_the_deployer_reads() -> None:
         ("gpu", "mesh-namespace"),
         ("score", "mesh-namespace"),
     ]
+
+
+def test_servers_that_the_charts_deployer_starts_run_commands_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = [path for path in deployments.values_files() if deploys(path)]
+    made = deployments.objects(values(path))
+    (given,) = [found["data"]["pools.yaml"] for found in made if found["kind"] == "ConfigMap"]
+    config = parse_config(given)
+    for pool in config.pools:
+        order = make_order(pool, f"{pool.name}-abcdef", scheduler=config.scheduler, store=config.store)
+        job = job_body(order, pool, config.name)
+        for version in ("1.29", "1.37"):
+            kubernetes_validate.validate(job, version, strict=True)
+        spec = job["spec"]["template"]["spec"]
+        assert (spec["enableServiceLinks"], spec["securityContext"]["fsGroup"]) == (False, 10001)
+        (container,) = spec["containers"]
+        variables = {variable["name"]: variable.get("value", "") for variable in container["env"]}
+        own = {name: value for name, value in variables.items() if name.startswith("NASMESH_")}
+        assert container["command"] == ["nasmesh"]
+        check_all([Command(pool.name, tuple(container["args"]), own)], monkeypatch)
+        assert own["NASMESH_STORE_CREDENTIALS"].startswith("/etc/nasmesh/")  # where the pool's secret is mounted
 
 
 @CHARTS

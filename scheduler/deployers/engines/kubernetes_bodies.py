@@ -13,6 +13,9 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 TRAIN_JOB = ("trainer.kubeflow.org", "v1alpha1", "trainjobs")
 """Group, version and plural of a TrainJob."""
 
+_GROUP = 10001
+"""Group of the images' user (deploy/Dockerfile)."""
+
 HOME = "/var/lib/nasmesh"
 SECRETS = "/etc/nasmesh"
 DEFAULT_GPU = "nvidia.com/gpu"
@@ -142,9 +145,13 @@ def _pod(order: Order, pool: deployer_pb2.ServerPool) -> Body:
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": max(1, pool.stop_grace.seconds),
         "automountServiceAccountToken": False,
+        # Else a Service of that name sets NASMESH_SCHEDULER_PORT and the like, at which programs refuse to start.
+        "enableServiceLinks": False,
         "containers": [container],
         "volumes": volumes,
     }
+    if settings.secret:  # whose files are root's: the image's user reads them by its group
+        pod["securityContext"] = {"fsGroup": _GROUP}
     if settings.node_selector:
         pod["nodeSelector"] = dict(settings.node_selector)
     if settings.service_account:
