@@ -17,7 +17,7 @@ from nasmesh.clock import Clock, thread_processor_s
 from nasmesh.model.engine.modules import Network
 from nasmesh.v1 import training_pb2 as pb
 
-PROBE_STEPS = 3
+PROBE_STEPS = 2
 _PROBE_SAMPLES = 8
 # Times the best so far. Set-up makes a first step dearer, but on large batches never by that.
 _HOPELESS = 4.0
@@ -27,7 +27,7 @@ OBSERVERS = "_observers"
 """Scope of the modules that watch a network's values: they are no part of what it computes."""
 # Below this many multiply-accumulates a forward pass, threads wait for each other longer than they compute.
 THREADS_FROM_MACS = 500_000_000
-# Below this many updates a probe of up to 16 costs more than its answer saves; the first candidate is taken.
+# Below this many updates a probe of up to 12 passes costs more than its answer saves; the first candidate is taken.
 PROBE_FROM_STEPS = 400
 # What torch took from OMP_NUM_THREADS, which the server sets (nasmesh.host.thread_environment).
 _DEFAULT_THREADS = torch.get_num_threads()

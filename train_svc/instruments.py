@@ -165,7 +165,8 @@ def attach(module: fx.GraphModule, plan: pb.InstrumentationPlan, *, total_steps:
             _watch(module, probe, cadence, place, found)
     if found.faults:
         raise Invalid("INSTRUMENTATION_INVALID", found.faults[0].description, violations=found.faults)
-    module.recompile()
+    if plan.probes:
+        module.recompile()
     return Instruments(found.watches, found.readings, found.scalars)
 
 

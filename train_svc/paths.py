@@ -57,8 +57,8 @@ def marked_nodes(module: fx.GraphModule, marks: list[str]) -> list[fx.Node]:
 
 def insert_paths(module: fx.GraphModule, marks: list[str], largest: float, device: torch.device) -> Paths | None:
     """Put a DropPath in the place of each mark; where nothing is to be dropped, take the marks out and return None."""
-    drops = []
-    for number, node in enumerate(marked_nodes(module, marks)):
+    drops, marked = [], marked_nodes(module, marks)
+    for number, node in enumerate(marked):
         if largest:
             drop = DropPath(device)
             drops.append(drop)
@@ -67,5 +67,6 @@ def insert_paths(module: fx.GraphModule, marks: list[str], largest: float, devic
         else:
             node.replace_all_uses_with(node.all_input_nodes[0])
             module.graph.erase_node(node)
-    module.recompile()
+    if marked:  # writing the code anew takes as long as an update of a small network
+        module.recompile()
     return Paths(drops, largest) if drops else None

@@ -166,7 +166,7 @@ def test_probe_when_an_option_is_hopeless_then_gives_up_after_one_step(tmp_path)
     options = [Choice("float32"), Choice("bfloat16"), Choice("float32", "nhwc")]
     chosen = compute.fastest(options, seconds, ProbeMemory(tmp_path, "question"))
     assert chosen.precision == "float32"
-    assert calls == [False] * 4 + [True] + [False] * 4
+    assert calls == [False] * 3 + [True] + [False] * 3
 
 
 def test_compiled_when_resumed_then_gives_the_same_bits(tmp_path, monkeypatch):

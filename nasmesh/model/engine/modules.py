@@ -106,12 +106,24 @@ class Network(_EscapedNames, fx.GraphModule):
 
         A full copy writes that code anew, which takes longer than to run it a few times.
         """
-        copied: Network = object.__new__(type(self))  # fx's own makes a class, which has the code, for every instance
-        copied.__dict__.update(self.__dict__)
-        memo: dict[int, Any] = {id(self): copied}
-        for table in ("_modules", "_parameters", "_buffers"):
-            copied.__dict__[table] = copy.deepcopy(self.__dict__[table], memo)
+        copied = _replica(self, {})
+        assert isinstance(copied, Network)
         return copied
+
+
+def _replica(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Return a module with tensors of its own; one that may hold more than tensors and constants is copied whole."""
+    if not isinstance(module, (Network, Scope, BatchNorm, Dropout)):
+        return copy.deepcopy(module, memo)
+    # fx makes a class, which has the code, for every network: not by calling it, which would make another.
+    copied = object.__new__(type(module))
+    memo[id(module)] = copied
+    copied.__dict__.update(module.__dict__)
+    for table in ("_parameters", "_buffers"):
+        copied.__dict__[table] = copy.deepcopy(module.__dict__[table], memo)
+    children = module.__dict__["_modules"].items()
+    copied.__dict__["_modules"] = {name: child and _replica(child, memo) for name, child in children}
+    return copied
 
 
 def is_legal_name(name: str) -> bool:
