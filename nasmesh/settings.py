@@ -15,7 +15,7 @@ KNOWN = {
     "NASMESH_STORE_CACHE": "directory with copies of what was read from S3 [{home}/cache/objects]",
     "NASMESH_STORE_CACHE_BYTES": "bytes that those copies may take; 0: none are kept [10 GiB]",
     "NASMESH_SCHEDULER": "HOST:PORT of the scheduler, for clients; several with commas [127.0.0.1:7400]",
-    "NASMESH_JOURNAL": "the scheduler's journal [sqlite:{home}/journal.db]",
+    "NASMESH_JOURNAL": "the scheduler's journal: sqlite:PATH or postgresql://USER@HOST:PORT/DB [sqlite in {home}]",
     "NASMESH_DATA": "directory with data sets that are not bundled [{home}/data]",
     "NASMESH_LOG_LEVEL": "debug, info, warning or error [info]",
     "NASMESH_LOG_FORMAT": "json, console, or auto: console on a terminal, else json [auto]",

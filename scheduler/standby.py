@@ -19,8 +19,9 @@ from scheduler.core import Core
 LOOK_S = 0.5
 """How often a waiting scheduler tries to take the journal over: a part of the time in which nobody leads."""
 
-# Nobody leads yet, or for want of a database nobody can: both pass by themselves.
-_PASSES = frozenset(("JOURNAL_LOCKED", "JOURNAL_IO", "LEADERSHIP_LOST"))
+# What passes by itself: another leads; and, with a database, nobody can for want of it.
+_LEADS = frozenset(("JOURNAL_LOCKED",))
+_AWAY = _LEADS | {"JOURNAL_IO", "LEADERSHIP_LOST"}
 _OURS = "/nasmesh."
 
 _log = get_logger("standby")
@@ -59,12 +60,13 @@ async def _refuse(_request: Any, context: Any) -> None:
 async def take_turn(core: Core, journal: str) -> None:
     """Return once the scheduler leads and has read the journal back; raises what does not pass by itself."""
     told = ""
+    passes = _AWAY if isinstance(core.engine.journal, Led) else _LEADS
     while True:
         try:
             await core.recover()
             return
         except (Unavailable, Stale) as error:
-            if error.reason not in _PASSES:
+            if error.reason not in passes:
                 raise
             told = _tell(told, error, journal)
         await asyncio.sleep(LOOK_S)

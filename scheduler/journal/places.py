@@ -31,7 +31,7 @@ def place_of(url: str) -> Place:
     if url in ("", "memory:") or colon:
         raise Invalid(
             "JOURNAL_URL_INVALID",
-            f"journal: {url[:120]!r} is kept nowhere; use sqlite:PATH or postgresql://…",
+            f"journal: {_shown(url)} is kept nowhere; use sqlite:PATH or postgresql://…",
             field="journal",
         )
     return Path(url).expanduser().absolute()
@@ -55,6 +55,11 @@ def journal_of(place: Place) -> StoredJournal:
     return PostgresJournal(place)
 
 
+def _shown(url: str) -> str:
+    """Return what may be told of a URL that is none of ours: there may be a password in it."""
+    return repr(url[:120] if "@" not in url else f"{url.partition(':')[0][:20]}:…")
+
+
 def journal_at(url: str) -> Journal:
     """Return the journal at "sqlite:PATH", "postgresql://…" or "memory:"; raises Invalid (JOURNAL_URL_…)."""
     if url == "memory:":
@@ -62,7 +67,7 @@ def journal_at(url: str) -> Journal:
     if ":" not in url:
         raise Invalid(
             "JOURNAL_URL_INVALID",
-            f"journal: {url[:120]!r} is not sqlite:PATH, postgresql://… or memory:",
+            f"journal: {_shown(url)} is not sqlite:PATH, postgresql://… or memory:",
             field="journal",
         )
     return journal_of(place_of(url))

@@ -113,7 +113,7 @@ def test_database_when_it_cannot_be_reached_then_told_why_and_what_to_do(
         ("postgresql://u@h/d?sslmode=verify-ca", "JOURNAL_URL_INVALID", "sslrootcert=FILE"),
         ("postgresql://u@h/d?host=other", "JOURNAL_URL_INVALID", "'host'"),
         ("postgres://u@h/d", "JOURNAL_URL_INVALID", "postgresql://USER@HOST"),
-        ("mysql://u@h/d", "JOURNAL_URL_INVALID", "postgresql://"),
+        ("mysql://u:secret@h/d", "JOURNAL_URL_INVALID", "postgresql://"),
     ],
 )
 def test_url_when_wrong_then_refused_without_its_secret(url: str, reason: str, words: str) -> None:

@@ -1,4 +1,4 @@
-"""Two schedulers and their database, each a host: the leader's is cut off, or gone; the other leads within ten seconds."""
+"""Two schedulers and their database, each a host: the leader is cut off, or gone; the other leads within ten s."""
 
 import json
 import os
