@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1 import search_pb2
-from scheduler.domain import OPEN_SEARCHES, TaskKind, TaskState
+from scheduler.domain import OPEN_SEARCHES, SearchRun, TaskKind, TaskState
 from scheduler.engine import Engine
 from scheduler.machine.tasks import gang_size
 from scheduler.workload import need_of
@@ -28,6 +28,12 @@ class _Row:
     running: int = 0
     since: float = float("inf")
 
+    def add(self, other: "_Row") -> None:
+        """Take in the tasks of another row."""
+        self.queued += other.queued
+        self.running += other.running
+        self.since = min(self.since, other.since)
+
 
 def demand_message(engine: Engine) -> pb.GetDemandResponse:
     """Return what waits and what runs; costs a walk over the open tasks, like the activity of GetServerInfo."""
@@ -49,21 +55,32 @@ def demand_message(engine: Engine) -> pb.GetDemandResponse:
 
 
 def _rows(engine: Engine) -> dict[_Need, _Row]:
-    state, since = engine.state, engine.activity.queued_since
-    now = engine.clock.monotonic()
     rows: dict[_Need, _Row] = {}
-    for run in state.searches.values():
-        if run.state not in OPEN_SEARCHES:
+    for run in engine.state.searches.values():
+        if run.state in OPEN_SEARCHES:
+            for (kind, need, servers), row in _rows_of(engine, run).items():
+                rows.setdefault(_Need(kind, need, servers, run.owner), _Row()).add(row)
+    return rows
+
+
+def _rows_of(engine: Engine, run: SearchRun) -> dict[tuple[TaskKind, str, int], _Row]:
+    """Return one search's rows: there may be thousands of tasks in it, and each costs microseconds."""
+    tasks, since, now = engine.state.tasks, engine.activity.queued_since, engine.clock.monotonic()
+    rows: dict[tuple[TaskKind, str, int], _Row] = {}
+    for task_id in run.open_tasks:
+        task = tasks[task_id]
+        waits = task.state is TaskState.QUEUED
+        if waits and run.paused:
             continue
-        for task_id in run.open_tasks:
-            task = state.tasks[task_id]
-            waits = task.state is TaskState.QUEUED
-            if waits and run.paused:
-                continue
-            row = rows.setdefault(_Need(task.kind, need_of(run, task), gang_size(run, task), run.owner), _Row())
-            if waits:
-                row.queued += 1
-                row.since = min(row.since, since.get(task_id, now))
-            else:
-                row.running += 1
+        key = (task.kind, need_of(run, task), gang_size(run, task))
+        row = rows.get(key)
+        if row is None:
+            row = rows[key] = _Row()
+        if waits:
+            row.queued += 1
+            began = since.get(task_id, now)
+            if began < row.since:
+                row.since = began
+        else:
+            row.running += 1
     return rows

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+from nasmesh import limits
 from nasmesh.agent.lifetime import Lifetime, locked_directory, write_address
 from nasmesh.client.deploying import DeployerClient
 from nasmesh.clock import SystemClock
@@ -104,7 +105,9 @@ def run(options: Options, lifetime: Lifetime) -> int:
         stack.callback(keeper.close)
         around = observers(calls, options.metrics)
         door = Door(options.access, options.insecure, around=around)
-        running = serve_threads(services(keeper.board), options.listen, door=door)
+        # KEDA keeps a stream open for each pool, and each takes a thread.
+        workers = limits.SERVER_THREADS + 2 * len(config.pools)
+        running = serve_threads(services(keeper.board), options.listen, workers=workers, door=door)
         stack.callback(running.stop, 0.5)
         stack.enter_context(metrics_served(options.metrics, [calls.readings]))
         if options.port_file is not None:
