@@ -74,6 +74,8 @@ GROUPS: dict[str, Group] = {
             "tests/contract/test_admin.py",
             "tests/contract/test_bad_journals.py",
             "tests/contract/test_admin_copies.py",
+            "tests/contract/test_postgres_journals.py",
+            "tests/contract/test_migration.py",
         ),
         lives=60,
         cuts=60,
