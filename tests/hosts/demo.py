@@ -62,7 +62,7 @@ def show(teller: Teller) -> int:
     ):
         scenario.fill(fleet)
         teller.block(scenario.nasmesh(fleet, "hosts"))
-        for host, port in (("hub", "7400"), ("gpu1", "7402")):
+        for host, port in (("hub", "7400"), ("gen1", "7401")):
             teller.line(f"desk dials {host}:{port}: {scenario.dial(fleet, host, port)}")
         teller.line("a search that nobody disturbs")
         reference = scenario.undisturbed(fleet, "undisturbed", teller.change)
