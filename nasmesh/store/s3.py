@@ -24,7 +24,7 @@ from nasmesh.logs import get_logger
 from nasmesh.store.base import Stored, check_size
 from nasmesh.store.keys import ObjectKind, check_key, check_ref, is_key, object_ref
 from nasmesh.store.s3_calls import Calls, Request, told
-from nasmesh.store.s3_parts import fetch_parts, send_parts, tag_of
+from nasmesh.store.s3_parts import send_parts, tag_of
 from nasmesh.store.s3_refusals import STORE_DOWN, date, local, not_s3
 from nasmesh.v1 import object_pb2 as pb
 
@@ -81,10 +81,7 @@ class S3Store:
         """Return the verified bytes; see ObjectStore.get."""
         check_ref(ref, field="object")
         with _outages():
-            if ref.size_bytes > self._part_bytes:
-                content = fetch_parts(self._calls, ref, part_bytes=self._part_bytes)
-            else:
-                content = self._calls.read(ref)
+            content = self._calls.read(ref)
         if content is None:
             where = f"{self._calls.place.bucket} at {self._calls.place.endpoint}"
             raise NotFound("OBJECT_MISSING", f"object {ref.key} is not in the store {where}", field="object")

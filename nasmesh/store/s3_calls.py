@@ -123,28 +123,6 @@ class Calls:
             raise refusal(answer, self.place, self.clock.wall())
         return answer.body if answer.status == 200 else None
 
-    def read_part(self, ref: pb.ObjectRef, start: int, size: int) -> bytes | None:
-        """Return some of an object's bytes, which nobody has checked; None where there is none. Raises as read does."""
-
-        def once() -> Answer:
-            with self._sent(
-                Request("GET", ref.key, headers={"Range": f"bytes={start}-{start + size - 1}"})
-            ) as response:
-                if response.status not in (200, 206):
-                    return Answer(response.status, response.headers, _bounded(response, self.place))
-                whole = response.headers.get("content-range", "").rpartition("/")[2]
-                if response.status == 200 or whole != str(ref.size_bytes):
-                    response.close()
-                    raise corrupt(ref, f"it has {whole[:20] or 'other'} bytes, not {ref.size_bytes}")
-                return Answer(206, response.headers, self._read(response, size))
-
-        answer = self._patiently(once, (206, 404, 416))
-        if answer.status == 416:
-            raise corrupt(ref, f"it has fewer than {ref.size_bytes} bytes")
-        if answer.status == 404 and said(answer).code != "NoSuchKey":
-            raise refusal(answer, self.place, self.clock.wall())
-        return answer.body if answer.status == 206 else None
-
     def _patiently(self, once: Callable[[], Answer], fine: Collection[int]) -> Answer:
         """Try, with pauses between, until an answer is fine or asking again cannot help or is too much."""
         for left in range(self._patience.tries - 1, -1, -1):
@@ -223,15 +201,12 @@ class Calls:
         if length != str(ref.size_bytes):
             response.close()
             raise corrupt(ref, f"it has {length[:20]} bytes, not {ref.size_bytes}")
-        content = self._read(response, ref.size_bytes)
+        with self._watch.over(response, self._patience.read_s + ref.size_bytes / limits.STORE_SLOWEST_BYTES_PER_S):
+            # Whole, and hashed then: in pieces, or in parts over several connections, it takes more processor time.
+            content = response.read(ref.size_bytes + 1) if "content-length" not in response.headers else response.read()
         if len(content) != ref.size_bytes or hashlib.sha256(content).hexdigest() != ref.sha256:
             raise corrupt(ref, "the bytes do not have the digest that names them")
         return content
-
-    def _read(self, response: BaseHTTPResponse, size: int) -> bytes:
-        """Read a body of so many bytes, and not for ever."""
-        with self._watch.over(response, self._patience.read_s + size / limits.STORE_SLOWEST_BYTES_PER_S):
-            return response.read() if "content-length" in response.headers else response.read(size + 1)
 
 
 def _bounded(response: BaseHTTPResponse, place: Place) -> bytes:

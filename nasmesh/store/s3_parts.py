@@ -1,8 +1,6 @@
-"""Large objects go to S3 and come back in parts: several at once, each asked again alone when it is lost."""
+"""Large objects go to S3 in parts: several at once, each sent again alone when it is lost."""
 
 import hashlib
-import io
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -10,9 +8,8 @@ from xml.etree import ElementTree
 
 from nasmesh import limits
 from nasmesh.errors import NasmeshError, NotFound, Unavailable
-from nasmesh.store.s3_calls import Calls, Request, corrupt
+from nasmesh.store.s3_calls import Calls, Request
 from nasmesh.store.s3_refusals import STORE_DOWN, local, not_s3, refusal, said
-from nasmesh.v1 import object_pb2 as pb
 
 
 def send_parts(calls: Calls, key: str, content: bytes, *, part_bytes: int = limits.STORE_PART_BYTES) -> bool:
@@ -36,31 +33,6 @@ def send_parts(calls: Calls, key: str, content: bytes, *, part_bytes: int = limi
         with suppress(NasmeshError):
             calls.ask(Request("DELETE", key, {"uploadId": upload}), fine=(200, 204, 404))
         raise
-
-
-def fetch_parts(calls: Calls, ref: pb.ObjectRef, *, part_bytes: int = limits.STORE_PART_BYTES) -> bytes | None:
-    """Return an object's verified bytes; None where there is none.
-
-    While the next parts come, those that are here are hashed, in their order. Raises as Calls.read does.
-    """
-    starts = range(0, ref.size_bytes, part_bytes)
-    for left in (1, 0):  # which part is damaged nobody can tell
-        digest, content = hashlib.sha256(), io.BytesIO()
-        with ThreadPoolExecutor(limits.STORE_PARTS_AT_ONCE, "part") as pool:
-            ends = [(at, min(part_bytes, ref.size_bytes - at)) for at in starts]
-            coming = deque(pool.submit(calls.read_part, ref, at, size) for at, size in ends)
-            while coming:
-                part = coming.popleft().result()  # and let go of: the whole is not held twice
-                if part is None:
-                    pool.shutdown(cancel_futures=True)
-                    return None
-                digest.update(part)
-                content.write(part)
-        if content.tell() == ref.size_bytes and digest.hexdigest() == ref.sha256:
-            return content.getvalue()
-        if not left:
-            break
-    raise corrupt(ref, "the bytes do not have the digest that names them")
 
 
 def tag_of(content: bytes, part_bytes: int) -> str:
