@@ -21,12 +21,12 @@ Pools = dict[str, pb.PoolStatus]
 class RunningDeployer:
     """A deployer that serves; `kill` leaves its servers running, as its own end does."""
 
-    def __init__(self, mesh: Mesh, config: Path) -> None:
+    def __init__(self, mesh: Mesh, config: Path, *more: str) -> None:
         self._port_file = mesh.home / "run" / "deployer.port"
         self._port_file.unlink(missing_ok=True)
         self.log = mesh.home / "logs" / "deployer.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        flags = ["-f", str(config), "--scheduler", mesh.addresses["scheduler"], "--listen", "127.0.0.1:0"]
+        flags = ["-f", str(config), "--scheduler", mesh.addresses["scheduler"], "--listen", "127.0.0.1:0", *more]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "scheduler.deployers", *flags, "--port-file", str(self._port_file)],
@@ -66,11 +66,11 @@ class RunningDeployer:
 
 
 @contextmanager
-def deployer(mesh: Mesh, config: str) -> Iterator[RunningDeployer]:
+def deployer(mesh: Mesh, config: str, *flags: str) -> Iterator[RunningDeployer]:
     """Run a deployer with this YAML within the block."""
     path = mesh.home / "pools.yaml"
     path.write_text(config)
-    running = RunningDeployer(mesh, path)
+    running = RunningDeployer(mesh, path, *flags)
     try:
         yield running
     finally:

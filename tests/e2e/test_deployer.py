@@ -13,6 +13,7 @@ import pytest
 from nasmesh.client import parse_spec
 from nasmesh.v1 import deployer_service_pb2 as pb
 from nasmesh.v1 import search_pb2
+from tests.builders.access import make_mesh
 from tests.builders.deploying import deployer, nobody
 from tests.e2e.mesh import OPEN, Mesh
 
@@ -87,6 +88,44 @@ def test_servers_outlive_their_deployer_and_are_found_again(mesh: Mesh) -> None:
         assert {server.name for server in found["eval"].servers} == before
         second.until(nobody)
         assert not [agent.name for agent in client.agents() if agent.connected]
+
+
+SECURE = """
+period: 0.3s
+pools:
+  - name: gen
+    kind: TASK_KIND_GENERATE
+    minServers: 1
+    maxServers: 1
+    arguments: [--ca-file, {ca}, --token-file, {token}]
+    local: {{}}
+  - name: eval
+    kind: TASK_KIND_EVALUATE
+    minServers: 1
+    maxServers: 1
+    arguments: [--ca-file, {ca}, --token-file, {token}]
+    local: {{}}
+"""
+
+
+def test_servers_come_with_their_pools_token_and_not_with_anothers(tmp_path: Path, mesh: Mesh) -> None:
+    made = make_mesh(tmp_path / "access")
+    mesh.stop("scheduler")
+    mesh.arguments["scheduler"] = made.access(tokens=True).flags()
+    mesh.start("scheduler")
+    admin = made.client(token=made.token("operator", "admin"))
+    config = SECURE.format(ca=admin.ca, token=made.token("gen", "agent"))
+    with deployer(mesh, config, *admin.flags()) as running:
+        found = running.until(
+            lambda pools: (
+                [s.state for s in pools["gen"].servers] == [pb.POOL_SERVER_STATE_IDLE]
+                and pools["eval"].failed_starts > 0
+            )
+        )
+        assert not found["gen"].reason
+        assert "eval-" in found["eval"].reason
+        assert "start it with --name as the credential says, or issue one for it" in found["eval"].reason
+        assert found["eval"].retry_delay.seconds or found["eval"].retry_delay.nanos
 
 
 def _check_shown(mesh: Mesh, address: str) -> None:
