@@ -1,6 +1,7 @@
 """What this machine is, for people and for the identity of measurements. Imports no engine."""
 
 import functools
+import math
 import os
 import shutil
 import subprocess
@@ -28,6 +29,28 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
+"""Where Linux says how much processor time a container has in how much time: version 2 in one file, 1 in two."""
+
+
+def granted_cpus(quotas: Sequence[Path] = _QUOTAS) -> int:
+    """Return how many processors' time this process may use: those there are, or a container's quota, rounded up.
+
+    With as many threads as a large host has processors, a container of two is stopped most of the time.
+    """
+    for path in quotas:
+        try:
+            words = path.read_text().split()
+            if len(words) < 2:
+                words += path.with_name("cpu.cfs_period_us").read_text().split()
+            quota_us, period_us = int(words[0]), int(words[1])
+        except (OSError, ValueError, IndexError):  # "max": no limit
+            continue
+        if quota_us > 0 and period_us > 0:
+            return max(1, min(cpu_count(), math.ceil(quota_us / period_us)))
+    return cpu_count()
+
+
 def thread_environment(slots: int) -> dict[str, str]:
     """Return the environment in which each of `slots` jobs has its part of the processors and leaves others theirs.
 
@@ -35,7 +58,7 @@ def thread_environment(slots: int) -> dict[str, str]:
     one that it waits for does not run meanwhile, and a training's step took up to 27 times as long as with short waits.
     """
     return {
-        "OMP_NUM_THREADS": str(max(1, cpu_count() // slots)),
+        "OMP_NUM_THREADS": str(max(1, granted_cpus() // slots)),
         "OMP_WAIT_POLICY": "PASSIVE",
         "GOMP_SPINCOUNT": "1000",  # GNU's: some microseconds, enough from one operator's end to the next one's begin
     }
