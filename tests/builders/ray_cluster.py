@@ -36,8 +36,8 @@ _STOP_S = 60.0
 class RayCluster:
     """A running cluster; `environment` is what a program needs that connects to `address`."""
 
-    def __init__(self, process: "subprocess.Popen[str]", address: str) -> None:
-        self.address = address
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.address = ""
         self.environment = ENVIRONMENT
         self._process = process
 
@@ -48,6 +48,16 @@ class RayCluster:
         self._process.stdin.write(f"kill {node}\n")
         self._process.stdin.flush()
         assert self._process.stdout.readline().strip() == f"killed {node}"
+
+    def stop(self) -> None:
+        """End all nodes."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 @contextmanager
@@ -67,19 +77,15 @@ def ray_cluster(home: Path) -> Iterator[RayCluster]:
             text=True,
             start_new_session=True,
         )
-    assert process.stdin is not None
     assert process.stdout is not None
+    cluster = RayCluster(process)
     try:
         line = process.stdout.readline()
         assert line, f"the cluster did not come up: {(home / 'cluster.log').read_text()[-2000:]}"
-        yield RayCluster(process, json.loads(line)["address"])
+        cluster.address = json.loads(line)["address"]
+        yield cluster
     finally:
-        process.stdin.close()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        cluster.stop()
         process.stdout.close()
 
 

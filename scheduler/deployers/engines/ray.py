@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import select
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 
 from nasmesh.clock import Clock, SystemClock
 from nasmesh.errors import FieldViolation, Invalid, Unavailable
+from nasmesh.settings import parse_address
 from nasmesh.v1 import deployer_pb2 as pb
 from scheduler.deployers.base import ENGINE_DOWN, Order, Resources, Site, Standing, State
 from scheduler.deployers.engines.started import Started
@@ -24,11 +26,13 @@ from scheduler.deployers.engines.started import Started
 DEFAULT_NAMESPACE = "nasmesh"
 _BRIDGE = "scheduler.deployers.engines.ray_bridge"
 _TYPE = "accelerator_type:"
-_ANSWER_S = 60.0
-"""For one answer, the time to load Ray and to connect included: some seconds where all is well."""
+_CONNECT_S = 60.0
+"""For the first answer: loading Ray and connecting take some seconds where all is well."""
+_ANSWER_S = 20.0
 _LATE_S = 10.0
 """An actor that has not ended its server so long after the grace does not work any more."""
 _END_S = 5.0
+_KNOCK_S = 3.0
 _CHUNK = 2**16
 
 
@@ -111,15 +115,17 @@ class _Connection:
 
     def ask(self, **request: object) -> Any:
         """Return the answer to one request; raises Unavailable (ENGINE_DOWN)."""
+        limit_s = _ANSWER_S if self._process else _CONNECT_S
         process = self._process or self._begin()
         assert process.stdin is not None
         with suppress(OSError):  # it ended: what it last said says why
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
-        line = self._read_line(process)
+        line = self._read_line(process, limit_s)
         if line is None:
+            process.kill()
             self.close()
-            raise Unavailable(ENGINE_DOWN, f"Ray at {self._where()} did not answer within {_ANSWER_S:.0f} s")
+            raise Unavailable(ENGINE_DOWN, f"Ray at {self._where()} did not answer within {limit_s:.0f} s")
         if not line:
             self.close()
             raise Unavailable(ENGINE_DOWN, f"the connection to Ray at {self._where()} ended; see {self._log}")
@@ -147,6 +153,7 @@ class _Connection:
     def _begin(self) -> subprocess.Popen[bytes]:
         if importlib.util.find_spec("ray") is None:
             raise Unavailable(ENGINE_DOWN, "Ray is not installed where the deployer runs: pip install 'nasmesh[ray]'")
+        self._knock()
         self._log.parent.mkdir(parents=True, exist_ok=True)
         # Ray's reports to its makers are off; what this process says to a cluster is between the two.
         env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
@@ -161,11 +168,23 @@ class _Connection:
             )
         return self._process
 
-    def _read_line(self, process: subprocess.Popen[bytes]) -> bytes | None:
+    def _knock(self) -> None:
+        """Raise Unavailable (ENGINE_DOWN) at once where nobody listens; Ray itself takes a minute to notice."""
+        try:
+            place = parse_address(self._address.removeprefix("ray://"))
+        except Invalid:
+            return  # one of Ray's own words, or nothing
+        try:
+            socket.create_connection(place, _KNOCK_S).close()
+        except OSError as error:
+            text = f"nobody listens at {self._address}: {error.strerror or error}"
+            raise Unavailable(ENGINE_DOWN, f"{text}; ray.address is HOST:PORT of the cluster's head") from None
+
+    def _read_line(self, process: subprocess.Popen[bytes], limit_s: float) -> bytes | None:
         """Return one line, b"" where the process ended without one, None where it took too long."""
         assert process.stdout is not None
         descriptor, line = process.stdout.fileno(), b""
-        until = self._clock.monotonic() + _ANSWER_S
+        until = self._clock.monotonic() + limit_s
         while not line.endswith(b"\n"):
             left = until - self._clock.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
