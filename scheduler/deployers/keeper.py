@@ -18,7 +18,7 @@ from scheduler.deployers.orders import make_order, new_name
 from scheduler.deployers.planner import Phase, Plan, Pool, Server, Spare, Work, plan
 from scheduler.deployers.posts import ENGINE_S, Post
 from scheduler.deployers.records import PoolRecord
-from scheduler.deployers.rules import GENERATE, TRAIN
+from scheduler.deployers.rules import GENERATE
 
 OFFER_S = 15.0
 """How often what could be started is said again."""
@@ -235,10 +235,7 @@ class Keeper:
         offers = [
             pb.ServerOffer(kind=post.pool.kind, server=post.acquaintance.server)
             for post in self._posts.values()
-            if post.acquaintance.server is not None
-            and post.pool.kind in (GENERATE, TRAIN)
-            and post.pool.max_servers
-            and not post.record.failures
+            if post.acquaintance.server is not None and post.pool.max_servers and not post.record.failures
         ]
         then, before = self._offered
         if not offers and not before:

@@ -11,7 +11,7 @@ from nasmesh.v1 import job_pb2
 from nasmesh.v1 import train_service_pb2 as pb
 
 HERE = Path(__file__).parent
-PROGRAMS = ("scheduler", "generate_svc", "train_svc", "evaluate_svc", "nasmesh.agent")
+PROGRAMS = ("scheduler", "generate_svc", "train_svc", "evaluate_svc", "nasmesh.agent", "scheduler.deployers")
 
 
 JOBS = {
