@@ -19,6 +19,7 @@ from scheduler.deployers.engines.started import Started
 
 _MIB = 2**20
 _WORD = re.compile(r"[A-Za-z0-9_.:@,/+-]{1,128}")
+_RESOURCE = re.compile(r"[A-Za-z0-9_.:/+-]{1,128}")
 _CONSTRAINT = re.compile(r"[A-Za-z0-9_.:,&|*()\[\]=-]{1,256}")
 _LICENCE = "license:"
 _GPU_GRES = ("gpu", "mps", "shard")
@@ -187,7 +188,7 @@ def check(pool: pb.ServerPool) -> list[FieldViolation]:
         found.append(_wrong("resources.gpu_memory_bytes", text))
     for number, resource in enumerate(pool.resources.custom):
         plain = resource.name.removeprefix(_LICENCE)
-        if not _WORD.fullmatch(plain) or resource.amount != int(resource.amount) or resource.amount < 1:
+        if not _RESOURCE.fullmatch(plain) or resource.amount != int(resource.amount) or resource.amount < 1:
             text = f"{resource.name[:80]!r} must name a GRES, or a licence as {_LICENCE}NAME, and be a whole number"
             found.append(_wrong(f"resources.custom.{number}", text))
     return found
