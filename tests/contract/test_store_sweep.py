@@ -14,6 +14,8 @@ from nasmesh.store.base import ObjectStore
 from nasmesh.store.directory import DirectoryStore
 from nasmesh.store.keys import ObjectKind, bare, keys_within
 from nasmesh.store.memory import MemoryStore
+from nasmesh.store.s3 import SWEEPING
+from tests.builders.s3_proxy import Asked
 from tests.builders.s3_servers import KINDS
 from tests.builders.s3_stores import Servers, new_bucket, servers_below
 
@@ -140,3 +142,32 @@ def test_keys_within_when_messages_hold_references_then_all_are_found() -> None:
     state = store.put(ObjectKind.STATE, b"b", extension="")
     found = keys_within(ref.SerializeToString() + b'\x00{"object": "' + state.key.encode() + b'"}tail')
     assert found == {bare(ref.key), bare(state.key)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_put_when_a_sweep_has_looked_and_not_yet_deleted_then_it_is_written_again(servers: Servers, kind: str) -> None:
+    bucket, proxy = new_bucket(servers.server(kind)), servers.proxy(kind)
+    store = bucket.store(endpoint=proxy.endpoint)
+    ref = store.put(ObjectKind.NETWORK, b"wanted again")
+    proxy.age(f"/{bucket.name}/{ref.key}", 100 * HOUR)
+    deleting, renewed = threading.Event(), threading.Event()
+
+    def decide(asked: Asked) -> str:
+        if asked.method == "DELETE" and asked.path == f"/{bucket.name}/{ref.key}":
+            deleting.set()
+            renewed.wait(4)  # below the store's own patience
+        elif asked.method == "HEAD" and SWEEPING in asked.path and deleting.is_set():
+            renewed.set()
+        return ""
+
+    proxy.decide = decide
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            sweeping = pool.submit(store.delete, ref.key, min_age_s=HOUR)
+            assert deleting.wait(10)
+            store.put(ObjectKind.NETWORK, b"wanted again")
+            assert sweeping.result()
+    finally:
+        proxy.decide = lambda _asked: ""
+    assert renewed.is_set()
+    assert store.get(ref) == b"wanted again"
