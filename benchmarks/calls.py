@@ -80,8 +80,8 @@ class Calls:
 
         async def follow() -> None:
             async with channel(address) as over:
-                stream: Any = over.unary_stream(TICKS)(b"")
-                async for tick in stream:
+                ticks: Any = over.unary_stream(TICKS)
+                async for tick in ticks(b""):
                     self._late_s.append(time.time() - float(tick))
                     known.set()
 
