@@ -180,7 +180,7 @@ def test_flags_when_wrong_then_named(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_piped_generator_when_it_cannot_start_then_its_own_words() -> None:
-    with pytest.raises(Invalid, match=r"^store: 's3:there' is not a store"), PipedGenerator(store="s3:there"):
+    with pytest.raises(Invalid, match=r"^store: 'ftp:there' is not a store"), PipedGenerator(store="ftp:there"):
         pass
     with pytest.raises(Unavailable, match=r"^no server answers at 127.0.0.1:1:"), PipedGenerator(target="127.0.0.1:1"):
         pass
