@@ -7,8 +7,10 @@ takes lines ("kill NAME") on standard input, and ends with it.
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,7 +98,9 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     alike = {"node_ip_address": "127.0.0.1", "object_store_memory": _OBJECTS, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={**alike, "num_cpus": 0, "memory": _MIB})
+    # Of its own, as Ray leaves its logs; and a short path, as sockets are below it.
+    own = tempfile.mkdtemp(prefix="ray-")
+    cluster = Cluster(initialize_head=True, head_node_args={**alike, "num_cpus": 0, "memory": _MIB, "temp_dir": own})
     try:
         nodes = {name: cluster.add_node(wait=False, **{"memory": 2**30, **alike, **has}) for name, has in NODES.items()}
         cluster.wait_for_nodes(timeout=120)
@@ -109,6 +113,7 @@ def main() -> None:
             answers.flush()
     finally:
         cluster.shutdown()
+        shutil.rmtree(own, ignore_errors=True)
 
 
 if __name__ == "__main__":
