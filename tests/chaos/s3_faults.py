@@ -48,6 +48,7 @@ class Life:
         self._random = seeded_random(seed)
         self._chance = seeded_random(derive_seed(seed, "faults"))
         self._rate = rate
+        self._bag: list[str] = []
         self._doing = ""
         self._number = 0
         self._acked: dict[str, tuple[pb.ObjectRef, bytes]] = {}
@@ -57,17 +58,20 @@ class Life:
     def _fault(self, asked: Asked) -> str:
         if not self._rate or self._chance.random() >= self._rate:
             return ""
-        fault = self._chance.choice(FAULTS)
-        if fault in ("torn", "flipped") and asked.method != "GET":
-            fault = "done_said_no"
-        if fault == "flipped" and "list-type" in asked.query:
-            fault = "torn"  # of one bit of a listing nobody could know; whoever deletes by it looks again
-        if fault == "lied" and asked.method not in ("PUT", "GET"):
-            # Of a deletion that never was, or an object that is not there, nobody could know better.
-            fault = "error_503"
+        fault = self._next(asked)
         self.tally.faults[fault] += 1
         self.tally.met.add((self._doing, fault))
         return fault
+
+    def _next(self, asked: Asked) -> str:
+        """Return the next fault that can be done to a request: each comes as often as any other."""
+        while True:
+            for at, fault in enumerate(self._bag):
+                if _fits(fault, asked):
+                    return self._bag.pop(at)
+            fresh = list(FAULTS)
+            self._chance.shuffle(fresh)
+            self._bag += fresh
 
     def run(self, count: int, *, between: Callable[[int], None] = lambda _number: None) -> None:
         """Do so many operations; `between` may kill the server before any of them."""
@@ -152,3 +156,14 @@ class Life:
             self._unsure.pop(ref.key, None)
         else:  # its age could be told to be less than it is, by whatever was in the way
             self._unsure[ref.key] = entry
+
+
+def _fits(fault: str, asked: Asked) -> bool:
+    """Say whether a fault can be done to a request, and could be known for one."""
+    if fault == "torn":
+        return asked.method == "GET"
+    if fault == "flipped":  # of one bit of a listing nobody could know; whoever deletes by it looks again
+        return asked.method == "GET" and "list-type" not in asked.query
+    if fault == "lied":  # of a deletion that never was, or an object that is not there, nobody could know better
+        return asked.method in ("PUT", "GET")
+    return True
