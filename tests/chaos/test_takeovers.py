@@ -11,7 +11,7 @@ from tests.builders.postgres_server import PostgresServer
 from tests.chaos.takeovers import TAKE_OVER_S, WAYS, take_over
 
 STRIKES = 5
-LONG_STRIKES = 100
+LONG_STRIKES = 40
 
 
 @pytest.mark.timeout(1500)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -239,10 +239,10 @@ class Client:
             self.history.append(Answered(request.request_id, _digest(request), _digest(reply)))
 
     async def follow(self, watcher: str, name: str) -> None:
-        """Watch a search to its end, across restarts, and note every change."""
+        """Watch a search to its end, across restarts, and note every change that is still kept."""
         last = 0
         while True:
-            with contextlib.suppress(*AWAY):
+            with contextlib.suppress(*AWAY), _forgotten(watcher) as forgotten:
                 async with dial(self._address) as channel:
                     request = api.WatchSearchRequest(name=f"searches/{name}", after_sequence=last)
                     async for change in rpc.SchedulerServiceStub(channel).WatchSearch(request):
@@ -251,6 +251,8 @@ class Client:
                         last = change.sequence
                         self._note(watcher, f"searches/{name}", change)
                     return
+            if forgotten:
+                return
             await again()
 
     def _note(self, watcher: str, search: str, change: api.WatchSearchResponse) -> None:
@@ -278,6 +280,18 @@ class Client:
             assert one == trial
             self.history.append(_listed(parent, trial))
         return trials
+
+
+@contextlib.contextmanager
+def _forgotten(watcher: str) -> Iterator[list[bool]]:
+    """Note where a late watcher is told that what happened so long ago is not kept: trials are read in any case."""
+    found: list[bool] = []
+    try:
+        yield found
+    except grpc.RpcError as error:
+        if watcher == "late" and error.code() is grpc.StatusCode.OUT_OF_RANGE:
+            found.append(True)
+        raise
 
 
 def _listed(search: str, trial: search_pb2.Trial) -> Listed:
