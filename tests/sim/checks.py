@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from nasmesh.errors import NasmeshError
 from nasmesh.store.keys import ObjectKind
 from nasmesh.v1 import dispatch_service_pb2 as pb
-from nasmesh.v1 import object_pb2
+from nasmesh.v1 import object_pb2, search_pb2
 from scheduler import invariants, lease_invariants
 from scheduler.domain import OPEN_TASKS, SearchState, State, Task, TaskState
 from scheduler.facts import AttemptLost, CheckpointReported, Event, OutcomeReported
@@ -295,7 +295,10 @@ class Checks:
         if int(rung if rung.isdigit() else 0) < len(trial.rungs):
             return  # the trial is beyond this part of its training
         noted = trial.environment.get(f"{task.kind.name.lower()}.attempt", "")
-        if noted and noted != str(task.current().number):
+        part, _, number = noted.rpartition("/")
+        if trial.outcome == search_pb2.TRIAL_OUTCOME_INFEASIBLE and part != task.id:
+            return  # what does not fit says nothing of itself: what is noted is of the rung before
+        if noted and (part, number) != (task.id, str(task.current().number)):
             raise InvariantError(f"I3: attempt {noted} was recorded: {task.story()}")
 
     def _check_objects(self, refs: Iterable[object_pb2.ObjectRef]) -> None:

@@ -76,13 +76,13 @@ class Work:
             elif "-train-r" in lease.token.task:
                 raise InvariantError(f"rungs: {lease.token.task} begins anew instead of from its checkpoint")
             # Read back by the checks: which attempt's training was recorded.
-            outcome.train.environment["attempt"] = str(lease.token.attempt)
+            outcome.train.environment["attempt"] = f"{lease.token.task}/{lease.token.attempt}"
             text = make.train_text(lease)
             self._put(ObjectKind.CHECKPOINT, text)
             self._put(ObjectKind.CHECKPOINT, f"{text} model")
         elif kind == "evaluate":
             self._read(lease.evaluate.model)
-            outcome.evaluate.environment["attempt"] = str(lease.token.attempt)
+            outcome.evaluate.environment["attempt"] = f"{lease.token.task}/{lease.token.attempt}"
         elif kind == "generate":
             for index, _ in enumerate(outcome.generate.trials):
                 request = lease.generate.request
