@@ -123,9 +123,12 @@ class Agents:
         if entry.last_seen_us - self._swept_us > SWEEP_US:
             self._swept_us = entry.last_seen_us
             self._forget_gone(entry.last_seen_us - KEEP_GONE_US)
+        self._entries[entry.name] = entry
+        self._book(entry)
+
+    def _book(self, entry: AgentEntry) -> None:
         entry.held = self._held.setdefault(entry.name, {})
         entry.used = dict(Counter(entry.held.values()))
-        self._entries[entry.name] = entry
 
     def _forget_gone(self, before_us: int) -> None:
         """Forget agents that hold nothing and were last heard of before a time: names of deployers come once only."""
@@ -150,7 +153,7 @@ class Agents:
         """Forget what agents hold, before it is booked again."""
         self._held.clear()
         for entry in self._entries.values():
-            self.put(entry)
+            self._book(entry)
 
     def grant(self, name: str, task: str, kind: TaskKind) -> None:
         """Book a lease on an agent, which need not be known yet."""
