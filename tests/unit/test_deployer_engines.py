@@ -86,6 +86,34 @@ def test_what_squeue_says_is_a_state_and_a_sentence(word: str, code: int, reason
     assert (job.state, job.sentence()) == (state, says)
 
 
+@pytest.mark.parametrize(
+    ("word", "code", "is_told"),
+    [
+        ("FAILED", 7 << 8, True),
+        ("NODE_FAIL", 0, True),
+        ("COMPLETING", 7 << 8, True),
+        ("COMPLETING", 11, True),
+        ("COMPLETING", 0, False),
+        ("COMPLETED", 0, False),
+        ("CANCELLED", 15, False),
+        ("RUNNING", 0, False),
+        ("PENDING", 0, False),
+    ],
+)
+def test_where_the_output_is_is_told_of_whatever_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, code: int, is_told: bool
+) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\necho '1|p-000001|{word}|nasmesh/mesh/p|{code}|None|'\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    Started(tmp_path / "home" / "slurm" / "started" / "p").add("p-000001", "1")
+    (told,) = SlurmEngine(pb.ServerPool(name="p", slurm=SLURM), Site("mesh", tmp_path / "home")).standings()
+    output = f"; its output is {tmp_path}/home/slurm/output/p-000001.log"
+    assert told.reason.endswith(output) == is_told
+    assert ("output" in told.reason) == is_told
+
+
 def test_what_was_started_is_known_after_a_restart_until_it_is_forgotten(tmp_path: Path) -> None:
     first = Started(tmp_path / "started")
     assert first.notes() == {}

@@ -111,8 +111,7 @@ class SlurmEngine:
 
     def _reason(self, job: Job) -> str:
         sentence = job.sentence()
-        failed = job.state is State.ENDED and job.word not in ("COMPLETED", "CANCELLED", "COMPLETING")
-        return f"{sentence}; its output is {self._output}/{job.name}.log" if failed else sentence
+        return f"{sentence}; its output is {self._output}/{job.name}.log" if job.failed else sentence
 
     def _arguments(self, order: Order) -> list[str]:
         """Return sbatch's flags for one server."""

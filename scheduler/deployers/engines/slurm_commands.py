@@ -93,6 +93,13 @@ class Job(NamedTuple):
         """The field of the pool for which the partition will never run it, as it is configured now; "": none."""
         return _NEVER.get(self.reason, "") if self.state is State.PENDING else ""
 
+    @property
+    def failed(self) -> bool:
+        """Whether it ended otherwise than well or by being cancelled, as far as Slurm tells it yet."""
+        if self.word == "COMPLETING":  # its node is still tidied up: until then the exit code is all that is told
+            return self.exit_code != 0
+        return self.state is State.ENDED and self.word not in ("COMPLETED", "CANCELLED")
+
     def sentence(self) -> str:
         """Return for people why it waits or how it ended."""
         if self.state is State.PENDING:
