@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from nasmesh.spaces.overlay import overlay
 from nasmesh.v1 import generate_service_pb2, search_pb2, space_pb2
 
 _LAYERS = 32
@@ -39,7 +40,12 @@ def drop_path_faults(spec: search_pb2.SearchSpec) -> Iterator[Fault]:
     if not spec.HasField("final") or not (own or enlarged):
         return
     rate = spec.final.train.drop_path_rate if own else spec.train.drop_path_rate
-    space, path = (scale.space, "final.scale_up.space") if enlarged else (spec.space, "space")
+    space, path = spec.space, "space"
+    if enlarged:
+        if scale.space.WhichOneof("kind") != space.WhichOneof("kind"):
+            return  # refused for that
+        # What the enlarged space leaves out is as in the search's: so are its marks.
+        space, path = overlay(space, scale.space), "final.scale_up.space"
     if rate > 0 and (what := _unmarked(space, path)):
         yield "final.train.drop_path_rate", what
 

@@ -166,7 +166,8 @@ def _cells(space: space_pb2.Space, *, drop_path: bool) -> None:
         (False, None, None, 0.2, {"spec.final.train.drop_path_rate"}),
         (False, True, None, 0.2, set()),
         (True, None, 0.2, None, set()),
-        (True, False, 0.2, None, {"spec.final.train.drop_path_rate"}),
+        (False, False, None, 0.2, {"spec.final.train.drop_path_rate"}),
+        (True, False, 0.2, None, set()),  # what the enlarged space leaves out is taken from the search's
         (True, False, 0.2, 0.0, set()),
         (False, None, 0.0, 0.0, set()),
     ],
