@@ -5,6 +5,7 @@ Everything is awaited through processes and port files; whatever was started is 
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -54,6 +55,7 @@ class Mesh:
     """More of the environment of every program and command."""
     _running: dict[str, _Running] = field(default_factory=dict)
     _seen: dict[int, psutil.Process] = field(default_factory=dict)
+    _held: dict[str, socket.socket] = field(default_factory=dict)
 
     def __enter__(self) -> "Mesh":
         self.home.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,7 @@ class Mesh:
         """Start a program and do not wait; "train-2" is another of the kind "train"."""
         assert name not in self._running, f"{name} runs already"
         self._port_file(name).unlink(missing_ok=True)
-        flags = ["--listen", listen or "127.0.0.1:0", "--port-file", str(self._port_file(name))]
+        flags = ["--listen", listen or self._own_address(name), "--port-file", str(self._port_file(name))]
         if name != "scheduler":
             flags += ["--scheduler", self.addresses["scheduler"]]
         with self._log(name).open("ab") as log:
@@ -166,6 +168,9 @@ class Mesh:
         for running in self._running.values():
             running.process.wait()
         self._running.clear()
+        for held in self._held.values():
+            held.close()
+        self._held.clear()
         kill_all(list(self._seen.values()))
 
     @property
@@ -184,6 +189,18 @@ class Mesh:
         for name, running in self._running.items():
             if running.process.poll() is None:
                 self.children(name)
+
+    def _own_address(self, name: str) -> str:
+        """Return an address that nobody else is given until the mesh is closed, also while its program is killed.
+
+        The socket here is bound and does not listen: a program that names the port may serve there (SO_REUSEADDR), one
+        that takes any free port, as the programs of tests beside this one do, gets another (bind(2), ip(7)).
+        """
+        if name not in self._held:
+            self._held[name] = socket.socket()
+            self._held[name].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._held[name].bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{self._held[name].getsockname()[1]}"
 
     def _port_file(self, name: str) -> Path:
         return self.home / f"{name}.port"
