@@ -12,12 +12,14 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from nasmesh.v1 import (
+    deployer_service_pb2,
     dispatch_service_pb2,
     evaluate_service_pb2,
     generate_service_pb2,
     scheduler_service_pb2,
     train_service_pb2,
 )
+from tests.builders.deploying import deployer
 from tests.e2e.mesh import GRPCURL, ROOT, Mesh
 
 PAGE = ROOT / "docs" / "grpcurl.md"
@@ -26,7 +28,10 @@ SERVED = {
     "generate": (generate_service_pb2,),
     "train": (train_service_pb2,),
     "evaluate": (evaluate_service_pb2,),
+    "deployer": (deployer_service_pb2,),
 }
+# A pool that stays as it is: the deployer serves, and starts nothing.
+POOLS = "pools: [{ name: gen, kind: TASK_KIND_GENERATE, external: {} }]"
 # Codes that a person can act upon. INTERNAL and UNKNOWN are faults of ours; UNIMPLEMENTED is a promise not kept.
 ANSWERS = {"OK", "InvalidArgument", "NotFound", "FailedPrecondition", "AlreadyExists"}
 
@@ -36,6 +41,13 @@ def grpcurl() -> None:
     if not GRPCURL.exists():
         assert os.environ.get("CI") != "true", "scripts/tools.sh must bring grpcurl where CI=true"
         pytest.skip("no .tools/bin/grpcurl; scripts/tools.sh obtains it")
+
+
+@pytest.fixture(scope="module")
+def addresses(mesh: Mesh) -> Iterator[dict[str, str]]:
+    """Return where each program serves: those of the mesh, and a deployer beside them."""
+    with deployer(mesh, POOLS) as running:
+        yield {**mesh.addresses, "deployer": running.address}
 
 
 def services(program: str) -> list[ServiceDescriptor]:
@@ -101,13 +113,13 @@ def test_every_command_of_the_page_runs(mesh: Mesh, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("program", SERVED)
-def test_reflection_lists_every_service_and_method(mesh: Mesh, program: str) -> None:
-    listed = call(mesh.addresses[program], "list").stdout.split()
+def test_reflection_lists_every_service_and_method(addresses: dict[str, str], program: str) -> None:
+    listed = call(addresses[program], "list").stdout.split()
     expected = {service.full_name for service in services(program)}
     assert {name for name in listed if name.startswith("nasmesh.")} == expected
     assert "grpc.health.v1.Health" in listed
     for service in services(program):
-        found = call(mesh.addresses[program], "list", service.full_name).stdout.split()
+        found = call(addresses[program], "list", service.full_name).stdout.split()
         assert set(found) == {f"{service.full_name}.{method.name}" for method in service.methods}
 
 
@@ -118,10 +130,10 @@ def test_every_service_of_the_protos_is_served_by_one_program() -> None:
 
 
 @pytest.mark.parametrize("program", SERVED)
-def test_an_empty_request_gets_an_answer_that_one_can_act_upon(mesh: Mesh, program: str) -> None:
+def test_an_empty_request_gets_an_answer_that_one_can_act_upon(addresses: dict[str, str], program: str) -> None:
     codes = {}
     for method in methods(program):
-        done = call("-d", "{}", mesh.addresses[program], f"{method.containing_service.full_name}/{method.name}")
+        done = call("-d", "{}", addresses[program], f"{method.containing_service.full_name}/{method.name}")
         code = re.search(r"Code: (\w+)", done.stderr)
         codes[method.name] = code[1] if code else "OK" if done.returncode == 0 else done.stderr
         if code:
