@@ -4,12 +4,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.builders.s3_servers import minio_server
 from tests.e2e.mesh import ROOT, Mesh
 
 FENCE = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -26,6 +28,8 @@ ELSEWHERE = {
     r"nasmesh search transfer": "tests/e2e/test_model_out.py",
     r"(make|rm|python|\.venv/bin/python)\b": "what is built and measured, not the command",
 }
+# Needs S3: one that gives keys, named by variables as docs/store.md says.
+IN_S3 = r"nasmesh admin bucket "
 PAGES = ("README.md", "docs/cli.md", "docs/data.md", "docs/training.md", "docs/observability.md", "docs/compiled.md")
 
 
@@ -54,10 +58,20 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(line: str, mesh: Mesh, place: Path) -> None:
+@pytest.fixture
+def store(page: str, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The variables of an S3 store that runs, for a page that needs one."""
+    if not any(re.match(IN_S3, line) for line in lines(page)):
+        yield {}
+        return
+    with minio_server(tmp_path / "minio") as server:
+        yield {"NASMESH_STORE": server.url("nets"), "NASMESH_STORE_CREDENTIALS": str(server.credentials)}
+
+
+def run(line: str, place: Path, variables: dict[str, str]) -> None:
     extra = next((words for pattern, words in SHORTER.items() if re.match(pattern, line)), "")
     program = f'nasmesh() {{ "{sys.executable}" -m clients.cli.main "$@"; }}; {line} {extra}'
-    environment = {**mesh.environment(), "PYTHONPATH": str(ROOT)}
+    environment = {**variables, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         ["bash", "-c", program], cwd=place, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
@@ -65,10 +79,12 @@ def run(line: str, mesh: Mesh, place: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_when_run_as_they_stand_on_a_page_then_they_work(page: str, mesh: Mesh, place: Path) -> None:
+def test_commands_when_run_as_they_stand_on_a_page_then_they_work(
+    page: str, mesh: Mesh, place: Path, store: dict[str, str]
+) -> None:
     commands = lines(page)
     assert commands
     for line in commands:
         if not any(re.match(pattern, line) for pattern in ELSEWHERE):
             assert line.startswith("nasmesh "), f"{page}: {line} is run by no test"
-            run(line, mesh, place)
+            run(line, place, mesh.environment() | (store if re.match(IN_S3, line) else {}))
