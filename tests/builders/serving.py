@@ -1,9 +1,11 @@
 """A train or evaluate server with real children and a directory store, served on a free port of this machine."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
+
+import psutil
 
 from nasmesh.jobs.table import JobTable
 from nasmesh.rpc.channel import open_channel
@@ -45,3 +47,13 @@ def serving_trainings(directory: Path, **more) -> AbstractContextManager[SimpleN
 
     stub = rpc.TrainServiceStub
     return serving(directory, noun="training", work="train_svc.job:run", service=service, stub=stub, **more)
+
+
+def children(server: SimpleNamespace) -> list[psutil.Process]:
+    """Return a server's own children; this process has others, as a database that later tests still need."""
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # gone meanwhile, or a zombie
+            if child.environ().get("NASMESH_HOME") == str(server.directory):
+                found.append(child)
+    return found

@@ -1,7 +1,6 @@
 """One training over several train servers, driven by hand: equal to one process, ended, cancelled, cut and refused."""
 
 import contextlib
-from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -18,7 +17,7 @@ from nasmesh.v1 import train_service_pb2 as pb
 from nasmesh.v1 import train_service_pb2_grpc as rpc
 from nasmesh.v1 import training_pb2 as training
 from tests.builders import training_jobs as jobs
-from tests.builders.serving import serving
+from tests.builders.serving import children, serving
 from tests.unit.test_train_together import EVERYTHING, TOLERANCE
 from train_svc.address import GangAddress
 from train_svc.service import TrainServicer
@@ -125,12 +124,12 @@ def test_training_over_two_servers_when_one_dies_then_the_other_says_so_and_a_th
     _begin(servers[:2], "whole", **config)
     whole = _end(servers[0], "whole")
     assert whole.state == SUCCEEDED, whole.failure
-    before = set(psutil.Process().children())
+    before = children(servers[1])
     _begin(servers[:2], "broken", **config)
     killed, broken = [], None
     for broken in _watch(servers[0], "broken"):
         if not killed and broken.checkpoint.sha256 and broken.progress.step > 10:
-            killed = [child for child in before if "broken" in _job_of(child, servers[1])]
+            killed = before
             for child in killed:
                 child.kill()
     assert killed
@@ -142,19 +141,14 @@ def test_training_over_two_servers_when_one_dies_then_the_other_says_so_and_a_th
     assert _largest_difference(_weights(servers[0], whole.result), _weights(servers[0], again.result)) == 0
 
 
-def _job_of(child: psutil.Process, server: SimpleNamespace) -> str:
-    """Return "broken" for a child of this server, by the address in its environment."""
-    mine = child.environ().get("NASMESH_GANG_LISTEN") == _address(server)
-    return "broken" if mine else ""
-
-
 def test_training_over_two_servers_when_cancelled_then_stores_a_checkpoint_and_the_other_ends_without_a_word(servers):
     _begin(servers[:2], "stopped", steps=100_000)
     for seen in _watch(servers[0], "stopped"):
         if seen.progress.step > 3:
             listening = [
                 connection.laddr
-                for child in psutil.Process().children()
+                for server in servers
+                for child in children(server)
                 for connection in child.net_connections("tcp")
                 if connection.status == psutil.CONN_LISTEN
             ]

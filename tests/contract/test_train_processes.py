@@ -10,7 +10,7 @@ from nasmesh.v1 import job_pb2
 from nasmesh.v1 import train_service_pb2 as pb
 from nasmesh.v1 import training_pb2 as training
 from tests.builders import training_jobs as jobs
-from tests.builders.serving import serving_trainings
+from tests.builders.serving import children, serving_trainings
 
 SLOTS = 2
 EVERYTHING = training.InstrumentationPlan(
@@ -85,7 +85,7 @@ def test_training_when_its_first_process_is_killed_then_the_others_end_and_anoth
     others, broken = [], None
     for broken in _watch(server, "broken"):
         if not others and broken.state == RUNNING and broken.checkpoint.sha256 and broken.progress.step > 20:
-            firsts = [child for child in psutil.Process().children() if child.children()]  # one may be idle
+            firsts = [child for child in children(server) if child.children()]  # one may be idle
             others = [other for first in firsts for other in first.children()]
             for first in firsts:
                 first.kill()

@@ -1,6 +1,5 @@
 """kill -9 of a child in the middle of an epoch, over real gRPC: the next attempt ends with the very same weights."""
 
-import psutil
 import pytest
 
 from nasmesh.model.engine.checkpoint import load_checkpoint
@@ -8,7 +7,7 @@ from nasmesh.v1 import job_pb2
 from nasmesh.v1 import train_service_pb2 as pb
 from nasmesh.v1 import training_pb2 as training
 from tests.builders import training_jobs as jobs
-from tests.builders.serving import serving_trainings
+from tests.builders.serving import children, serving_trainings
 
 STEPS = 160
 BATCH = 25  # 51 updates an epoch
@@ -48,10 +47,9 @@ def _state(server, ref):
     return {name: tensor.numpy().tobytes() for name, tensor in load_checkpoint(server.store.get(ref)).state.items()}
 
 
-def _at_work():
+def _at_work(server):
     """Return the child with most processor time: the others are spares."""
-    children = psutil.Process().children()
-    return max(children, key=lambda child: sum(child.cpu_times()[:2]))
+    return max(children(server), key=lambda child: sum(child.cpu_times()[:2]))
 
 
 def test_training_when_compiled_in_a_child_that_may_not_unpickle_then_ends(server):
@@ -71,7 +69,7 @@ def test_training_when_its_child_is_killed_in_an_epoch_then_goes_on_to_the_same_
     broken = None
     for broken in _watch(server, "broken"):
         if broken.state == job_pb2.JOB_STATE_RUNNING and broken.checkpoint.sha256 and broken.progress.step > 60:
-            _at_work().kill()
+            _at_work(server).kill()
     assert broken.state == job_pb2.JOB_STATE_FAILED
     assert broken.failure.reason == "CHILD_CRASHED"
     step = load_checkpoint(server.store.get(broken.checkpoint)).scalars["step"]
