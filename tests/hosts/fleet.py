@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from clients.cli.main import command
+from nasmesh.limits import KEEPALIVE_S, KEEPALIVE_TIMEOUT_S
 from tests.builders.netns import Host, Network, Program
 from tests.builders.postgres_server import PostgresServer
 from tests.builders.s3_servers import Certificate, S3Server, absent
@@ -28,6 +29,8 @@ BUCKET = "mesh"
 MODULES = {"generate": "generate_svc", "train": "train_svc", "evaluate": "evaluate_svc"}
 _START_S = 90.0
 _LOOK_S = 0.02
+_LOST_LOOK_S = 0.2
+_SLACK_S = 5.0
 _LOG_CHARS = 4000
 
 
@@ -212,6 +215,16 @@ class Fleet:
         """Return when a host's server has been welcomed by the scheduler."""
         log = self.log(name, kind)
         self._await(name, kind, lambda: "scheduler_found" in log.read_text(errors="replace"))
+
+    def await_lost(self, name: str, kind: str) -> None:
+        """Return when the scheduler has found that the stream of a dead host's server is over, which takes its time.
+
+        A dead host ends no stream. The scheduler does, once what it sent there, a ping at the latest, had no answer.
+        """
+        until = time.monotonic() + KEEPALIVE_S + KEEPALIVE_TIMEOUT_S + _SLACK_S
+        while self.desk.agents()[agent_name(name, kind)].get("connected"):
+            assert time.monotonic() < until, f"{name} is dead, and its stream still taken for open"
+            threading.Event().wait(_LOST_LOOK_S)
 
     def kill9(self, name: str, program: str) -> None:
         """Kill a program."""
