@@ -19,7 +19,10 @@ except ConnectionRefusedError:
     print("refused")
 """
 SERVERS = {"gen1": "generate", "gpu1": "train", "gpu2": "train", "eval1": "evaluate"}
-EPOCHS = 12
+EPOCHS = 30
+# Long enough for the last trouble to fall into it where all trials were over by then, on a machine that is quick.
+FINAL_EPOCHS = 80
+# The layout is told, not chosen by time: what is chosen may differ between hosts, and with it the weights' last bits.
 # One question for all networks, so that what is proposed does not hang on who is quicker.
 SPEC = f"""
 data: {{ dataset: datasets/digits }}
@@ -28,9 +31,10 @@ space: {{ chain: {{ minLayers: 1, maxLayers: 2, kernels: [3], channels: [4, 8], 
 objectives: [{{ metric: accuracy, goal: GOAL_MAXIMIZE }}]
 budget: {{ maxTrials: 3 }}
 parallelism: 3
-train: {{ epochs: {EPOCHS}, batchSize: 64, checkpointIntervalS: 0.2, compute: {{ threads: 1 }} }}
+train:
+  {{ epochs: {EPOCHS}, batchSize: 64, checkpointIntervalS: 0.2, compute: {{ threads: 1, layout: LAYOUT_NCHW }} }}
 evaluate: {{ latency: false, threads: 1 }}
-final: {{ train: {{ epochs: 2 }} }}
+final: {{ train: {{ epochs: {FINAL_EPOCHS} }} }}
 cache: CACHE_MODE_REPEAT
 seed: 1
 """
