@@ -140,7 +140,10 @@ class _Conversation:
                     self._gate = asyncio.get_running_loop().create_future()
                     await self._gate
                 self._in_hand += 1
-                tell(_command(self._desk, entry, request), done, _work(request), self._line)
+                # A report is as much work as the outcomes in it. What a generator proposed is not counted, though it is
+                # more: all others live on it, and would run dry while it waits for its turn behind them.
+                work = max(1, len(request.report.outcomes))
+                tell(_command(self._desk, entry, request), done, work, self._line)
             outbox.finish()
         except NasmeshError as error:
             outbox.close(error)
@@ -166,13 +169,6 @@ class _Conversation:
         elif isinstance(result, Exception):
             _log.error("message_refused", error=f"{type(result).__name__}: {result}", exc_info=result)
             self._outbox.close(Invalid("MESSAGE_REFUSED", "the message could not be taken; see the scheduler's log"))
-
-
-def _work(request: pb.WorkRequest) -> int:
-    """Return how many commands of the usual size a message is worth: its outcomes, and what generators proposed."""
-    outcomes = request.report.outcomes
-    proposed = sum([len(outcome.generate.trials) for outcome in outcomes if outcome.HasField("generate")])
-    return max(1, len(outcomes) + proposed)
 
 
 def peer_address(peer: str) -> str:
