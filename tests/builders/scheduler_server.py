@@ -49,7 +49,12 @@ class ScriptedAgent:
         self.call = dispatch_rpc.DispatchServiceStub(channel).Work()
 
     async def say(self, **kind: object) -> None:
-        await self.call.write(pb.WorkRequest(**kind))  # type: ignore[arg-type]
+        try:
+            await self.call.write(pb.WorkRequest(**kind))  # type: ignore[arg-type]
+        except asyncio.InvalidStateError:
+            # gRPC's word for a stream that ended before the write: reading it raises how it ended, if with an error.
+            await self.call.read()
+            raise
 
     async def read(self) -> pb.WorkResponse:
         """Return the next message, of any kind."""
