@@ -65,9 +65,11 @@ class Calls:
             async with channel(address) as over:
                 stub = rpc.SchedulerServiceStub(over)
                 last = (await stub.GetSearch(api.GetSearchRequest(name=search))).search.sequence
-                stream = stub.WatchSearch(api.WatchSearchRequest(name=search, after_sequence=last))
-                async for change in stream:
-                    self._late_s.append(time.time() - change.time.ToMicroseconds() / 1e6)
+                request = api.WatchSearchRequest(name=search, after_sequence=last, accepts_batches=True)
+                async for message in stub.WatchSearch(request):
+                    now = time.time()
+                    changes = message.batch.changes or (message,)
+                    self._late_s += [now - change.time.ToMicroseconds() / 1e6 for change in changes]
                     known.set()
 
         self._watches = [asyncio.create_task(follow()) for _ in range(clients)]

@@ -91,7 +91,9 @@ class Searches:
         run = self.run(request.name, caller=caller)
         last = self._engine.published_sequence(run.id)
         ended = run.state not in OPEN_SEARCHES and last == run.sequence
-        return self._engine.hub.subscribe(run.id, request.after_sequence, last, ended=ended)
+        return self._engine.hub.subscribe(
+            run.id, request.after_sequence, last, ended=ended, accepts_batches=request.accepts_batches
+        )
 
     def unwatch(self, name: str, subscription: Subscription) -> None:
         """Forget a subscription."""

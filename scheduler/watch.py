@@ -1,7 +1,8 @@
 """Tells watchers of a search what changed: from a bounded history, then live. A slow one is dropped.
 
 A change is kept as bytes, so that it costs next to nothing while nobody watches; the message is made when it is read,
-and made and encoded once for all live watchers.
+and made and encoded once for all live watchers. What waits for one watcher goes out as one message where it accepts
+that: a trial's end is several changes of one commit, and a message costs more to send than what is in it.
 """
 
 import asyncio
@@ -11,6 +12,8 @@ from typing import NamedTuple
 
 from nasmesh.errors import Busy, Compacted, Invalid, NasmeshError
 from nasmesh.v1 import scheduler_service_pb2 as pb
+from scheduler.batches import BATCH_BYTES
+from scheduler.fields import sized, tag
 
 # Changes kept for a search; a search of 500 trials has about 2,500. Beyond it, watchers list first.
 HISTORY = 4096
@@ -18,6 +21,11 @@ HISTORY = 4096
 ENDED_BYTES = 32 * 1024 * 1024
 # Changes that wait for one watcher; progress marks are skipped when half of it is used.
 QUEUE = 2 * HISTORY
+# Changes in one message: bounds how long the others wait while one watcher's history is encoded.
+BATCH = 64
+
+_CHANGES = tag(pb.WatchBatch.CHANGES_FIELD_NUMBER)
+_BATCH = tag(pb.WatchSearchResponse.BATCH_FIELD_NUMBER)
 
 
 class Change(NamedTuple):
@@ -48,8 +56,9 @@ class Change(NamedTuple):
 class Subscription:
     """What waits for one watcher."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, *, accepts_batches: bool = False) -> None:
+        """Start empty, for a watcher that takes several changes in a message or one."""
+        self._most = BATCH if accepts_batches else 1
         self._items: deque[Change | bytes] = deque()
         self._error: NasmeshError | None = None
         self._over = False
@@ -77,7 +86,7 @@ class Subscription:
         self._wake.set()
 
     async def next(self) -> bytes | None:
-        """Return the next change, encoded, or None at the end; raises the error that ended the subscription."""
+        """Return the next message, encoded, or None at the end; raises the error that ended the subscription."""
         while not self._items:
             if self._error is not None:
                 raise self._error
@@ -85,8 +94,24 @@ class Subscription:
                 return None
             self._wake.clear()
             await self._wake.wait()
-        item = self._items.popleft()
-        return item.message().SerializeToString() if isinstance(item, Change) else item
+        first = _encoded(self._items.popleft())
+        return self._batch(first) if self._items and self._most > 1 else first
+
+    def _batch(self, first: bytes) -> bytes:
+        """Return a message of the first change and those that wait behind it."""
+        parts, room = [_CHANGES, sized(first)], BATCH_BYTES - len(first)
+        while self._items and len(parts) < 2 * self._most:
+            encoded = _encoded(self._items[0])
+            room -= len(encoded)
+            if room < 0:
+                break
+            self._items.popleft()
+            parts += (_CHANGES, sized(encoded))
+        return _BATCH + sized(b"".join(parts)) if len(parts) > 2 else first
+
+
+def _encoded(item: Change | bytes) -> bytes:
+    return item.message().SerializeToString() if isinstance(item, Change) else item
 
 
 class WatchHub:
@@ -137,7 +162,9 @@ class WatchHub:
         """Say whether anybody watches."""
         return bool(self._watchers.get(search))
 
-    def subscribe(self, search: str, after: int, last: int, *, ended: bool) -> Subscription:
+    def subscribe(
+        self, search: str, after: int, last: int, *, ended: bool, accepts_batches: bool = False
+    ) -> Subscription:
         """Return a subscription to the changes after a sequence number; `last` is that of the newest change.
 
         Raises Compacted (SEQUENCE_COMPACTED) where older ones are needed, Invalid (FIELD_INVALID).
@@ -152,7 +179,7 @@ class WatchHub:
                 f"changes up to {oldest - 1} are not kept: list the trials, then watch from the search's sequence",
                 metadata={"sequence": str(last)},
             )
-        subscription = Subscription()
+        subscription = Subscription(accepts_batches=accepts_batches)
         for change in history:
             if change.sequence > after:
                 subscription.put(change)

@@ -164,7 +164,9 @@ class Client(DatasetCalls, LifecycleCalls):
 
     def _open_watch(self, name: str, after: int) -> Iterator[pb.WatchSearchResponse]:
         with self._schedulers.asked():
-            yield from self._stub.WatchSearch(pb.WatchSearchRequest(name=name, after_sequence=after))
+            request = pb.WatchSearchRequest(name=name, after_sequence=after, accepts_batches=True)
+            for message in self._stub.WatchSearch(request):
+                yield from message.batch.changes or (message,)
 
     # --- trials and networks ----------------------------------------------------------------------------------------
 

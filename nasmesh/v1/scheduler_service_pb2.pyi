@@ -631,19 +631,23 @@ class WatchSearchRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    ACCEPTS_BATCHES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"searches/{id}"."""
     after_sequence: _builtins.int
     """Only changes after this sequence number; 0: all."""
+    accepts_batches: _builtins.bool
+    """Whether the caller understands `batch`: changes that wait for it together then come as one message."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
+        accepts_batches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_batches", b"accepts_batches", "after_sequence", b"after_sequence", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -651,7 +655,7 @@ Global___WatchSearchRequest: _TypeAlias = WatchSearchRequest  # noqa: Y015
 
 @_typing.final
 class WatchSearchResponse(_message.Message):
-    """Response of SchedulerService.WatchSearch: one change or progress mark."""
+    """Response of SchedulerService.WatchSearch: one change or progress mark, or several for callers that accept batches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -660,8 +664,9 @@ class WatchSearchResponse(_message.Message):
     SEARCH_FIELD_NUMBER: _builtins.int
     TRIAL_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Sequence number of the change; for progress marks that of the last change before it."""
+    """Sequence number of the change; for progress marks that of the last change before it; 0 for a batch."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When."""
@@ -678,6 +683,10 @@ class WatchSearchResponse(_message.Message):
     def progress(self) -> Global___TrialProgress:
         """Progress of a running trial; not recorded."""
 
+    @_builtins.property
+    def batch(self) -> Global___WatchBatch:
+        """Several changes and marks; `sequence` and `time` stand in each of them."""
+
     def __init__(
         self,
         *,
@@ -686,16 +695,41 @@ class WatchSearchResponse(_message.Message):
         search: _search_pb2.Search | None = ...,
         trial: _search_pb2.Trial | None = ...,
         progress: Global___TrialProgress | None = ...,
+        batch: Global___WatchBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "progress", b"progress", "search", b"search", "time", b"time", "trial", b"trial"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "change", b"change", "progress", b"progress", "search", b"search", "time", b"time", "trial", b"trial"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "progress", b"progress", "search", b"search", "sequence", b"sequence", "time", b"time", "trial", b"trial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "change", b"change", "progress", b"progress", "search", b"search", "sequence", b"sequence", "time", b"time", "trial", b"trial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["search", "trial", "progress"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["search", "trial", "progress", "batch"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 
 Global___WatchSearchResponse: _TypeAlias = WatchSearchResponse  # noqa: Y015
+
+@_typing.final
+class WatchBatch(_message.Message):
+    """Several changes of a search that one message brings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchSearchResponse]:
+        """In their order; none is a batch."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___WatchSearchResponse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchBatch: _TypeAlias = WatchBatch  # noqa: Y015
 
 @_typing.final
 class TrialProgress(_message.Message):

@@ -6,7 +6,7 @@ import pytest
 
 from nasmesh.clock import ManualClock
 from nasmesh.errors import Busy, Compacted, Invalid
-from nasmesh.v1 import job_pb2
+from nasmesh.v1 import job_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler import pages, watch
 from scheduler.agents import AgentEntry, Agents
@@ -195,6 +195,36 @@ def test_watcher_when_it_lags_then_progress_is_skipped_but_changes_are_not(monke
         assert sum(m.HasField("progress") for m in got) < 5
 
     asyncio.run(body())
+
+
+def test_watcher_when_it_accepts_batches_then_what_waits_comes_as_few_messages_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch, "BATCH", 4)
+    monkeypatch.setattr(watch, "BATCH_BYTES", 400)
+    bodies = [
+        search_pb2.Trial(environment={"size": "x" * size}).SerializeToString()
+        for size in (1, 9, 1, 1, 1, 500, 150, 150, 1)
+    ]
+    changes = [watch.Change(number, 7, number, body) for number, body in enumerate(bodies, 1)]
+
+    async def messages(*, accepts_batches: bool) -> list[list[pb.WatchSearchResponse]]:
+        hub = watch.WatchHub()
+        watcher = hub.subscribe("s", 0, 0, ended=False, accepts_batches=accepts_batches)
+        hub.publish("s", changes, ended=True)
+        got = []
+        while (encoded := await watcher.next()) is not None:
+            message = pb.WatchSearchResponse.FromString(encoded)
+            got.append(list(message.batch.changes) or [message])
+        return got
+
+    expected = [change.message() for change in changes]
+    singles = asyncio.run(messages(accepts_batches=False))
+    assert singles == [[message] for message in expected]
+    batches = asyncio.run(messages(accepts_batches=True))
+    assert [message for batch in batches for message in batch] == expected
+    # By number, then by size: that of 500 bytes is more than a batch has; two of 150 and what follows fit again.
+    assert [len(batch) for batch in batches] == [4, 1, 1, 3]
 
 
 def test_history_when_full_then_older_is_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
