@@ -184,11 +184,22 @@ def _outcomes(history: History) -> Iterator[str]:
         elif isinstance(seen, Acknowledged):
             key = seen.task, seen.attempt
             yield from _outcome(seen, places.get(key, {}), newest.get(seen.task, 0))
-            if key in ended or seen.task in done:
-                yield f"I2: {seen} after {ended.get(key, done.get(seen.task))}"
+            before = ended.get(key, done.get(seen.task))
+            if before is not None and not _is_heard_late(seen, before, places.get(key, {})):
+                yield f"I2: {seen} after {before}"
             ended[key] = seen
             if seen.done:
                 done[seen.task] = seen
+
+
+def _is_heard_late(seen: Acknowledged, before: Acknowledged, places: dict[str, Leased]) -> bool:
+    """Say whether it may have been told first: that one of a gang gave up, heard after the next gang's success.
+
+    The next attempt of a gang is leased in the same step; each agent hears of it on its own stream, in its own time.
+    """
+    lease = places.get(seen.agent)
+    of_gang = lease is not None and lease.size > 1
+    return of_gang and not seen.done and seen.attempt < before.attempt and seen.agent != before.agent
 
 
 def _outcome(seen: Acknowledged, places: dict[str, Leased], newest: int) -> Iterator[str]:

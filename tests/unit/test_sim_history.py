@@ -58,6 +58,18 @@ def test_history_when_one_of_a_gang_hears_of_it_late_then_nothing_is_wrong() -> 
     assert found(*history) == ""
 
 
+def test_history_when_one_of_a_gang_hears_late_that_it_gave_up_then_nothing_is_wrong_but_a_second_success_is() -> None:
+    def heard_after_the_next_gangs_success(late: Acknowledged) -> str:
+        history = trained()
+        history.remove(told("b", done=False))
+        history.insert(history.index(told("c", 2, done=True)) + 1, late)
+        return found(*history)
+
+    assert heard_after_the_next_gangs_success(told("b", done=False)) == ""
+    assert "I2" in heard_after_the_next_gangs_success(told("b", done=True))
+    assert "I2" in heard_after_the_next_gangs_success(told("c", 2, done=False)), "one stream keeps its order"
+
+
 @pytest.mark.parametrize("plant", GANG_PLANTS, ids=lambda plant: plant.__name__)
 def test_history_when_a_gang_is_not_what_was_promised_then_it_is_seen(plant: Plant) -> None:
     for seed in range(10):
