@@ -34,7 +34,7 @@ from nasmesh.model.lower import lower
 from nasmesh.store.keys import ObjectKind
 from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import architecture_pb2, dataset_pb2, train_service_pb2, training_pb2
-from train_svc.heap import HEAP_ENVIRONMENT
+from train_svc.heap import heap_environment
 from train_svc.step import Update
 from train_svc.training import Training, assemble
 
@@ -171,8 +171,9 @@ def main() -> None:
     arguments = [f"--threads={threads}", *(["--quick"] if quick else [])]
     # Threads of either wait in the same way: by itself OpenMP turns round meanwhile, which costs who has workers more.
     waiting = thread_environment(1)
+    as_children = {**waiting, **heap_environment(os.environ)}
     with (
-        Contender("benchmarks.epoch", [*arguments, "--contender=ours"], {**waiting, **HEAP_ENVIRONMENT}) as ours,
+        Contender("benchmarks.epoch", [*arguments, "--contender=ours"], as_children) as ours,
         Contender("benchmarks.epoch", [*arguments, "--contender=typical"], waiting) as typical,
     ):
         pairs = _alternate(ours, typical, stretch=stretch, seconds=seconds)

@@ -9,6 +9,7 @@ machine adds less to. Fashion-MNIST, batches of 64, three kinds of networks.
 """
 
 import argparse
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ from nasmesh.v1 import architecture_pb2, object_pb2
 from nasmesh.v1 import train_service_pb2 as pb
 from train_svc import fit, job
 from train_svc.draws import EpochDraws
-from train_svc.heap import HEAP_ENVIRONMENT
+from train_svc.heap import heap_environment
 from train_svc.job import warm as warm  # the child asks this module for it
 from train_svc.job import weigh as weigh  # likewise
 from train_svc.step import Seen, Update
@@ -116,7 +117,7 @@ def main() -> None:
                 "NASMESH_HOME": str(directory / "home"),
                 "NASMESH_DATA": str(read_settings().data),
                 **thread_environment(1),
-                **HEAP_ENVIRONMENT,
+                **heap_environment(os.environ),
             },
             memory=Memory(2048 * MIB, METRIC),
         )

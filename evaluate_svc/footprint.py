@@ -3,8 +3,6 @@
 Run as `python -m evaluate_svc.footprint ENGINE THREADS` with a network's bytes on standard input, it prints the number.
 """
 
-import ctypes
-import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +12,7 @@ import onnx
 
 from evaluate_svc.subject import open_engine
 from nasmesh.errors import Rejected
+from nasmesh.jobs.bounds import give_back
 from nasmesh.model.initializers import data_inputs
 from nasmesh.unpickling import forbid_unpickling
 from nasmesh.v1 import evaluation_pb2
@@ -49,8 +48,7 @@ def _measure(content: bytes, config: evaluation_pb2.EvaluateConfig) -> int:
     name = data_inputs(model)[0]
     dims = next(value for value in model.graph.input if value.name == name).type.tensor_type.shape.dim
     batch = np.zeros((1, *(dim.dim_value for dim in dims[1:])), dtype=np.float32)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
     engine, _ = open_engine(content, model, config)

@@ -1,6 +1,7 @@
 """`python -m train_svc`: serves TrainService; trains in warm child processes."""
 
 import argparse
+import os
 import sys
 
 from nasmesh.agent.drivers.train import TrainDriver
@@ -14,7 +15,7 @@ from nasmesh.store.open import open_store
 from nasmesh.v1.train_service_pb2_grpc import add_TrainServiceServicer_to_server
 from train_svc import address, room
 from train_svc.address import GangAddress
-from train_svc.heap import HEAP_ENVIRONMENT
+from train_svc.heap import heap_environment
 from train_svc.room import child_limits, shared_memory
 from train_svc.service import TrainServicer
 
@@ -39,7 +40,7 @@ def build(settings: ServerSettings) -> Served:
             # Only processes of one server use nccl, which would by itself choose an address that others reach.
             "NCCL_SOCKET_IFNAME": "lo",
             **thread_environment(settings.slots),
-            **HEAP_ENVIRONMENT,
+            **heap_environment(os.environ),
         },
         noun="training",
         limits=child_limits(memory),

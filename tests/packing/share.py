@@ -1,6 +1,7 @@
 """Runs trainings in a job table whose children share little memory, and counts what became of them."""
 
 import itertools
+import os
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from nasmesh.memory import METRIC, Learned, show_bytes
 from nasmesh.store.directory import DirectoryStore
 from nasmesh.v1 import job_pb2
 from nasmesh.v1 import train_service_pb2 as pb
-from train_svc.heap import HEAP_ENVIRONMENT
+from train_svc.heap import heap_environment
 
 # Trainings that wait or run: a job that nobody asks after for ten minutes would be stopped.
 QUEUED = 16
@@ -89,7 +90,7 @@ def train_all(requests: Iterable[pb.StartTrainingRequest], directory: Path, *, b
             "NASMESH_STORE": f"dir:{directory / 'objects'}",
             "NASMESH_HOME": str(directory / "home"),
             "OMP_NUM_THREADS": "1",
-            **HEAP_ENVIRONMENT,
+            **heap_environment(os.environ),
         },
         noun="training",
         queue=2 * QUEUED,
