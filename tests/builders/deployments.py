@@ -124,7 +124,7 @@ def unit_commands() -> Iterator[Command]:
         for text in settings["Environment"]:
             variables |= dict(pair.split("=", 1) for pair in shlex.split(text.replace("%i", "0")))
         (line,) = settings["ExecStart"]
-        words = _filled(r"\$\{(\w+)\}", line.replace("%i", "0"), variables).split()
+        words = _filled(r"\$\{?(\w+)\}?", line.replace("%i", "0"), variables).split()
         assert words[0] == "/opt/nasmesh/bin/nasmesh", words
         yield Command(path.name, tuple(words[1:]), variables)
 
