@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -77,21 +78,31 @@ def test_compose_understands_its_commands() -> None:
         )
         assert done.returncode == 0
         rest = words[2 + 2 * len(files) :]
-        assert rest[0] in ("up", "run")
-        if rest[0] == "run":
-            service, arguments = rest[2], rest[3:]
-            environment = services[service]["environment"]
+        assert rest[0] in ("up", "run", "restart")
+        if rest[0] == "restart":
+            assert set(rest[1:]) <= set(services)
+        elif rest[0] == "run" and rest[3:]:
+            environment = services[rest[2]]["environment"]
             with pytest.MonkeyPatch.context() as patch:
-                understood(Command("page", tuple(arguments), environment), patch)
+                understood(Command("page", tuple(rest[3:]), environment), patch)
+        elif rest[0] == "run":
+            assert "entrypoint" in services[rest[2]]  # a script of its own
 
 
 def test_helm_renders_what_the_page_installs() -> None:
     ours = [words for words in lines() if words[0] == "helm"]
-    assert {words[1] for words in ours} == {"install", "upgrade"}
+    assert [words[1] for words in ours] == ["install", "install", "upgrade"]
+    first = yaml.safe_load((ROOT / ours[0][5]).read_text())
     for words in ours:
         assert words[2:4] == [deployments.RELEASE, "deploy/helm/nasmesh"]
         assert words[4] == "--values"
-        made = deployments.objects(yaml.safe_load((ROOT / words[5]).read_text()))
+        given = yaml.safe_load((ROOT / words[5]).read_text())
+        if words[1] == "upgrade":
+            assert words[6:] == ["--reset-then-reuse-values"]
+            given = over(first, given)
+        made = deployments.objects(given)
+        if words[1] == "upgrade":  # in which a StatefulSet may not change its volumes
+            assert claims(made) == claims(deployments.objects(first)) != []
         # What pods mount is what the page makes.
         secrets = {
             volume["secret"]["secretName"]
@@ -108,6 +119,17 @@ def test_helm_renders_what_the_page_installs() -> None:
     tokens = [words for words in lines() if words[:3] == ["nasmesh", "token", "create"] and "agent" in words]
     pools = {pool["name"] for pool in yaml.safe_load((CHART / "ci" / "deployer.yaml").read_text())["deployer"]["pools"]}
     assert {token[token.index("--name") + 1] for token in tokens} == {deployments.RELEASE, *pools}
+
+
+def over(under: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Return values laid over those of the release before, as Helm lays them."""
+    both = {name for name in values if isinstance(values[name], dict) and name in under}
+    return {**under, **values, **{name: over(under[name], values[name]) for name in both}}
+
+
+def claims(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    sets = [found["spec"] for found in made if found["kind"] == "StatefulSet"]
+    return [claim for spec in sets for claim in spec.get("volumeClaimTemplates", [])]
 
 
 def made_secrets() -> set[str]:
