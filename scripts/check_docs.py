@@ -1,16 +1,31 @@
-"""Fails where a document names a file, make target or nasmesh command that does not exist. Reads, runs nothing."""
+"""Fails where a document names a file, make target or nasmesh command that does not exist, or docs/cli.md lacks one.
+
+Reads, runs nothing.
+"""
 
 import re
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from typer.main import get_command
 
 from clients.cli.main import app
+from nasmesh.settings import KNOWN
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 FENCE = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`([^`\n]+)`")
+# A path as ARCHITECTURE.md and others name it: below a folder of this repository.
+OURS = re.compile(
+    r"(?:[a-z]+_svc|nasmesh|scheduler|clients|tests|scripts|benchmarks|deploy|docs|examples|protos)/[\w./@-]*"
+)
+MADE = {"deploy/access/"}
+"""Folders that a document names and a command makes."""
+COMMANDS = Path("docs/cli.md")
 
 
 def documents() -> list[Path]:
@@ -37,6 +52,28 @@ def is_command(words: list[str]) -> bool:
     return True
 
 
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the words of every command below one that people are shown."""
+    for name, child in getattr(command, "commands", {}).items():
+        if getattr(child, "commands", None):
+            yield from commands(child, (*path, name))
+        elif not child.hidden:
+            yield (*path, name)
+
+
+def left_out(text: str, known: Iterable[tuple[str, ...]]) -> list[str]:
+    """Return what the page of all commands does not name: commands ("nasmesh a|b" names two), and variables."""
+    named: set[tuple[str, ...]] = set()
+    for span in SPAN.findall(text.replace("\\|", "|")):
+        words = span.split()
+        if words[:1] == ["nasmesh"]:
+            for chosen in product(*(word.split("|") for word in words[1:])):
+                named |= {chosen[:length] for length in range(1, len(chosen) + 1)}
+    found = [f"{COMMANDS}: nasmesh {' '.join(path)} is not in it" for path in known if path not in named]
+    variables = [name for name, meaning in KNOWN.items() if not meaning.startswith("tests only")]
+    return found + [f"{COMMANDS}: {name} is not in it" for name in variables if not re.search(rf"\b{name}\b", text)]
+
+
 def complaints(path: Path, known_targets: set[str]) -> list[str]:
     """Return what is wrong with one document."""
     text = path.read_text()
@@ -44,6 +81,11 @@ def complaints(path: Path, known_targets: set[str]) -> list[str]:
         f"{path}: link to {link}, which does not exist"
         for link in LINK.findall(text)
         if "://" not in link and not (path.parent / link).exists()
+    ]
+    found += [
+        f"{path}: {span}, which does not exist"
+        for span in SPAN.findall(text)
+        if OURS.fullmatch(span) and span not in MADE and not Path(span).exists()
     ]
     for block in FENCE.findall(text):
         for line in block.splitlines():
@@ -59,6 +101,7 @@ def main() -> int:
     """Print every complaint; 1 where there is one."""
     known = targets()
     found = [line for path in documents() for line in complaints(path, known)]
+    found += left_out(COMMANDS.read_text(), commands(get_command(app)))
     sys.stdout.write("".join(f"{line}\n" for line in found))
     return bool(found)
 
