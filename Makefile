@@ -8,7 +8,7 @@ BIN := .venv/bin
 .PHONY: fuzz sim seeded-bugs help setup run data test test-unit test-e2e check fix protos bench peers chaos packing mutants compile test-compiled hosts test-hosts
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## make .venv with everything, development tools included
 	@scripts/setup.sh dev
@@ -65,7 +65,7 @@ bench: ## run every benchmark quickly, with the scheduler compiled
 	@scripts/setup.sh dev
 	@$(MAKE) --no-print-directory data DATASET=fashion-mnist
 	@$(BIN)/python scripts/compile.py || true
-	@for name in train_step epoch fashion_mnist checkpoints instruments evaluate data_stream cell_table slot_idle first_step packing ga_modes startup control_plane journals agents utilisation queries growth restart store; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
+	@for name in train_step epoch fashion_mnist checkpoints instruments evaluate data_stream cell_table slot_idle first_step packing ga_modes startup control_plane journals agents utilisation queries growth restart sizing store; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
 fuzz: ## long tiers of hostile input: 5,000,000 mutants, ten minutes of raw bytes, every hostile generator (an hour)
 	@scripts/setup.sh dev
@@ -94,7 +94,7 @@ hosts: ## a search over network namespaces while hosts are killed, cut off, drai
 	@scripts/tools.sh
 	@$(BIN)/python -m tests.hosts.demo
 
-test-hosts: ## tier T6 in its long version: 36 partitions of three links (root; a quarter of an hour)
+test-hosts: ## the long form of the tests of separate hosts: 36 partitions of three links (root; a quarter of an hour)
 	@scripts/setup.sh dev
 	@scripts/tools.sh
 	@$(BIN)/python -m pytest --long tests/hosts

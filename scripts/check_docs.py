@@ -36,7 +36,7 @@ def documents() -> list[Path]:
 
 def targets() -> set[str]:
     """Return the Makefile's targets."""
-    return set(re.findall(r"^([a-z][a-z-]*):", Path("Makefile").read_text(), re.MULTILINE))
+    return set(re.findall(r"^([a-z][a-z0-9-]*):", Path("Makefile").read_text(), re.MULTILINE))
 
 
 def is_command(words: list[str]) -> bool:

@@ -28,6 +28,7 @@ Out = Annotated[
     typer.Option("--out", metavar="DIR", help="Folder for best.onnx, report.md and growth.png; {search} is replaced."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files in DIR that are not from an earlier report.")]
+Overwrite = Annotated[bool, typer.Option("--force", help="Overwrite FILE.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Override one field, for example train.epochs=2. Repeatable."),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clients.cli.options import SCHEDULER, AsJson, Force, Insecure, Scheduler, connect
+from clients.cli.options import SCHEDULER, AsJson, Insecure, Overwrite, Scheduler, connect
 from clients.cli.output import message_dict, print_json, print_line, print_messages, print_table
 from nasmesh.errors import Conflict, Invalid, Rejected
 
@@ -80,7 +80,7 @@ def export_network(  # noqa: PLR0913 - the flags of a command
     opset: Annotated[
         int, typer.Option(metavar="N", help="Version of ONNX's operator set of a model, 16 to 23; 0: as trained.")
     ] = 0,
-    force: Force = False,
+    force: Overwrite = False,
     scheduler: Scheduler = SCHEDULER,
     as_json: AsJson = False,
     insecure: Insecure = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clients.cli.options import SCHEDULER, AsJson, Force, Insecure, Scheduler, connect
+from clients.cli.options import SCHEDULER, AsJson, Insecure, Overwrite, Scheduler, connect
 from clients.cli.output import print_json, print_line
 from nasmesh.errors import Conflict, Invalid
 
@@ -36,7 +36,7 @@ def transform_network(  # noqa: PLR0913 - the flags of a command
         list[str] | None, typer.Option(metavar="SOURCE=BLOCK", help='Add a skip from a block or "x". Repeatable.')
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Draws which channels are copied, and adapters.")] = 0,
-    force: Force = False,
+    force: Overwrite = False,
     scheduler: Scheduler = SCHEDULER,
     as_json: AsJson = False,
     insecure: Insecure = False,
