@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nasmesh.errors import Invalid
-from scheduler.deployers.base import DOES_NOT_FIT, Resources, Site, State
+from scheduler.deployers.base import DOES_NOT_FIT, Order, Resources, Site, State
 from scheduler.deployers.config import parse_config
 from scheduler.deployers.engines.local import LocalEngine
 from scheduler.deployers.engines.local_host import Gpu, Share, parse_gpus, pick, shortage
@@ -68,6 +68,23 @@ def test_gpus_are_read_as_nvidia_smi_prints_them() -> None:
     assert parse_gpus(text, "") == []
 
 
+def test_gpus_of_a_driver_that_came_up_late_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'No devices were found' >&2\nexit 6\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    plain = POOL[: POOL.index("local:")] + "local: {}\n"
+    engine = LocalEngine(parse_config(plain).pools[0], Site("nasmesh", tmp_path / "home"))
+    wanted = order("train-000001", tmp_path / "told", "fail", resources=Resources(gpus=1))
+    with pytest.raises(Invalid, match="1 GPUs are asked for, 0 of 0 are free"):
+        engine.start(wanted)
+    smi.write_text("#!/bin/sh\necho '0, GPU-aa, 16384'\n")
+    engine.start(wanted)
+    assert '"CUDA_VISIBLE_DEVICES": "GPU-aa"' in until_file(tmp_path / "told")
+    until(engine, "train-000001", State.ENDED)
+
+
 def test_a_server_runs_with_its_own_gpu_and_ends_when_told(engine: LocalEngine, tmp_path: Path) -> None:
     told = tmp_path / "told.json"
     made = order("train-000001", told, resources=Resources(cpus=1, gpus=1, gpu_memory_bytes=20 * GIB))
@@ -123,6 +140,12 @@ def test_a_stubborn_server_is_killed_with_all_that_it_started(engine: LocalEngin
 def test_how_a_server_failed_is_told(engine: LocalEngine, tmp_path: Path) -> None:
     engine.start(order("train-000001", tmp_path / "told", "fail", resources=Resources(cpus=1)))
     assert until(engine, "train-000001", State.ENDED).reason == "exit code 7"
+
+
+def test_of_a_long_log_the_last_line_is_told(engine: LocalEngine) -> None:
+    says = ("sh", "-c", "yes 'at work' | head -n 100000; echo no memory is left; exit 3")
+    engine.start(Order("train-000001", "train", says, {}, Resources(cpus=1), {}))
+    assert until(engine, "train-000001", State.ENDED).reason == "exit code 3: no memory is left"
 
 
 def test_the_deployers_identity_is_not_its_servers(

@@ -39,7 +39,7 @@ class LocalEngine:
         self._settings = pool.local
         self._clock = clock or SystemClock()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._gpus: list[Gpu] | None = None
+        self._gpus: list[Gpu] = []
         _check(pool.local)
 
     def start(self, order: Order) -> None:
@@ -161,7 +161,7 @@ class LocalEngine:
         child = self._children.pop(record.name, None)
         code = child.returncode if child is not None else None
         with suppress(OSError):
-            last = self._log(record.name).read_bytes()[-_TAIL:].decode(errors="replace").strip().splitlines()
+            last = _tail(self._log(record.name)).strip().splitlines()
             said = f": {last[-1][:200]}" if last and code != 0 else ""
             if code is None:
                 return f"ended{said}"
@@ -185,8 +185,11 @@ class LocalEngine:
         return (*first, *command[1:]) if command[0] == "nasmesh" else tuple(command)
 
     def _total(self, wanted: Resources) -> Share:
-        """Return what may be given away in all; GPUs are looked for once, and only where one is wanted."""
-        if self._gpus is None and (self._settings.devices or wanted.gpus):
+        """Return what may be given away in all; GPUs are looked for only where one is wanted, and until some are found.
+
+        A driver that is not up yet when the host starts says nothing for a while.
+        """
+        if not self._gpus and (self._settings.devices or wanted.gpus):
             own = [Gpu(device.id, device.memory_bytes) for device in self._settings.devices]
             self._gpus = own or list_gpus()
         resources = Resources(
@@ -194,10 +197,17 @@ class LocalEngine:
             memory_bytes=self._settings.memory_bytes or host_memory_bytes(),
             custom={custom.name: custom.amount for custom in self._settings.custom},
         )
-        return Share(resources, tuple(gpu.id for gpu in self._gpus or ()), {g.id: g for g in self._gpus or ()})
+        return Share(resources, tuple(gpu.id for gpu in self._gpus), {g.id: g for g in self._gpus})
 
     def _log(self, name: str) -> Path:
         return self._home / "logs" / f"{name}.log"
+
+
+def _tail(path: Path) -> str:
+    """Return the end of a log, which may be larger than this host's memory."""
+    with path.open("rb") as log:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
+        return log.read().decode(errors="replace")
 
 
 def _check(settings: deployer_pb2.LocalEngine) -> None:

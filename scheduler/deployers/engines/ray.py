@@ -22,6 +22,7 @@ from nasmesh.settings import parse_address
 from nasmesh.v1 import deployer_pb2 as pb
 from scheduler.deployers.base import ENGINE_DOWN, Order, Resources, Site, Standing, State
 from scheduler.deployers.engines.started import Started
+from scheduler.deployers.orders import resources_of
 
 DEFAULT_NAMESPACE = "nasmesh"
 _BRIDGE = "scheduler.deployers.engines.ray_bridge"
@@ -46,7 +47,7 @@ class RayEngine:
         if violations := check(pool):
             raise Invalid("CONFIG_INVALID", violations[0].description, violations=violations)
         self._prefix = f"{site.deployer}/{pool.name}/"
-        self._wanted = _ray_resources(_of_pool(pool.resources))
+        self._wanted = _ray_resources(resources_of(pool.resources))
         self._started = Started(site.home / "ray" / "started" / pool.name)
         self._clock = clock or SystemClock()
         self._bridge = _Connection(pool.ray, site.home / "ray" / f"{pool.name}.log", self._clock)
@@ -216,11 +217,6 @@ def check(pool: pb.ServerPool) -> list[FieldViolation]:
             text = f"resources.custom.{number}: {name} has a field of its own"
             found.append(FieldViolation(f"resources.custom.{number}", text))
     return found
-
-
-def _of_pool(given: pb.ServerResources) -> Resources:
-    custom = {resource.name: resource.amount for resource in given.custom}
-    return Resources(given.cpus, given.memory_bytes, given.gpus, given.gpu_memory_bytes, custom)
 
 
 def _ray_resources(wanted: Resources) -> dict[str, float]:
