@@ -52,8 +52,20 @@ AGENT = (
     Metric("nasmesh_agent_held", Kind.GAUGE, (), "Attempts in hand."),
     Metric("nasmesh_agent_outcomes_spooled", Kind.GAUGE, (), "Outcomes on disk that were not acknowledged."),
 )
+DEPLOYER = (
+    Metric("nasmesh_pool_servers", Kind.GAUGE, ("pool", "state"), "Servers of a pool, by where they stand."),
+    Metric("nasmesh_pool_servers_wanted", Kind.GAUGE, ("pool",), "Servers of a pool that the work there is asks for."),
+    Metric("nasmesh_pool_starts", Kind.COUNTER, ("pool",), "Servers that the pool's engine took the order for."),
+    Metric("nasmesh_pool_failed_starts", Kind.COUNTER, ("pool",), "Starts refused for good, late, or soon over."),
+    Metric("nasmesh_pool_stops", Kind.COUNTER, ("pool",), "Servers that were told to end."),
+    Metric("nasmesh_pool_engine_errors", Kind.COUNTER, ("pool",), "Times that the pool's engine was of no use."),
+    Metric("nasmesh_pool_engine_away", Kind.GAUGE, ("pool",), "1 while the pool's engine gives no answer."),
+    Metric("nasmesh_deployer_demand", Kind.GAUGE, ("kind", "state"), "Tasks that the deployer's last look found."),
+    Metric("nasmesh_deployer_look_seconds", Kind.HISTOGRAM, (), "Looks at scheduler and engines by duration."),
+    Metric("nasmesh_deployer_looks_failed", Kind.COUNTER, (), "Looks that the scheduler did not answer."),
+)
 RPC = (
     Metric("nasmesh_rpc_calls", Kind.COUNTER, ("method", "code"), "Calls answered, by full method and gRPC status."),
     Metric("nasmesh_rpc_seconds", Kind.HISTOGRAM, ("method",), "Calls with one answer, by duration."),
 )
-METRICS = {metric.name: metric for metric in (*SCHEDULER, *SERVER, *AGENT, *RPC)}
+METRICS = {metric.name: metric for metric in (*SCHEDULER, *SERVER, *AGENT, *DEPLOYER, *RPC)}

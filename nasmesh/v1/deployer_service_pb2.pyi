@@ -133,7 +133,7 @@ class PoolStatus(_message.Message):
     engine: _builtins.str
     """Engine that starts them: "local", "kubernetes", "slurm", "ray", or "external" where somebody else does."""
     min_servers: _builtins.int
-    """Least and most servers."""
+    """Least servers."""
     max_servers: _builtins.int
     """Most servers."""
     wanted: _builtins.int
@@ -144,7 +144,7 @@ class PoolStatus(_message.Message):
     """Why it starts nothing, or what failed last; "": nothing is wrong."""
     @_builtins.property
     def servers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolServer]:
-        """Its servers, by name."""
+        """Its servers, by name; of a pool that somebody else scales, those that are connected."""
 
     @_builtins.property
     def retry_delay(self) -> _duration_pb2.Duration:

@@ -49,16 +49,18 @@ class Acquaintance:
 
     def serves(self, *, generators: bool) -> frozenset[str] | None:
         """Return the names of what such a server has: generators or data sets; None where nobody knows, or any."""
-        if self.server is None:
-            return None
-        if generators:
-            return frozenset(generator.name for generator in self.server.generators)
-        known = self.server.datasets
-        return frozenset(dataset.name for dataset in known if dataset.available) if known else None
+        return None if self.server is None else served_by(self.server, generators=generators)
 
     def _keep(self, server: job_pb2.Server) -> None:
         self.server = server
         self._body = server.SerializeToString(deterministic=True)
+
+
+def served_by(server: job_pb2.Server, *, generators: bool) -> frozenset[str] | None:
+    """Return the names of what a server has: generators or data sets; None for any."""
+    if generators:
+        return frozenset(generator.name for generator in server.generators)
+    return frozenset(d.name for d in server.datasets if d.available) if server.datasets else None
 
 
 def _fingerprint(pool: deployer_pb2.ServerPool) -> str:

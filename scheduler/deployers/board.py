@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from google.protobuf.duration_pb2 import Duration
 
+from nasmesh.errors import Unavailable
+from nasmesh.telemetry.samples import Reading
 from nasmesh.v1 import deployer_service_pb2 as pb
 from nasmesh.v1 import search_pb2
 from scheduler.deployers.planner import Phase
@@ -26,14 +28,20 @@ class Board:
     def __init__(self, deployer: str) -> None:
         """Show nothing yet."""
         self._answer = pb.ListPoolsResponse(deployer=deployer)
+        self._readings: Sequence[Reading] = ()
+        self._is_known = False
         self._looks = 0
         self._changed = threading.Condition()
 
-    def show(self, pools: Sequence[pb.PoolStatus], trouble: str = "") -> None:
-        """Show what a look found."""
+    def show(
+        self, pools: Sequence[pb.PoolStatus], readings: Sequence[Reading], *, trouble: str = "", is_known: bool = True
+    ) -> None:
+        """Show what a look found; `is_known`: whether this or an earlier one was told by the scheduler what work is."""
         answer = pb.ListPoolsResponse(deployer=self._answer.deployer, pools=pools, trouble=trouble)
         with self._changed:
             self._answer = answer
+            self._readings = readings
+            self._is_known = is_known
             self._looks += 1
             self._changed.notify_all()
 
@@ -42,8 +50,20 @@ class Board:
         with self._changed:
             return self._answer
 
+    def readings(self) -> Sequence[Reading]:
+        """Return the metrics of the last look."""
+        with self._changed:
+            return self._readings
+
     def pool(self, name: str) -> pb.PoolStatus | None:
-        """Return one pool as it is shown now."""
+        """Return one pool as it is shown now; raises Unavailable (DEMAND_UNKNOWN) until it is known what work there is.
+
+        Whoever scales by it would else take a busy pool's servers away because a deployer began.
+        """
+        with self._changed:
+            if not self._is_known:
+                why = self._answer.trouble or "it has not looked yet"
+                raise Unavailable("DEMAND_UNKNOWN", f"the deployer does not know yet what work there is: {why}")
         return next((pool for pool in self.read().pools if pool.name == name), None)
 
     def wait(self, looks: int, timeout_s: float) -> int:

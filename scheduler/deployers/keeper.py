@@ -5,25 +5,29 @@ is told to end. Where scheduler or engine give no answer, nothing is done about 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import wait
 from typing import NamedTuple, Protocol
 
 from nasmesh.clock import Clock
 from nasmesh.errors import NasmeshError, NotFound
 from nasmesh.logs import get_logger
-from nasmesh.v1 import job_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler.deployers.base import Standing
 from scheduler.deployers.board import Board, pool_status
+from scheduler.deployers.metrics import LookTally, readings
 from scheduler.deployers.orders import make_order, new_name
-from scheduler.deployers.planner import Phase, Plan, Pool, Server, Spare, Work, plan
-from scheduler.deployers.posts import ENGINE_S, Post
+from scheduler.deployers.picture import agents_of, pool_view, spares, works
+from scheduler.deployers.planner import Phase, Plan, plan
+from scheduler.deployers.posts import Post
 from scheduler.deployers.records import PoolRecord
-from scheduler.deployers.rules import GENERATE
 
 OFFER_S = 15.0
 """How often what could be started is said again."""
 
-_LABEL = "pool"
+PATIENCE_S = 2.0
+"""How long a look waits for engines that it has just asked or told; who takes longer is heard at a later look."""
+
+_CLOSE_S = 5.0
 _log = get_logger("deployer")
 
 
@@ -62,117 +66,99 @@ class Told(NamedTuple):
 class Keeper:
     """Keeps the pools of one deployer."""
 
-    def __init__(self, posts: Sequence[Post], calls: SchedulerCalls, clock: Clock, told: Told) -> None:
+    def __init__(
+        self,
+        posts: Sequence[Post],
+        calls: SchedulerCalls,
+        clock: Clock,
+        told: Told,
+        *,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         """Keep these pools; nothing is asked yet."""
         self.board = Board(told.deployer)
         self._told = told
         self._posts = {post.pool.name: post for post in posts}
         self._calls = calls
         self._clock = clock
+        self._patience_s = patience_s
         self._offered: tuple[float, Sequence[pb.ServerOffer]] = (float("-inf"), ())
         self._trouble = ""
+        self._tally = LookTally()
 
     def look(self) -> None:
         """Look once at everything and act on it; engines and schedulers that are away are told of in the board."""
+        began = self._clock.monotonic()
         try:
             demand, agents = self._calls.demand(), {_id(agent): agent for agent in self._calls.agents()}
         except NasmeshError as error:
             self._note_trouble(error)
-            self._show()
-            return
-        self._trouble = ""
-        seen = self._standings()
-        now = self._clock.monotonic()
-        for post in self._posts.values():
-            self._take_in(post, seen.get(post.pool.name), agents, now)
-        self._plan(demand, agents, seen, now)
-        self._offer(now)
+            self._tally.failed += 1
+        else:
+            self._trouble = ""
+            self._look_at(demand, agents)
+            self._tally.demands = demand.demands
+        self._tally.seconds.observe(self._clock.monotonic() - began)
         self._show()
 
     def close(self) -> None:
-        """Let the engines go; servers run on."""
+        """Let the engines go once they are through with what they were told, or after some seconds; servers run on."""
+        self._wait(self._posts.values(), _CLOSE_S)
         for post in self._posts.values():
             post.close()
+
+    def _look_at(self, demand: pb.GetDemandResponse, agents: Mapping[str, pb.Agent]) -> None:
+        """Hear the engines, plan, and act where an engine has answered."""
+        standings = self._standings()
+        now = self._clock.monotonic()
+        for post in self._posts.values():
+            self._take_in(post, standings.get(post.pool.name), agents, now)
+        posts = self._posts.values()
+        pools = [pool_view(post, agents, now) for post in posts]
+        plans = plan(pools, works(demand.demands), list(spares(posts, agents)), now, outage=demand.store_outage)
+        for name, planned in plans.items():
+            self._posts[name].record.wanted = planned.wanted
+            if name in standings:
+                self._act(self._posts[name], planned, now)
+        acted = [self._posts[name] for name in standings]
+        self._wait(acted, self._patience_s)
+        for post in acted:
+            post.settle(self._clock.monotonic())
+        self._offer(now)
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
     def _standings(self) -> dict[str, Sequence[Standing]]:
-        """Return what the engines say, by pool; pools whose engine gives no answer are left out."""
+        """Return what the engines say, by pool; pools whose engine gives no answer now are left out.
+
+        Only those that are asked now are waited for, so that one that hangs holds up one look, and for a moment.
+        """
         now = self._clock.monotonic()
-        for post in self._posts.values():
-            post.ask()
-        found: dict[str, Sequence[Standing]] = {}
-        for name, post in self._posts.items():
-            left_s = max(0.0, now + ENGINE_S - self._clock.monotonic())
-            standings = post.answer(left_s, self._clock.monotonic())
-            if standings is not None:
-                found[name] = standings
-        return found
+        asked = [post for post in self._posts.values() if post.ask(now)]
+        self._wait(asked, self._patience_s)
+        now = self._clock.monotonic()
+        answers = {name: post.answer(now) for name, post in self._posts.items() if post.engine is not None}
+        return {name: standings for name, standings in answers.items() if standings is not None}
+
+    def _wait(self, posts: Iterable[Post], timeout_s: float) -> None:
+        wait([call for post in posts for call in post.outstanding], timeout_s)
 
     def _take_in(
         self, post: Post, standings: Sequence[Standing] | None, agents: Mapping[str, pb.Agent], now: float
     ) -> None:
-        if standings is not None and post.engine is not None:
+        own = agents_of(post.pool.name, agents)
+        if post.engine is None:
+            post.record.follow(own, now)
+        elif standings is not None:
             failures = post.record.failures
             for name in post.record.look(standings, agents, now):
                 _log.info("server_gone", pool=post.pool.name, server=name)
                 self._quietly(self._calls.undrain_agent, name)  # else the scheduler would remember its drain for ever
             if post.record.failures > failures:
                 _log.warning("start_failed", pool=post.pool.name, why=post.record.reason)
-        for agent in agents.values():
-            if _is_of(agent, post.pool.name):
-                post.acquaintance.meet(agent.server)
-                break
-
-    # --- planning ---------------------------------------------------------------------------------------------------
-
-    def _plan(
-        self,
-        demand: pb.GetDemandResponse,
-        agents: Mapping[str, pb.Agent],
-        seen: Mapping[str, Sequence[Standing]],
-        now: float,
-    ) -> None:
-        pools = [self._view(post, agents, now) for post in self._posts.values() if post.pool.name in seen]
-        works = [Work(d.kind, d.need, max(1, d.servers), d.owner, d.queued + d.running) for d in demand.demands]
-        plans = plan(pools, works, list(self._spares(agents)), now, outage=demand.store_outage)
-        for name, planned in plans.items():
-            post = self._posts[name]
-            post.record.wanted = planned.wanted
-            if post.engine is not None:
-                self._act(post, planned, now)
-
-    def _view(self, post: Post, agents: Mapping[str, pb.Agent], now: float) -> Pool:
-        record, known = post.record, post.acquaintance.server
-        rules = record.rules
-        servers = tuple(server.view() for server in record.servers.values())
-        if post.engine is None:  # there, as far as the scheduler can tell
-            servers = tuple(_connected(name, agent) for name, agent in agents.items() if _is_of(agent, rules.name))
-        serves = rules.serves
-        if serves is None:
-            serves = post.acquaintance.serves(generators=rules.kind == GENERATE)
-        return Pool(
-            rules,
-            servers,
-            serves,
-            record.may_start(now),
-            known is not None,
-        )
-
-    def _spares(self, agents: Mapping[str, pb.Agent]) -> Iterable[Spare]:
-        """Yield the servers of nobody's pool, and what those that are leaving still work on."""
-        own = {name: post for post in self._posts.values() for name in post.record.servers}
-        for name, agent in agents.items():
-            label = self._posts.get(agent.labels.get(_LABEL, ""))
-            if not agent.connected or (label is not None and label.engine is None):
-                continue
-            record = own[name].record.servers[name] if name in own else None
-            if record is not None and record.phase not in (Phase.DRAINING, Phase.STOPPING):
-                continue
-            for slots in agent.slots:
-                count = len(agent.attempts) if agent.draining else slots.slots
-                serves = _serves(agent.server, generators=slots.kind == GENERATE)
-                yield Spare(slots.kind, count, serves, bool(agent.server.gang_address))
+        for agent in own.values():
+            post.acquaintance.meet(agent.server)
+            break
 
     # --- acting -----------------------------------------------------------------------------------------------------
 
@@ -192,8 +178,7 @@ class Keeper:
             record.failed(f"{name} was not there {record.rules.start_timeout_s:g} s after it began to run", now)
             _log.warning("start_failed", pool=post.pool.name, why=record.reason)
         for name in stop:
-            record.servers[name].stopping = True
-            record.servers[name].enter(Phase.STOPPING, now)
+            record.told_to_end(name, now)
         for name in start:
             record.ordered(name, now)
         again = [name for name, server in record.servers.items() if server.stopping and name not in stop]
@@ -212,7 +197,9 @@ class Keeper:
         if server.phase is Phase.DRAINING:
             return True
         try:
-            return not self._calls.drain_agent(name).attempts
+            agent = self._calls.drain_agent(name)
+            server.drained = True
+            return not agent.attempts
         except NotFound:  # it has never been there
             return True
         except NasmeshError as error:
@@ -255,23 +242,11 @@ class Keeper:
 
     def _show(self) -> None:
         now = self._clock.monotonic()
-        self.board.show([pool_status(p.record, p.kind_name, now) for p in self._posts.values()], self._trouble)
+        posts = self._posts.values()
+        pools = [pool_status(post.record, post.kind_name, now) for post in posts]
+        told = readings(pools, [post.record for post in posts], self._tally)
+        self.board.show(pools, told, trouble=self._trouble, is_known=self._tally.demands is not None)
 
 
 def _id(agent: pb.Agent) -> str:
     return agent.name.removeprefix("agents/")
-
-
-def _serves(server: job_pb2.Server, *, generators: bool) -> frozenset[str] | None:
-    if generators:
-        return frozenset(generator.name for generator in server.generators)
-    return frozenset(d.name for d in server.datasets if d.available) if server.datasets else None
-
-
-def _is_of(agent: pb.Agent, pool: str) -> bool:
-    return agent.connected and agent.labels.get(_LABEL) == pool
-
-
-def _connected(name: str, agent: pb.Agent) -> Server:
-    phase = Phase.DRAINING if agent.draining else Phase.BUSY if agent.attempts else Phase.IDLE
-    return Server(name, phase, attempts=len(agent.attempts))

@@ -1,8 +1,8 @@
 """What is to be done about pools: pure, from the work there is and the servers there are to actions.
 
 Work is laid onto servers as the scheduler would lease it: first onto those of nobody's pool, then onto the pools' own,
-busy ones first, then onto ones that would have to be started, in the order of the file. A pool is as large as that
-takes, within its bounds. Nothing that holds work is ever stopped, only asked to take no more.
+then onto ones that would have to be started, in the order of the file. A pool is as large as that takes, within its
+bounds. Nothing that holds work is ever stopped, only asked to take no more.
 """
 
 from collections import Counter
@@ -28,8 +28,8 @@ class Phase(Enum):
     STOPPING = "stopping"
 
 
-# The order in which work is laid onto them, which is the opposite of the order in which they leave.
-_LIVE = (Phase.BUSY, Phase.IDLE, Phase.STARTING, Phase.PENDING)
+_LIVE = frozenset({Phase.BUSY, Phase.IDLE, Phase.STARTING, Phase.PENDING})
+"""Those that have work, or could be given some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ class Pool:
     may_start: int = BURST
     known: bool = True
     """Whether one of its servers has been seen, so that what it offers can be told."""
+    away: bool = False
+    """Its engine gives no answer: it keeps its servers, and whatever they have no room for is others'."""
 
     def fits(self, work: "Work") -> bool:
         """Say whether its servers could do some work, all at once where it takes several."""
@@ -136,7 +138,7 @@ def _wanted(pools: Sequence[Pool], works: Sequence[Work], spares: Sequence[Spare
         for pool in pools:
             rules = pool.rules
             live = sum(server.phase in _LIVE for server in pool.servers)
-            most = rules.most if grows else min(live, rules.most)
+            most = rules.most if grows and not pool.away else min(live, rules.most)
             fitting = [item for item in left if pool.fits(item.work)]
             while wanted[rules.name] < most and _lay_own(rules, fitting, taken[rules.name]):
                 wanted[rules.name] += 1
@@ -174,7 +176,7 @@ def _lay_own(rules: PoolRules, fitting: Sequence[_Left], taken: Counter[str]) ->
 
 def _plan(pool: Pool, wanted: int, now: float, *, outage: bool) -> Plan:
     rules = pool.rules
-    if rules.external:
+    if rules.external or pool.away:
         return Plan(wanted)
     lost = {s.name for s in pool.servers if _is_late(s, rules, now) and not s.attempts}
     late = tuple(s.name for s in pool.servers if s.name in lost and not s.was_here)

@@ -109,7 +109,7 @@ def run(options: Options, lifetime: Lifetime) -> int:
         workers = limits.SERVER_THREADS + 2 * len(config.pools)
         running = serve_threads(services(keeper.board), options.listen, workers=workers, door=door)
         stack.callback(running.stop, 0.5)
-        stack.enter_context(metrics_served(options.metrics, [calls.readings]))
+        stack.enter_context(metrics_served(options.metrics, [calls.readings, keeper.board.readings]))
         if options.port_file is not None:
             write_address(options.port_file, running.address)
         _log.info("serving", address=running.address, deployer=config.name, pools=len(config.pools))

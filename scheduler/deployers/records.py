@@ -46,10 +46,23 @@ class Record:
 
 
 @dataclass(slots=True)
+class Tally:
+    """What a pool came to since the deployer's start, for metrics."""
+
+    starts: int = 0
+    failed_starts: int = 0
+    stops: int = 0
+    engine_errors: int = 0
+
+
+@dataclass(slots=True)
 class PoolRecord:
     """One pool: its servers by name, and starts that failed since one last succeeded."""
 
     rules: PoolRules
+    tally: Tally = field(default_factory=Tally)
+    away: bool = False
+    """Its engine's last answer was an error, or has not come for long."""
     servers: dict[str, Record] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     failures: int = 0
@@ -68,9 +81,16 @@ class PoolRecord:
         """Note that a server was asked for."""
         self.servers[name] = Record(name, Phase.PENDING, now)
 
+    def told_to_end(self, name: str, now: float) -> None:
+        """Note that a server is told to end."""
+        self.tally.stops += 1
+        self.servers[name].stopping = True
+        self.servers[name].enter(Phase.STOPPING, now)
+
     def failed(self, why: str, now: float) -> None:
         """Note that a start failed; the next one waits, twice as long each time. Those that fail together are one."""
         self.reason = why[:_WHY]
+        self.tally.failed_starts += 1
         if self.failures and now < self.retry_at:
             return
         self.failures += 1
@@ -79,6 +99,13 @@ class PoolRecord:
     def refused(self, error: NasmeshError) -> None:
         """Note that the engine gave no answer; what is known of its servers stays."""
         self.reason = error.message[:_WHY]
+        self.tally.engine_errors += 1
+
+    def follow(self, agents: Mapping[str, pb.Agent], now: float) -> None:
+        """Take in the pool's connected agents: all that is known of servers that somebody else starts."""
+        self.servers = {name: self.servers.get(name) or Record(name, Phase.IDLE, now) for name in agents}
+        for name, agent in agents.items():
+            self._update(self.servers[name], None, agent, now)
 
     def look(self, standings: Sequence[Standing], agents: Mapping[str, pb.Agent], now: float) -> list[str]:
         """Take in what engine and scheduler say; returns the servers that are gone since the last look."""

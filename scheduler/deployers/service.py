@@ -73,7 +73,7 @@ class ScalerServicer(keda_rpc.ExternalScalerServicer):
             raise Invalid("POOL_MISSING", f"scalerMetadata.{POOL}: name the pool in the trigger's metadata", field=POOL)
         pool = self._board.pool(name)
         if pool is None:
-            known = ", ".join(pool.name for pool in self._board.read().pools) or "none yet"
+            known = ", ".join(pool.name for pool in self._board.read().pools) or "none"
             raise NotFound("POOL_UNKNOWN", f"scalerMetadata.{POOL}: there is no pool {name[:80]!r}; known: {known}")
         return pool.wanted
 

@@ -1,16 +1,25 @@
 """A scheduler and an engine in memory for tests of the keeper: servers come, work, fail and go by chance of a seed."""
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
 from nasmesh.clock import ManualClock
 from nasmesh.errors import Invalid, NotFound, Unavailable
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1 import search_pb2
-from scheduler.deployers.base import DOES_NOT_FIT, ENGINE_DOWN, Order, Standing, State
+from scheduler.deployers.acquaintance import Acquaintance
+from scheduler.deployers.base import DOES_NOT_FIT, ENGINE_DOWN, Engine, Order, Standing, State
+from scheduler.deployers.config import parse_config
+from scheduler.deployers.keeper import Keeper, Told
+from scheduler.deployers.posts import Post
 
 TRAIN = search_pb2.TASK_KIND_TRAIN
+PATIENT_S = 60.0
+"""Engines in memory answer at once: a look that waits for so long sees them on any machine."""
 
 
 @dataclass(slots=True)
@@ -121,6 +130,13 @@ class FakeMesh:
             else:
                 self._work(fake)
 
+    def put_to_work(self, name: str) -> None:
+        """Have a server that was started be there, with one of the tasks that wait."""
+        fake = self.servers[name]
+        fake.state, fake.connected, fake.was_connected = State.RUNNING, True, True
+        self.waiting -= 1
+        fake.held += 1
+
     def kill(self, name: str) -> None:
         """End a server as a lost node would: what it held waits again."""
         fake = self.servers[name]
@@ -170,3 +186,60 @@ class FakeMesh:
     def _reach(self) -> None:
         if self.engine_away:
             raise Unavailable(ENGINE_DOWN, "the engine gives no answer")
+
+
+@dataclass
+class OnePool:
+    """The engine of one of a mesh's pools: it knows its own servers, and hangs while its gate is shut."""
+
+    mesh: FakeMesh
+    pool: str
+    gate: threading.Event = field(default_factory=threading.Event)
+    breaks: str = ""
+    kind_name: str = "one"
+
+    def start(self, order: Order) -> None:
+        self._pass()
+        self.mesh.start(order)
+
+    def stop(self, name: str, grace_s: float) -> None:
+        self._pass()
+        self.mesh.stop(name, grace_s)
+
+    def standings(self) -> Sequence[Standing]:
+        self._pass()
+        return [one for one in self.mesh.standings() if self.mesh.servers[one.name].order.pool == self.pool]
+
+    def close(self) -> None:
+        pass
+
+    def _pass(self) -> None:
+        self.gate.wait()
+        if self.breaks:
+            raise KeyError(self.breaks)  # as of a library that meets what it did not expect
+
+
+@contextmanager
+def keeping(mesh: FakeMesh, home: Path, text: str, *engines: Engine, patience_s: float = PATIENT_S) -> Iterator[Keeper]:
+    """Yield a keeper of the pools of a configuration, with these engines, then the mesh's; external ones have none."""
+    posts, left = [], list(engines)
+    for pool in parse_config(text).pools:
+        is_external = pool.WhichOneof("engine") == "external"
+        engine = None if is_external else left.pop(0) if left else mesh
+        posts.append(Post(pool, engine, Acquaintance(home, pool)))
+    keeper = Keeper(posts, mesh, mesh.clock, Told("nasmesh", "hub:7400"), patience_s=patience_s)
+    try:
+        yield keeper
+    finally:
+        keeper.close()
+
+
+def until_gone(keeper: Keeper, mesh: FakeMesh, looks: int = 400) -> None:
+    """Look until all work is done and everybody has left."""
+    for _ in range(looks):
+        keeper.look()
+        mesh.pass_time()
+        if not (mesh.waiting or mesh.running() or mesh.alive()):
+            keeper.look()
+            return
+    raise AssertionError(f"{mesh.waiting} wait, {mesh.running()} run, {mesh.alive()} are there")

@@ -56,6 +56,10 @@ class RunningDeployer:
             time.sleep(_POLL_S)
         raise AssertionError(f"after {within_s:.0f} s: {found}\n{self.log.read_text()[-4000:]}")
 
+    def log_line(self, event: str) -> str:
+        """Return the first line of its log with this event."""
+        return next(line for line in self.log.read_text().splitlines() if event in line)
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()

@@ -1,26 +1,21 @@
 """The keeper's looks over a mesh in memory: servers come, fail, are lost and leave, and no promise is ever broken."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from nasmesh.clock import ManualClock, seeded_random
-from nasmesh.errors import Invalid, NotFound
+from nasmesh.errors import Invalid, NotFound, Unavailable
 from nasmesh.keda import externalscaler_pb2 as keda
 from nasmesh.keda.externalscaler_pb2_grpc import ExternalScalerStub
 from nasmesh.rpc.channel import errors_from_rpc, open_channel
 from nasmesh.rpc.server import serve_threads
 from nasmesh.v1 import deployer_service_pb2 as pb
 from nasmesh.v1.deployer_service_pb2_grpc import DeployerServiceStub
-from scheduler.deployers.acquaintance import Acquaintance
-from scheduler.deployers.config import parse_config
-from scheduler.deployers.keeper import Keeper, Told
-from scheduler.deployers.posts import Post
+from scheduler.deployers.base import Order, Resources
 from scheduler.deployers.service import services
-from tests.builders.deployed import FakeMesh
+from tests.builders.deployed import FakeMesh, keeping, until_gone
 
 POOL = """
 pools:
@@ -30,37 +25,14 @@ EXTERNAL = POOL + "  - { name: keda, kind: TASK_KIND_TRAIN, maxServers: 3, exter
 SEEDS = range(12)
 
 
-@contextmanager
-def keeping(mesh: FakeMesh, home: Path, text: str = POOL) -> Iterator[Keeper]:
-    posts = []
-    for pool in parse_config(text).pools:
-        engine = None if pool.WhichOneof("engine") == "external" else mesh
-        posts.append(Post(pool, engine, Acquaintance(home, pool)))
-    keeper = Keeper(posts, mesh, mesh.clock, Told("nasmesh", "hub:7400"))
-    try:
-        yield keeper
-    finally:
-        keeper.close()
-
-
 def fake(seed: int = 1, **more: object) -> FakeMesh:
     return FakeMesh(ManualClock(), seeded_random(seed), most=4, **more)  # type: ignore[arg-type]
-
-
-def until_gone(keeper: Keeper, mesh: FakeMesh, looks: int = 400) -> None:
-    for _ in range(looks):
-        keeper.look()
-        mesh.pass_time()
-        if not (mesh.waiting or mesh.running() or mesh.alive()):
-            keeper.look()
-            return
-    raise AssertionError(f"{mesh.waiting} wait, {mesh.running()} run, {mesh.alive()} are there")
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_happens_work_is_done_nobody_is_stopped_at_work_and_all_leave(seed: int, tmp_path: Path) -> None:
     mesh = fake(seed, waiting=30, fails=0.2)
-    with keeping(mesh, tmp_path) as keeper:
+    with keeping(mesh, tmp_path, POOL) as keeper:
         for look in range(150):
             mesh.scheduler_away = mesh.rng.random() < 0.1
             mesh.engine_away = mesh.rng.random() < 0.1
@@ -82,12 +54,12 @@ def test_whatever_happens_work_is_done_nobody_is_stopped_at_work_and_all_leave(s
 
 def test_a_restarted_keeper_goes_on_with_the_servers_there_are(tmp_path: Path) -> None:
     mesh = fake(waiting=8)
-    with keeping(mesh, tmp_path) as first:
+    with keeping(mesh, tmp_path, POOL) as first:
         for _ in range(8):
             first.look()
             mesh.pass_time()
     before = set(mesh.servers)
-    with keeping(mesh, tmp_path) as second:
+    with keeping(mesh, tmp_path, POOL) as second:
         second.look()
         assert {server.name for server in second.board.read().pools[0].servers} <= before
         assert set(mesh.servers) == before, "nobody is started beside those that are there"
@@ -97,7 +69,7 @@ def test_a_restarted_keeper_goes_on_with_the_servers_there_are(tmp_path: Path) -
 
 def test_while_the_scheduler_is_away_nothing_is_done_and_it_is_told(tmp_path: Path) -> None:
     mesh = fake(waiting=2, scheduler_away=True)
-    with keeping(mesh, tmp_path) as keeper:
+    with keeping(mesh, tmp_path, POOL) as keeper:
         keeper.look()
         assert not mesh.servers
         assert keeper.board.read().trouble == "the scheduler gives no answer"
@@ -109,7 +81,7 @@ def test_while_the_scheduler_is_away_nothing_is_done_and_it_is_told(tmp_path: Pa
 
 def test_an_engine_that_is_away_is_told_of_and_asked_again(tmp_path: Path) -> None:
     mesh = fake(waiting=2, engine_away=True)
-    with keeping(mesh, tmp_path) as keeper:
+    with keeping(mesh, tmp_path, POOL) as keeper:
         keeper.look()
         (pool,) = keeper.board.read().pools
         assert pool.reason == "the engine gives no answer"
@@ -121,7 +93,7 @@ def test_an_engine_that_is_away_is_told_of_and_asked_again(tmp_path: Path) -> No
 
 def test_what_can_never_fit_is_tried_ever_more_rarely(tmp_path: Path) -> None:
     mesh = fake(waiting=4, refuses=True)
-    with keeping(mesh, tmp_path) as keeper:
+    with keeping(mesh, tmp_path, POOL) as keeper:
         tried = []
         for _ in range(120):
             before = keeper.board.read()
@@ -143,13 +115,59 @@ def test_what_can_never_fit_is_tried_ever_more_rarely(tmp_path: Path) -> None:
 
 def test_what_has_been_seen_is_offered(tmp_path: Path) -> None:
     mesh = fake(waiting=1)
-    with keeping(mesh, tmp_path) as keeper:
+    with keeping(mesh, tmp_path, POOL) as keeper:
         until_gone(keeper, mesh)
         assert [[d.name for d in offer.server.datasets] for offer in mesh.offers] == [["datasets/digits"]]
-    with keeping(mesh, tmp_path) as again:
+    with keeping(mesh, tmp_path, POOL) as again:
         mesh.offers = []
         again.look()
         assert len(mesh.offers) == 1, "known from the file, with no server there"
+
+
+def test_keda_is_told_nothing_until_it_is_known_what_work_there_is(tmp_path: Path) -> None:
+    mesh = fake(waiting=6, scheduler_away=True)
+    with keeping(mesh, tmp_path, EXTERNAL) as keeper:
+        running = serve_threads(services(keeper.board), "127.0.0.1:0")
+        try:
+            with open_channel(running.address) as channel:
+                scaler, ref = ExternalScalerStub(channel), keda.ScaledObjectRef(scalerMetadata={"pool": "keda"})
+                for why in ("it has not looked yet", "the scheduler gives no answer"):
+                    with pytest.raises(Unavailable, match=why) as caught, errors_from_rpc():
+                        scaler.IsActive(ref)
+                    assert caught.value.reason == "DEMAND_UNKNOWN"
+                    keeper.look()
+                mesh.scheduler_away = False
+                keeper.look()
+                mesh.scheduler_away = True
+                keeper.look()
+                assert scaler.IsActive(ref).result, "what was known stays"
+        finally:
+            running.stop(0)
+
+
+def test_servers_of_an_external_pool_are_shown_as_the_scheduler_sees_them(tmp_path: Path) -> None:
+    mesh = fake(waiting=3)
+    with keeping(mesh, tmp_path, EXTERNAL.replace("maxServers: 4", "maxServers: 0")) as keeper:
+        for name in ("keda-a", "keda-b", "keda-c"):
+            mesh.start(Order(name, "keda", (), {}, Resources(), {}))
+            mesh.put_to_work(name)
+        mesh.servers["keda-b"].held = mesh.servers["keda-c"].held = 0
+        mesh.drain_agent("keda-b")
+        keeper.look()
+        shown = keeper.board.read().pools[1]
+        assert [(server.name, server.state) for server in shown.servers] == [
+            ("keda-a", pb.POOL_SERVER_STATE_BUSY),
+            ("keda-b", pb.POOL_SERVER_STATE_DRAINING),
+            ("keda-c", pb.POOL_SERVER_STATE_IDLE),
+        ]
+        assert shown.wanted == 1
+        mesh.servers["keda-a"].held, mesh.servers["keda-b"].held = 0, 1
+        mesh.servers["keda-c"].connected = False
+        keeper.look()
+        shown = keeper.board.read().pools[1]
+        assert [server.name for server in shown.servers] == ["keda-a", "keda-b"]
+        assert shown.wanted == 0, "what one that leaves still works on asks for nobody"
+        assert not mesh.undrained
 
 
 def test_keda_is_told_how_many_servers_an_external_pool_should_have(tmp_path: Path) -> None:
@@ -160,24 +178,24 @@ def test_keda_is_told_how_many_servers_an_external_pool_should_have(tmp_path: Pa
             with open_channel(running.address) as channel:
                 scaler, ref = ExternalScalerStub(channel), keda.ScaledObjectRef(scalerMetadata={"pool": "keda"})
                 keeper.look()
-                assert not scaler.IsActive(ref, timeout=10).result
+                assert not scaler.IsActive(ref).result
                 changes = scaler.StreamIsActive(ref, timeout=60)
                 assert not next(changes).result
                 mesh.waiting = 6  # 4 for the pool before it in the file
                 keeper.look()
                 assert next(changes).result
                 changes.cancel()
-                assert scaler.IsActive(ref, timeout=10).result
-                (spec,) = scaler.GetMetricSpec(ref, timeout=10).metricSpecs
+                assert scaler.IsActive(ref).result
+                (spec,) = scaler.GetMetricSpec(ref).metricSpecs
                 assert (spec.targetSize, spec.targetSizeFloat) == (1, 1.0)
                 asked = keda.GetMetricsRequest(scaledObjectRef=ref, metricName=spec.metricName)
-                (value,) = scaler.GetMetrics(asked, timeout=10).metricValues
+                (value,) = scaler.GetMetrics(asked).metricValues
                 assert (value.metricValue, value.metricValueFloat) == (2, 2.0)
                 with pytest.raises(NotFound, match="known: train, keda"), errors_from_rpc():
-                    scaler.IsActive(keda.ScaledObjectRef(scalerMetadata={"pool": "none"}), timeout=10)
+                    scaler.IsActive(keda.ScaledObjectRef(scalerMetadata={"pool": "none"}))
                 with pytest.raises(Invalid, match="name the pool"), errors_from_rpc():
-                    scaler.IsActive(keda.ScaledObjectRef(), timeout=10)
-                shown = DeployerServiceStub(channel).ListPools(pb.ListPoolsRequest(), timeout=10)
+                    scaler.IsActive(keda.ScaledObjectRef())
+                shown = DeployerServiceStub(channel).ListPools(pb.ListPoolsRequest())
                 assert [(pool.name, pool.engine, pool.wanted) for pool in shown.pools] == [
                     ("train", "fake", 4),
                     ("keda", "external", 2),

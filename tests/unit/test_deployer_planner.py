@@ -53,7 +53,8 @@ def pools(draw: st.DrawFn, name: str) -> Pool:
         was_here, leaves = draw(st.booleans()), draw(st.booleans())
         servers.append(Server(f"{name}-{index:06x}", phase, NOW - age, attempts, was_here, leaves))
     serves = draw(st.sampled_from([None, frozenset({DIGITS}), frozenset({CIFAR}), frozenset[str]()]))
-    return Pool(made, tuple(servers), serves, draw(st.sampled_from([0, 1, BURST])), draw(st.booleans()))
+    away = draw(st.sampled_from([False, False, True]))
+    return Pool(made, tuple(servers), serves, draw(st.sampled_from([0, 1, BURST])), draw(st.booleans()), away)
 
 
 WORKS = st.lists(
@@ -98,6 +99,9 @@ def test_whatever_there_is_no_rule_is_broken(
         staying = [s for s in live if s.name not in {*found.drain, *found.stop}]
         lost = [s for s in pool.servers if s.phase is Phase.STARTING and NOW - s.since > pool.rules.start_timeout_s]
         assert len(staying) + len(lost) >= min(len(live), found.wanted)
+        if pool.away:
+            assert found == Plan(found.wanted), "nothing is done where the engine gives no answer"
+            continue
         # What is missing is started, as far as that may be.
         useful = len([s for s in live if s not in lost or s.attempts]) + len(found.undrain)
         room = pool.rules.most - len(pool.servers)
@@ -176,6 +180,13 @@ def test_work_goes_to_servers_that_are_there_before_a_preferred_pool_grows() -> 
     assert (plans["first"].start, plans["second"].wanted) == (0, 1)
     plans = plan([first, second], [work(6)], [], NOW)
     assert (plans["first"].start, plans["second"].wanted) == (4, 2)
+
+
+def test_a_pool_whose_engine_is_away_keeps_what_its_servers_do_and_leaves_the_rest_to_others() -> None:
+    busy = (server("first-1", Phase.BUSY, attempts=1), server("first-2", Phase.IDLE, age=1000.0))
+    first, second = Pool(rules("first"), busy, away=True), Pool(rules("second"))
+    assert plan([first, second], [work(6)], [], NOW) == {"first": Plan(2), "second": Plan(4, start=4)}
+    assert plan([first, second], [work(1)], [], NOW) == {"first": Plan(1), "second": Plan(0)}
 
 
 def test_two_owners_share_a_pool_within_their_limits() -> None:
