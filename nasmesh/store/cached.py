@@ -115,9 +115,9 @@ class CachedStore:
 
     def _drop(self, path: Path) -> None:
         with self._locked():
-            size = path.stat().st_size
+            held, size = self._held(), path.stat().st_size
             path.unlink()
-            self._note(max(0, self._held() - size))
+            self._note(max(0, held - size))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -115,7 +115,8 @@ class S3Store:
             self._calls.ask(mark)
             began = clock.monotonic()
             if self._is_old(key, min_age_s) and clock.monotonic() - began < limits.STORE_SWEEP_WINDOW_S:
-                self._calls.ask(Request("DELETE", key), fine=(200, 204))
+                # Once: had the first been carried out and its answer lost, a second would take what was put since.
+                self._calls.ask(Request("DELETE", key), fine=(200, 204), once=True)
                 gone = True
             else:
                 gone = False

@@ -97,14 +97,17 @@ class Calls:
             ca_certs=str(place.ca) if place.ca else None,
         )
 
-    def ask(self, request: Request, *, fine: Collection[int] = (200,)) -> Answer:
-        """Return the answer with one of the statuses that are fine; raises what `refusal` and `unreached` return."""
+    def ask(self, request: Request, *, fine: Collection[int] = (200,), once: bool = False) -> Answer:
+        """Return the answer with one of the statuses that are fine; raises what `refusal` and `unreached` return.
 
-        def once() -> Answer:
+        `once`: never send it again, for what must not be done a second time.
+        """
+
+        def sent() -> Answer:
             with self._sent(request) as response:
                 return Answer(response.status, response.headers, _bounded(response, self.place))
 
-        return self._patiently(once, fine)
+        return self._patiently(sent, fine, 1 if once else self._patience.tries)
 
     def read(self, ref: pb.ObjectRef) -> bytes | None:
         """Return an object's verified bytes; None where there is none.
@@ -112,23 +115,23 @@ class Calls:
         Raises Invalid (OBJECT_CORRUPT) where they are others every time, and as ask does.
         """
 
-        def once() -> Answer:
+        def sent() -> Answer:
             with self._sent(Request("GET", ref.key)) as response:
                 whole = response.status == 200
                 content = self._whole(response, ref) if whole else _bounded(response, self.place)
                 return Answer(response.status, response.headers, content)
 
-        answer = self._patiently(once, (200, 404))
+        answer = self._patiently(sent, (200, 404), self._patience.tries)
         if answer.status == 404 and said(answer).code != "NoSuchKey":
             raise refusal(answer, self.place, self.clock.wall())
         return answer.body if answer.status == 200 else None
 
-    def _patiently(self, once: Callable[[], Answer], fine: Collection[int]) -> Answer:
+    def _patiently(self, sent: Callable[[], Answer], fine: Collection[int], tries: int) -> Answer:
         """Try, with pauses between, until an answer is fine or asking again cannot help or is too much."""
-        for left in range(self._patience.tries - 1, -1, -1):
+        for left in range(tries - 1, -1, -1):
             failure: NasmeshError
             try:
-                answer = once()
+                answer = sent()
             except Invalid as error:
                 if error.reason != OBJECT_CORRUPT:
                     raise
@@ -146,7 +149,7 @@ class Calls:
                     raise failure
             if not left or not self._budget.spend():
                 raise failure
-            threading.Event().wait(self._random.uniform(0, self._patience.pause_s * 2 ** (self._patience.tries - left)))
+            threading.Event().wait(self._random.uniform(0, self._patience.pause_s * 2 ** (tries - left)))
         raise Unavailable(STORE_DOWN, "store: no try was made", field="store")
 
     @contextmanager

@@ -27,7 +27,11 @@ def send_parts(calls: Calls, key: str, content: bytes, *, part_bytes: int = limi
             sent = [
                 pool.submit(_send, calls, key, upload, number, part) for number, part in _parts(content, part_bytes)
             ]
-            tags = [each.result() for each in sent]
+            try:
+                tags = [each.result() for each in sent]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # the block waits for those under way
+                raise
         return _complete(calls, key, upload, tags)
     except BaseException:
         with suppress(NasmeshError):

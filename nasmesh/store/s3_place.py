@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 from minio.credentials.credentials import Credentials
 
 from nasmesh.errors import Invalid
+from nasmesh.logs import get_logger
 from nasmesh.settings import aws_keys, parse_address
 
 REGION = "us-east-1"
@@ -20,6 +21,8 @@ _WORDS = frozenset({"endpoint", "region", "secure", "ca"})
 _LINES = frozenset({"access_key", "secret_key", "session_token"})
 _FORM = "s3://BUCKET?endpoint=HOST:PORT[&region=R][&secure=0][&ca=FILE]"
 _FILE_BYTES = 64 * 1024
+_NONE: tuple[int, ...] = ()
+_log = get_logger("s3")
 
 
 class Place(NamedTuple):
@@ -86,15 +89,18 @@ class Keys:
         """Read them once; raises Invalid (STORE_CREDENTIALS_MISSING, STORE_CREDENTIALS_INVALID, SECRET_EXPOSED)."""
         self._path = path
         self._lock = threading.Lock()
-        self._stamp = (0, 0, 0)
+        self._stamp = _NONE
         self._keys = self._read() if path else _from_variables()
 
     def current(self) -> Credentials:
         """Return the keys as they are now; where the file cannot be read any more, those that it had."""
         if self._path is not None:
             with self._lock:
-                if _stamp(self._path) not in (self._stamp, (0, 0, 0)):
-                    self._keys = self._read()
+                if _stamp(self._path) not in (self._stamp, _NONE):
+                    try:
+                        self._keys = self._read()
+                    except Invalid as error:  # once for each change: its stamp is noted
+                        _log.warning("credentials_not_taken", reason=error.reason, text=error.message)
         return self._keys
 
     def _read(self) -> Credentials:
@@ -126,13 +132,13 @@ def _from_variables() -> Credentials:
     return Credentials(access, secret, session or None)
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    """Return what tells one version of a file from the next; zeros where there is none."""
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what tells one version of a file from the next; nothing where there is none."""
     try:
         found = os.stat(path)
     except OSError:
-        return (0, 0, 0)
-    return (found.st_ino, found.st_size, found.st_mtime_ns)
+        return _NONE
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode)
 
 
 def _text(path: Path) -> str:

@@ -22,6 +22,7 @@ from nasmesh.store.open import bucket_of, open_store
 from nasmesh.store.s3 import S3Store
 from nasmesh.store.s3_calls import Calls, Patience
 from nasmesh.store.s3_place import Keys, parse_place
+from tests.builders.s3_proxy import Asked
 from tests.builders.s3_servers import KINDS, Certificate, minio_server, weed_server, write_credentials
 from tests.builders.s3_stores import Bucket, Servers, new_bucket, servers_below
 
@@ -108,7 +109,7 @@ class TestWrong:
             began = time.monotonic()
             error, _ = told(store_at(weed.server.url("any-bucket", endpoint=endpoint), weed.server.credentials))
         assert (error.reason, endpoint in error.message) == ("STORE_DOWN", True)
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 15  # with usual patience it would be a minute
 
     def test_answer_without_end_is_given_up(self, weed: Bucket) -> None:
         with answering(200, b"<x>" * 3_000_000) as endpoint:
@@ -130,7 +131,7 @@ class TestWrong:
             store = bucket_store(weed, endpoint)
             with pytest.raises(Unavailable):
                 store.get(ref)
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 60  # of eight minutes
 
     def test_keys_that_are_taken_away_while_it_runs(self, weed: Bucket, tmp_path: Path) -> None:
         server = weed.server
@@ -201,6 +202,28 @@ class TestLarge:
         before = proxy.bytes_up
         assert store.put(ObjectKind.CHECKPOINT, content) == ref
         assert proxy.bytes_up == before
+
+    def test_one_that_fails_in_the_middle_is_not_sent_to_its_end(self, bucket: Bucket, servers: Servers) -> None:
+        proxy, ended = servers.proxy(bucket.server.kind), threading.Event()
+        parts: list[str] = []
+
+        def decide(asked: Asked) -> str:
+            if asked.method != "PUT" or "partNumber" not in asked.query:
+                return ""
+            parts.append(asked.query)
+            if len(parts) > 1:  # so that the others are under way, or wait, when the first is refused
+                ended.wait(1.0)
+            return "full"
+
+        store = bucket.store(endpoint=proxy.endpoint, part_bytes=100_000)
+        proxy.decide = decide
+        try:
+            with pytest.raises(Unavailable, match="is full"):
+                store.put(ObjectKind.CHECKPOINT, os.urandom(3_000_000))
+        finally:
+            ended.set()
+            proxy.decide = lambda _asked: ""
+        assert len(parts) < 20, "of thirty"
 
     def test_a_damaged_one_is_sent_again(self, bucket: Bucket) -> None:
         content = os.urandom(6 * MIB)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nasmesh.clock import ManualClock
-from nasmesh.errors import Invalid, NotFound
+from nasmesh.errors import Invalid, NotFound, Unavailable
 from nasmesh.store.base import ObjectStore
 from nasmesh.store.directory import DirectoryStore
 from nasmesh.store.keys import ObjectKind, bare, keys_within
@@ -171,3 +171,31 @@ def test_put_when_a_sweep_has_looked_and_not_yet_deleted_then_it_is_written_agai
         proxy.decide = lambda _asked: ""
     assert renewed.is_set()
     assert store.get(ref) == b"wanted again"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_delete_when_its_answer_is_lost_then_not_sent_again_as_the_object_may_be_a_new_one(
+    servers: Servers, kind: str
+) -> None:
+    bucket, proxy = new_bucket(servers.server(kind)), servers.proxy(kind)
+    store = bucket.store(endpoint=proxy.endpoint)
+    ref = store.put(ObjectKind.NETWORK, b"swept, then wanted")
+    path = f"/{bucket.name}/{ref.key}"
+    proxy.age(path, 100 * HOUR)
+    deletions: list[str] = []
+
+    def decide(asked: Asked) -> str:
+        if asked.method != "DELETE" or asked.path != path:
+            return ""
+        deletions.append(asked.path)
+        return "done_hung_up"
+
+    proxy.decide = decide
+    try:
+        with pytest.raises(Unavailable):
+            store.delete(ref.key, min_age_s=HOUR)
+    finally:
+        proxy.decide = lambda _asked: ""
+    assert len(deletions) == 1
+    assert not store.exists(ref)
+    assert store.get(store.put(ObjectKind.NETWORK, b"swept, then wanted")) == b"swept, then wanted"

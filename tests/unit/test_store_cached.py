@@ -92,9 +92,12 @@ def test_delete_then_the_copy_goes_too(tmp_path: Path) -> None:
     cached = CachedStore(below, tmp_path, BOUND)
     ref = below.put(ObjectKind.NETWORK, b"x" * 100)
     cached.get(ref)
+    other = below.put(ObjectKind.NETWORK, b"y" * 250)
+    cached.get(other)
+    (tmp_path / ".bytes").unlink()
     assert cached.delete(ref.key, min_age_s=0.0)
-    assert not kept(tmp_path)
-    assert (tmp_path / ".bytes").read_text() == "0"
+    assert kept(tmp_path) == [250]
+    assert (tmp_path / ".bytes").read_text() == "250"
 
 
 @pytest.mark.parametrize("note", ["", "many", None])

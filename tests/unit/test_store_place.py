@@ -74,6 +74,26 @@ def test_keys_when_the_file_changes_then_the_new_ones_are_used(tmp_path: Path) -
     assert keys.current().access_key == "BK"
 
 
+@pytest.mark.parametrize(("text", "mode"), [("access_key=BKK\n", 0o600), (KEYS.replace("AK", "BKK"), 0o644)])
+def test_keys_when_the_file_is_spoilt_while_they_are_used_then_those_before_stay_until_it_is_mended(
+    tmp_path: Path, text: str, mode: int
+) -> None:
+    path = tmp_path / "keys"
+    path.touch(0o600)
+    path.write_text(KEYS)
+    keys = Keys(path)
+    path.unlink()
+    path.touch(mode)
+    path.write_text(text)
+    path.chmod(mode)
+    for _ in range(2):
+        assert keys.current().access_key == "AK"
+    path.chmod(0o600)
+    assert keys.current().access_key == ("AK" if mode == 0o600 else "BKK")
+    path.write_text(KEYS.replace("AK", "the next"))
+    assert keys.current().access_key == "the next"
+
+
 @pytest.mark.parametrize(
     ("text", "mode", "reason"),
     [
