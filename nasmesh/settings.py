@@ -1,6 +1,7 @@
 """The environment, read once into frozen values; nothing else reads it. Flags of a program come on top."""
 
 import difflib
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -142,6 +143,14 @@ def parse_addresses(text: str, *, field: str = "address") -> tuple[str, ...]:
 def format_address(host: str, port: int) -> str:
     """Return "HOST:PORT", with brackets around an IPv6 host."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether an IP address can be reached from this machine only; names other than localhost are not trusted."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _refuse_unknown(env: Mapping[str, str]) -> None:

@@ -7,8 +7,7 @@ waits, so that no two gangs ever wait for each other; one that too few agents ar
 
 from collections import Counter
 
-from nasmesh.rpc.options import is_loopback
-from nasmesh.settings import parse_address
+from nasmesh.settings import is_loopback, parse_address
 from scheduler.agents import AgentEntry
 from scheduler.domain import TaskKind
 

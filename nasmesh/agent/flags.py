@@ -20,8 +20,7 @@ from nasmesh.rpc.access import (
     server_access,
 )
 from nasmesh.rpc.observing import add_metrics_flag, metrics_address
-from nasmesh.rpc.options import is_loopback
-from nasmesh.settings import Settings, parse_address, parse_addresses, read_settings
+from nasmesh.settings import Settings, is_loopback, parse_address, parse_addresses, read_settings
 
 _LABELS = 32
 _LABEL = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})=(.{0,128})")

@@ -1,11 +1,10 @@
 """What both servers and channels tell gRPC, and where plaintext is allowed."""
 
-import ipaddress
 from dataclasses import dataclass
 
 from nasmesh import limits
 from nasmesh.errors import Invalid
-from nasmesh.settings import format_address, parse_address
+from nasmesh.settings import format_address, is_loopback, parse_address
 
 Options = list[tuple[str, int]]
 
@@ -102,11 +101,3 @@ def channel_options(target: str) -> Options:
     """Return the options of a channel; a proxy that the environment names is not asked for this machine's own ports."""
     here = is_loopback(parse_address(target)[0])
     return [*CHANNEL, ("grpc.enable_http_proxy", 0)] if here else CHANNEL
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether an IP address can be reached from this machine only; names other than localhost are not trusted."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -29,7 +29,7 @@ from nasmesh.rpc.health import SERVICE_NAME as HEALTH
 from nasmesh.rpc.health import AioHealth, Health
 from nasmesh.rpc.interceptors import aio_guard, guard
 from nasmesh.rpc.rates import Rates
-from nasmesh.settings import format_address, parse_address
+from nasmesh.settings import format_address, is_loopback, parse_address
 
 _LOG = get_logger("rpc")
 
@@ -219,7 +219,7 @@ def _listen_address(listen: str, door: Door) -> str:
 
 
 def _is_here(target: str) -> bool:
-    return options.is_loopback(parse_address(target)[0])
+    return is_loopback(parse_address(target)[0])
 
 
 def _gate(target: str, door: Door) -> Gate:

@@ -3,11 +3,12 @@
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from nasmesh import limits
 from nasmesh.errors import Invalid, Unavailable
 from nasmesh.logs import get_logger
-from nasmesh.settings import read_settings
+from nasmesh.settings import is_loopback, read_settings
 from nasmesh.store.base import ObjectStore
 from nasmesh.store.cached import CachedStore
 from nasmesh.store.directory import DirectoryStore
@@ -18,7 +19,6 @@ from nasmesh.telemetry import tracing
 if TYPE_CHECKING:
     from nasmesh.store.s3 import S3Store
 
-_LOOPBACK = ("127.", "localhost", "[::1]")
 _log = get_logger("store")
 
 
@@ -79,6 +79,6 @@ def bucket_of(url: str) -> "S3Store":
     from nasmesh.store.s3_place import Keys, parse_place
 
     place = parse_place(url)
-    if not place.secure and not place.endpoint.startswith(_LOOPBACK):
+    if not place.secure and not is_loopback(urlsplit(place.root).hostname or ""):
         _log.warning("store_in_plain_text", advice="secure=0: whoever is on the way reads and changes what is stored")
     return S3Store(Calls(place, Keys(read_settings().store_credentials)))

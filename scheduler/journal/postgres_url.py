@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from nasmesh.errors import Invalid
-from nasmesh.rpc.options import is_loopback
+from nasmesh.settings import is_loopback
 
 SCHEME = "postgresql"
 _EXAMPLE = "postgresql://USER@HOST:PORT/DATABASE?sslmode=verify-full&passfile=FILE"

@@ -3,8 +3,8 @@
 import pytest
 
 from nasmesh.errors import Invalid
-from nasmesh.rpc import options
 from nasmesh.rpc.channel import open_aio_channel, open_channel
+from nasmesh.settings import is_loopback
 from tests.builders.listening import start_on
 
 
@@ -47,9 +47,9 @@ def test_dialling_another_machine_in_plaintext_must_be_asked_for() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_is_what_only_this_machine_reaches(host: str) -> None:
-    assert options.is_loopback(host)
+    assert is_loopback(host)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "localhost.evil.example", ""])
 def test_other_hosts_are_not_loopback(host: str) -> None:
-    assert not options.is_loopback(host)
+    assert not is_loopback(host)
