@@ -237,8 +237,10 @@ def publish(part: Path, target: Path) -> None:
 
 @contextmanager
 def locked_file(journal: Path) -> Iterator[None]:
-    """Hold the lock that a scheduler on this journal holds; raises Unavailable (JOURNAL_LOCKED)."""
-    descriptor = os.open(journal.with_name(journal.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Hold the lock that a scheduler on this journal holds; raises Unavailable (JOURNAL_LOCKED, JOURNAL_IO)."""
+    lock = journal.with_name(journal.name + ".lock")
+    with faults(lock):
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

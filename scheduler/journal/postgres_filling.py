@@ -30,7 +30,7 @@ def led(place: PostgresPlace) -> Iterator[Connection]:
     """Hold the lock of the leader within the block, so that no scheduler starts; raises Unavailable."""
     db = connect(place)
     try:
-        with _explained(place, db):
+        with _explained(place):
             found = db.execute("SELECT pg_try_advisory_lock(%s, %s)", LOCK).fetchone()
         if found is None or not found[0]:
             raise locked(place)
@@ -53,7 +53,7 @@ def fill(
     there is kept aside, in a schema of another name. Raises Conflict (JOURNAL_EXISTS), Unavailable (JOURNAL_LOCKED,
     JOURNAL_IO), Invalid (JOURNAL_CORRUPT, JOURNAL_INCOMPLETE) and what `check` raises; then nothing was put.
     """
-    with led(place) as db, _explained(place, db), db.transaction():
+    with led(place) as db, _explained(place), db.transaction():
         known, aside = 0, ""
         if check_tables(place, db):
             if not force:
@@ -113,8 +113,8 @@ def _put_aside(db: Connection) -> str:
 
 
 @contextlib.contextmanager
-def _explained(place: PostgresPlace, db: Connection) -> Iterator[None]:
+def _explained(place: PostgresPlace) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        raise explain(place, error, db) from error
+        raise explain(place, error) from error

@@ -1,12 +1,15 @@
 """Reads a journal in PostgreSQL, live or not, without touching it: no lock, no new epoch, one moment throughout."""
 
+import contextlib
 from collections.abc import Iterator
+
+import psycopg
 
 from nasmesh.errors import Invalid, NotFound
 from scheduler.journal.base import Answer
 from scheduler.journal.postgres import PostgresJournal
 from scheduler.journal.postgres_schema import SCHEMA_VERSION
-from scheduler.journal.postgres_session import Connection, check_tables, connect
+from scheduler.journal.postgres_session import Connection, check_tables, connect, explain
 from scheduler.journal.postgres_url import PostgresPlace
 
 
@@ -44,6 +47,13 @@ class PostgresReader(PostgresJournal):
         except BaseException:
             self.close()
             raise
+
+    @contextlib.contextmanager
+    def _explained(self, db: Connection) -> Iterator[Connection]:
+        try:
+            yield db
+        except psycopg.Error as error:  # who only reads has no leadership to lose
+            raise explain(self.place, error) from error
 
     def close(self) -> None:
         """Let the database go."""

@@ -8,7 +8,7 @@ from psycopg import errors as pg
 from nasmesh.errors import Denied, Invalid, NasmeshError, Stale, Unavailable
 from nasmesh.logs import get_logger
 from scheduler.journal import postgres_arrays
-from scheduler.journal.postgres_schema import STALE, TABLES
+from scheduler.journal.postgres_schema import SCHEMA_VERSION, STALE, TABLES
 from scheduler.journal.postgres_url import PostgresPlace
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
@@ -43,7 +43,7 @@ def connect(place: PostgresPlace) -> Connection:
             )
     except psycopg.Error as error:
         db.close()
-        raise explain(place, error, db) from error
+        raise explain(place, error) from error
     except NasmeshError:
         db.close()
         raise
@@ -77,7 +77,7 @@ def check_tables(place: PostgresPlace, db: Connection) -> int:
         return 0
     missing = sorted(TABLES - found)
     version = None if "journal" in missing else db.execute("SELECT version FROM nasmesh.journal").fetchone()
-    if version is None or (missing and version[0] == 1):
+    if version is None or (missing and version[0] <= SCHEMA_VERSION):
         raise incomplete(place, f"table {missing[0]} is missing" if missing else "it does not say its version")
     return int(version[0])
 
@@ -110,7 +110,10 @@ def stale(place: PostgresPlace, why: str) -> Stale:
 
 
 def explain(place: PostgresPlace, error: psycopg.Error, db: Connection | None = None) -> NasmeshError:
-    """Return what an error of a statement means; with a connection that is gone, the statement may have been done."""
+    """Return what an error of a statement means; `db`: of a leader, which stops when it is gone.
+
+    What it sent last may have been done.
+    """
     state = error.sqlstate or ""
     if state == STALE:
         found = (error.diag.message_primary or "").removeprefix("epoch ")
@@ -195,10 +198,11 @@ _TABLES_OF_OURS = """
 SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = 'nasmesh' AND c.relkind IN ('r', 'p')
 """
-# What extensions brought is nobody's data.
+# What extensions brought is nobody's data, and journals that a restore has kept aside are ours.
 _TABLES_OF_OTHERS = """
 SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('nasmesh', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
+AND n.nspname NOT LIKE 'nasmesh\\_before\\_%'
 AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')
 ORDER BY 1 LIMIT 1
 """

@@ -116,6 +116,13 @@ def test_migrate_when_source_is_missing_in_use_or_damaged_then_refused_and_nothi
     journal.open()
     with closing(journal), pytest.raises(Unavailable, match="stop that one"):
         migrate(file, place)
+    lock = file.with_name("journal.db.lock")
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(Unavailable, match="check path, owner and space") as unlocked:
+        migrate(file, place)
+    assert unlocked.value.reason == "JOURNAL_IO"
+    lock.rmdir()
     journals.edit_event(file, 7, b"\xff")
     with pytest.raises(Invalid):
         migrate(file, place)
@@ -154,7 +161,7 @@ migrating.migrate(place_of(sys.argv[1]), place_of(sys.argv[2]))
 
 
 def test_admin_when_the_journal_is_a_database_then_every_command_does_as_with_a_file(
-    file: Path, place: PostgresPlace, tmp_path: Path
+    file: Path, place: PostgresPlace, database: str, tmp_path: Path
 ) -> None:
     migrate(file, place)
     assert check(place).violations == check(file).violations == []
@@ -175,6 +182,9 @@ def test_admin_when_the_journal_is_a_database_then_every_command_does_as_with_a_
     assert (restored.last_event, restored.aside) == (copied.last_event, "schema nasmesh_before_1")
     assert restored.epoch == report.epoch + EPOCH_STEP
     assert sha256(place) == sha256(tmp_path / "copy.db")
+    with psycopg.connect(database, autocommit=True) as db:
+        db.execute("DROP SCHEMA nasmesh CASCADE")
+    assert migrate(file, place).sha256 == sha256(file), "the one kept aside is nobody else's"
 
 
 def test_command_when_run_then_one_object_and_no_secret(

@@ -14,9 +14,11 @@ import pytest
 from nasmesh.clock import ManualClock
 from nasmesh.errors import Denied, Invalid, NasmeshError, Stale, Unavailable
 from scheduler.engine import Engine
+from scheduler.journal import postgres_arrays
 from scheduler.journal.base import Batch
 from scheduler.journal.places import journal_at
 from scheduler.journal.postgres import LOOK_S, PostgresJournal
+from scheduler.journal.postgres_reading import PostgresReader
 from scheduler.journal.postgres_url import PostgresPlace, parse
 from scheduler.journal.schema import event_crc
 from tests.builders import journals
@@ -208,6 +210,29 @@ def test_connection_when_lost_then_the_journal_writes_nothing_more_and_says_so(d
     with closing(PostgresJournal(parse(database))) as after:
         assert after.open() == 2
         assert list(after.events(0)) == [(1, b"a")]
+
+
+def test_connection_when_lost_while_it_is_opened_then_unavailable_as_nobody_led(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(db: psycopg.Connection[tuple[object, ...]]) -> None:
+        with by_hand(database) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 10000)", (db.info.backend_pid,))
+
+    monkeypatch.setattr(postgres_arrays, "register", cut)
+    error = refused(database)
+    assert (type(error), error.reason) == (Unavailable, "JOURNAL_IO"), error.message
+
+
+def test_reader_when_its_connection_is_lost_then_unavailable_as_it_never_led(used: str) -> None:
+    with closing(PostgresReader(parse(used))) as reader:
+        reader.open()
+        assert reader._connection is not None
+        with by_hand(used) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 10000)", (reader._connection.info.backend_pid,))
+        with pytest.raises(Unavailable) as caught:
+            reader.last()
+    assert caught.value.reason == "JOURNAL_IO"
 
 
 def test_connection_when_lost_after_the_commit_then_the_next_leader_finds_the_batch(
