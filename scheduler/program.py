@@ -52,11 +52,6 @@ class Options:
     """Wait while another scheduler leads on the same journal, instead of giving up."""
 
 
-def open_journal(url: str) -> Journal:
-    """Return the journal at "sqlite:PATH", "postgresql://…" or "memory:"; raises Invalid (JOURNAL_URL_…)."""
-    return journal_at(url)
-
-
 class Scheduler:
     """A scheduler that serves. `address` is where."""
 
@@ -110,7 +105,7 @@ async def start(
     access file, each naming the flag.
     """
     objects = store or open_store(options.store, check=True)
-    engine = Engine(journal or open_journal(options.journal), SystemClock(), seed=new_seed())
+    engine = Engine(journal or journal_at(options.journal), SystemClock(), seed=new_seed())
     core = Core(engine, Failpoints(options.failpoint))
     services = _services(core, objects)
     calls = Calls()
