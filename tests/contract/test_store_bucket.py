@@ -124,6 +124,19 @@ def status(calls: Calls, request: Request) -> int:
     return calls.ask(request, fine=(200, 204, 403)).status
 
 
+def test_keys_when_the_folder_holds_the_owners_own_then_those_are_not_overwritten(
+    servers: Servers, tmp_path: Path
+) -> None:
+    server, own = servers.server("weed"), tmp_path / "keys" / "train.keys"
+    own.parent.mkdir(mode=0o700)
+    own.touch(0o600)
+    own.write_bytes(server.credentials.read_bytes())
+    words = ("init", "--store", server.url(f"keys-{new_id()[:12]}"), "--keys", str(own.parent))
+    done = nasmesh(server, tmp_path, *words, NASMESH_STORE_CREDENTIALS=str(own))
+    assert (done.returncode, "the owner's own keys" in done.stderr) == (5, True), done.stderr
+    assert own.read_bytes() == server.credentials.read_bytes()
+
+
 def test_keys_when_the_store_is_not_minio_then_told_what_to_do(servers: Servers, tmp_path: Path) -> None:
     server = servers.server("weed")
     words = ("--store", server.url(f"keys-{new_id()[:12]}"))

@@ -1,7 +1,7 @@
 """`nasmesh admin bucket`: sets up the bucket of an S3 store, and the keys of the roles that use it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from clients.cli.options import AsJson
 from clients.cli.output import print_json, print_line
 from nasmesh.errors import Conflict, Invalid
 from nasmesh.settings import read_settings
+
+if TYPE_CHECKING:
+    from nasmesh.store.s3_place import Keys, Place
 
 app = typer.Typer(no_args_is_help=True, help="The bucket of an S3 store: set it up, see what each role may do.")
 _SOURCE = Path(__file__).resolve().parents[3]
@@ -38,7 +41,7 @@ def init(
     place, owner = parse_place(url), Keys(settings.store_credentials)
     allowed = {role: s3_setup.policy(_folder(policies), role, place.bucket) for role in s3_setup.ROLES} if keys else {}
     done = s3_setup.set_up(place, owner)
-    written = _give(keys, allowed, url) if keys else {}
+    written = _give(keys, allowed, place, owner) if keys else {}
     bucket_of(url).check()
     if as_json:
         print_json({"bucket": place.bucket, "made": done.made, "rules": list(done.rules), "keys": written})
@@ -83,23 +86,19 @@ def _folder(given: Path | None) -> Path:
     return given or (here if here.is_dir() else _SOURCE / here)
 
 
-def _give(folder: Path, allowed: "dict[str, dict[str, object]]", url: str) -> dict[str, str]:
+def _give(folder: Path, allowed: "dict[str, dict[str, object]]", place: "Place", owner: "Keys") -> dict[str, str]:
     """Give keys and write a file for each, keeping the secrets of the files that are there."""
     from nasmesh.rpc.secret_files import make_private_directory, write_secret
     from nasmesh.store import s3_setup
-    from nasmesh.store.s3_place import Keys, parse_place
+    from nasmesh.store.s3_place import Keys
 
     make_private_directory(folder, field="keys")
     paths = {role: folder.absolute() / f"{role}.keys" for role in allowed}
     known = {role: Keys(path).current().secret_key for role, path in paths.items() if path.exists()}
-    owner = Keys(read_settings().store_credentials)
-    if any(path.samefile(owner_file) for path in paths.values() if (owner_file := _owner()) and path.exists()):
+    own = read_settings().store_credentials
+    if own and any(path.exists() and path.samefile(own) for path in paths.values()):
         raise Conflict("FILE_EXISTS", f"keys: {folder} holds the owner's own keys; name another folder", field="keys")
-    for key in s3_setup.give_keys(parse_place(url), owner, allowed, known=known):
+    for key in s3_setup.give_keys(place, owner, allowed, known=known):
         content = f"access_key={key.access_key}\nsecret_key={key.secret_key}\n".encode()
         write_secret(paths[key.role], content, field="keys", replace=True)
     return {role: str(path) for role, path in paths.items()}
-
-
-def _owner() -> Path | None:
-    return read_settings().store_credentials
