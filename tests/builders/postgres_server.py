@@ -7,7 +7,6 @@ import importlib.util
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from tests.builders.addresses import free_address
 
 USER = "nasmesh"
 _START_S = 60.0
@@ -102,9 +103,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start it, at the port it had if it had one, and wait until it answers."""
         if not self.port:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self.port = free.getsockname()[1]
+            self.port = int(free_address().rpartition(":")[2])
         command = [str(self._bin / "postgres"), "-D", str(self.data), "-p", str(self.port), "-h", self.host]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

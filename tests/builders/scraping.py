@@ -1,7 +1,6 @@
 """Metrics as Prometheus reads them."""
 
 import re
-import socket
 import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,12 +18,6 @@ def scrape(address: str) -> Scrape:
         for sample in family.samples:
             found.setdefault(sample.name, {})[tuple(value for _, value in sorted(sample.labels.items()))] = sample.value
     return found
-
-
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def known_names(found: Scrape) -> set[str]:

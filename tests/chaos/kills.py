@@ -4,14 +4,17 @@ import asyncio
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nasmesh.clock import seeded_random
 from nasmesh.v1.search_pb2 import TRIAL_OUTCOME_STOPPED, SearchSpec
 from tests.builders import scheduling as make
+from tests.builders.addresses import free_address
 from tests.chaos import witness
-from tests.chaos.programs import Program, free_address, scheduler
+from tests.chaos.programs import Program, scheduler
 from tests.e2e.mesh import ROOT
 from tests.sim.history import Leased, Listed, Observation, faults
 
@@ -49,14 +52,26 @@ async def kill_scheduler(home: Path, kills: int, *, seed: int) -> Report:
     report = Report()
     address = free_address()
     victim = scheduler(home, address)
+    try:
+        async with searched(address, report):
+            await _strike(victim, kills, seed, report)
+            victim.start()
+            victim.await_serving()
+    finally:
+        victim.close()
+    conclude(home, report, began)
+    return report
+
+
+@asynccontextmanager
+async def searched(address: str, report: Report) -> AsyncIterator[None]:
+    """Have agents work and searches run for the length of a block that kills; then see them to their end."""
     client = witness.Client(address, report.history)
     names: list[str] = []
     searching = asyncio.create_task(search(client, names))
     try:
         async with witness.working(address, report.history):
-            await _strike(victim, kills, seed, report)
-            victim.start()
-            victim.await_serving()
+            yield
             while len(names) < 2:  # the last one begins after the last kill
                 await witness.again()
             searching.cancel()
@@ -64,9 +79,6 @@ async def kill_scheduler(home: Path, kills: int, *, seed: int) -> Report:
             await asyncio.wait_for(finish(client, names, report, TRIALS), 120)
     finally:
         searching.cancel()
-        victim.close()
-    conclude(home, report, began)
-    return report
 
 
 async def _strike(victim: Program, kills: int, seed: int, report: Report) -> None:

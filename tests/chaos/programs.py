@@ -2,21 +2,12 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.e2e.mesh import ROOT, await_port_file, clean_environment
-
-
-def free_address() -> str:
-    """Return an address on loopback that nobody serves at, and that programs can be given."""
-    with socket.socket() as found:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{found.getsockname()[1]}"
 
 
 class Program:

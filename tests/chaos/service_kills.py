@@ -6,9 +6,10 @@ from pathlib import Path
 
 from nasmesh.clock import derive_seed, seeded_random
 from tests.builders import scheduling as make
+from tests.builders.addresses import free_address
 from tests.chaos import witness
 from tests.chaos.kills import Report, conclude, create, finish
-from tests.chaos.programs import Program, free_address, scheduler
+from tests.chaos.programs import Program, scheduler
 
 KINDS = ("generate", "train", "evaluate", "agent")
 TRIALS = 8

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nasmesh.clock import seeded_random
+from tests.builders.addresses import free_address
 from tests.builders.postgres_server import PostgresServer
-from tests.chaos import witness
-from tests.chaos.kills import TRIALS, Report, conclude, finish, search
-from tests.chaos.programs import Program, free_address
+from tests.chaos.kills import Report, conclude, searched
+from tests.chaos.programs import Program
 
 # What befalls the leader: a kill at its commits or at any moment, or the end of one of its connections by the server.
 WAYS = ("random", "before_commit", "after_commit", "lock", "writer")
@@ -94,22 +94,12 @@ async def take_over(home: Path, server: PostgresServer, strikes: int, *, seed: i
     report = Takeovers()
     journal = server.create(f"takeovers_{seed % 10_000}")
     pair = Pair(home, journal)
-    address = ",".join(pair.addresses)
-    client = witness.Client(address, report.history)
-    names: list[str] = []
-    searching = asyncio.create_task(search(client, names))
     try:
-        async with witness.working(address, report.history):
+        async with searched(",".join(pair.addresses), report):
             await pair.start(0)
             assert await pair.serving(0)
             await _strike(pair, server, journal, strikes, seed, report)
-            while len(names) < 2:
-                await witness.again()
-            searching.cancel()
-            await asyncio.wait([searching], timeout=60)
-            await asyncio.wait_for(finish(client, names, report, TRIALS), 120)
     finally:
-        searching.cancel()
         pair.close()
     conclude(home, report, began, journal)
     return report

@@ -17,9 +17,10 @@ import pytest
 from nasmesh.v1 import scheduler_service_pb2 as api
 from nasmesh.v1 import scheduler_service_pb2_grpc as rpc
 from tests.builders import scheduling as make
+from tests.builders.addresses import free_address
 from tests.chaos import witness
 from tests.chaos.kills import check_journal
-from tests.chaos.programs import Program, free_address, scheduler
+from tests.chaos.programs import Program, scheduler
 from tests.chaos.service_kills import service
 from tests.sim.history import Observation, faults
 

@@ -16,7 +16,7 @@ from nasmesh.agent.targets import LocalTarget, RemoteTarget, served_contract
 from nasmesh.errors import Invalid, Rejected, Unavailable
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import object_pb2, train_service_pb2
-from tests.chaos.programs import free_address
+from tests.builders.addresses import free_address
 
 Run = Callable[..., Agent]
 

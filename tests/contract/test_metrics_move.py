@@ -27,10 +27,11 @@ from scheduler.outage import FAILURES
 from scheduler.program import Options, Scheduler, start
 from tests.builders import scheduling as make
 from tests.builders.access import make_mesh
+from tests.builders.addresses import free_address
 from tests.builders.health import NOT_SERVING, health_of, until
 from tests.builders.scheduler_calls import go, refused
 from tests.builders.scheduler_server import ScriptedAgent, client, create, scripted
-from tests.builders.scraping import Scrape, free_address, moved, scrape
+from tests.builders.scraping import Scrape, moved, scrape
 
 GENERATE = search_pb2.TASK_KIND_GENERATE
 TRIALS = 4

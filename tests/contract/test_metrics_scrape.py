@@ -20,9 +20,10 @@ from nasmesh.v1 import scheduler_service_pb2 as api
 from scheduler.activity import OTHER, REASONS, Counts
 from scheduler.program import Options, start
 from tests.builders import scheduling as make
+from tests.builders.addresses import free_address
 from tests.builders.scheduler_calls import go
 from tests.builders.scheduler_server import client, create, ended, working
-from tests.builders.scraping import free_address, known_names, scrape
+from tests.builders.scraping import known_names, scrape
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "observability.md"
 _ROW = re.compile(r"^\| `(nasmesh_\w+)` \| (\w+) \| (.*?) \| (.+?) \|$", re.MULTILINE)

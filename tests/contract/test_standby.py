@@ -18,9 +18,9 @@ from nasmesh.v1 import scheduler_service_pb2 as api
 from scheduler.journal.places import journal_at
 from scheduler.program import Options, Scheduler, start
 from tests.builders import scheduling as make
+from tests.builders.addresses import free_address
 from tests.builders.health import NOT_SERVING, SERVING, health_of, until
 from tests.builders.scheduler_server import client, create, working
-from tests.chaos.programs import free_address
 
 TAKE_OVER_S = 10.0
 

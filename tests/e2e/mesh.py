@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from nasmesh.client import Client
+from tests.builders.addresses import address_of, hold
 
 ROOT = Path(__file__).resolve().parents[2]
 GRPCURL = ROOT / ".tools" / "bin" / "grpcurl"
@@ -191,16 +192,10 @@ class Mesh:
                 self.children(name)
 
     def _own_address(self, name: str) -> str:
-        """Return an address that nobody else is given until the mesh is closed, also while its program is killed.
-
-        The socket here is bound and does not listen: a program that names the port may serve there (SO_REUSEADDR), one
-        that takes any free port, as the programs of tests beside this one do, gets another (bind(2), ip(7)).
-        """
+        """Return an address that nobody else is given until the mesh is closed, also while its program is killed."""
         if name not in self._held:
-            self._held[name] = socket.socket()
-            self._held[name].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._held[name].bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{self._held[name].getsockname()[1]}"
+            self._held[name] = hold()
+        return address_of(self._held[name])
 
     def _port_file(self, name: str) -> Path:
         return self.home / f"{name}.port"
