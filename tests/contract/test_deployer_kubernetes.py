@@ -1,7 +1,9 @@
 """The Kubernetes engine by the official client against an API server in memory, and its bodies against the schemas."""
 
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +238,38 @@ def test_no_cluster_is_told_with_where_it_was_looked_for(
     monkeypatch.setattr(LOCATION, str(tmp_path / "nowhere"))
     with pytest.raises(Unavailable, match="KUBECONFIG"):
         engine(PLAIN, tmp_path).standings()
+
+
+class _Gateway(BaseHTTPRequestHandler):
+    """Whatever stands before a cluster, and answers in its place."""
+
+    body = b""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, format: str, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("body", [b"<html>Please sign in</html>", b"[]", b""])
+def test_an_answer_that_is_none_of_a_clusters_is_told(body: bytes, there: Cluster, tmp_path: Path) -> None:
+    gateway = ThreadingHTTPServer(("127.0.0.1", 0), type("Gateway", (_Gateway,), {"body": body}))
+    thread = threading.Thread(target=gateway.serve_forever)
+    thread.start()
+    try:
+        config = there.kubeconfig.read_text().replace(_server(there), f"http://127.0.0.1:{gateway.server_port}")
+        there.kubeconfig.write_text(config)
+        with pytest.raises(Unavailable, match="the cluster's answer is no list") as caught:
+            engine(PLAIN, tmp_path).standings()
+        assert caught.value.reason == ENGINE_DOWN
+    finally:
+        gateway.shutdown()
+        gateway.server_close()
+        thread.join()
 
 
 def test_settings_that_cannot_be_are_refused_by_name(tmp_path: Path) -> None:

@@ -231,6 +231,21 @@ def test_helm_and_kubernetes_accept_the_chart(values: Mapping[str, Any]) -> None
     assert custom_complaints([found for found in made if found["kind"] in CUSTOM]) == []
 
 
+def test_prometheus_finds_every_program_that_the_chart_runs() -> None:
+    values = yaml.safe_load((deployments.CHART / "ci" / "deployer.yaml").read_text())
+    made = deployments.objects({**values, "prometheus": {"podMonitors": True}})
+    (monitor,) = [found["spec"] for found in made if found["kind"] == "PodMonitor"]
+    commands = {found.program: found for found in deployments.pod_commands(made) if found.program}
+    assert {"scheduler", "generate", "deployer"} <= set(commands)
+    for name, template in deployments.pods(made):
+        labels = template["metadata"]["labels"]
+        assert monitor["selector"]["matchLabels"].items() <= labels.items(), name
+        (port,) = [p for p in template["spec"]["containers"][0]["ports"] if p["name"] == "metrics"]
+        command = commands[labels["app.kubernetes.io/component"]]
+        assert command.flag("--metrics") == f"open:0.0.0.0:{port['containerPort']}", name
+    assert [endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]] == ["metrics"]
+
+
 def custom_complaints(made: list[dict[str, Any]]) -> list[str]:
     """Return what the schemas of KEDA and of the Prometheus operator have against objects."""
     place = TOOLS / "kubernetes-models"

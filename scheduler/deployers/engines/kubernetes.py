@@ -114,8 +114,12 @@ class KubernetesEngine:
         found: list[Mapping[str, Any]] = []
         token = ""
         while True:
-            body = json.loads(self._ask(lambda after=token: page(after)).data)  # type: ignore[misc]
-            found += body.get("items") or []
+            data = self._ask(lambda after=token: page(after)).data  # type: ignore[misc]
+            try:
+                body = json.loads(data)
+                found += body.get("items") or []
+            except (ValueError, AttributeError) as error:  # something between here and the cluster answers in its place
+                raise Unavailable(ENGINE_DOWN, f"the cluster's answer is no list: {data[:_SAID]!r}") from error
             token = (body.get("metadata") or {}).get("continue") or ""
             if not token:
                 return found
