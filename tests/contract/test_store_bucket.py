@@ -11,6 +11,7 @@ import pytest
 
 from nasmesh.clock import new_id
 from nasmesh.errors import Unavailable
+from nasmesh.limits import MIB
 from nasmesh.store.keys import ObjectKind
 from nasmesh.store.s3 import SWEEPING, S3Store
 from nasmesh.store.s3_calls import Calls, Request
@@ -103,6 +104,8 @@ def test_keys_when_given_then_each_role_may_do_what_it_needs_and_no_more(servers
         for kind in ObjectKind:
             wrote = written(store, kind, f"{role} {kind}".encode() + b"x" * 100)
             assert wrote == (kind in MAY_WRITE[role]), f"{role} writes {kind}"
+        for kind in MAY_WRITE[role]:
+            assert written(S3Store(calls, part_bytes=5 * MIB), kind, os.urandom(5 * MIB + 1)), "in parts"
         assert not store.delete(shown.key, min_age_s=3600.0)
         allowed = status(calls, Request("PUT", SWEEPING + shown.key)) == 200
         assert allowed == (role == "scheduler")
