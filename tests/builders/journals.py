@@ -75,6 +75,16 @@ class Past:
         self.engine.journal.close()
 
 
+def one_of_each(path: Path) -> None:
+    """Write a journal at rest with a search that ended, "ended", and one at work, "open"."""
+    past = Past(path)
+    past.create("ended", max_trials=20)
+    past.work("ended")
+    past.create("open", max_trials=20, parallelism=4)
+    past.work("open", until=9)
+    past.close()
+
+
 def ended(path: Path, search: str = "s", **more: Any) -> None:
     """Write a journal with one search that has ended."""
     past = Past(path)

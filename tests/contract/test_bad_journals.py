@@ -79,12 +79,7 @@ def serves(process: subprocess.Popen[str]) -> None:
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound journal at rest: a search that ended and one at work."""
     path = tmp_path_factory.mktemp("good") / "journal.db"
-    past = journals.Past(path)
-    past.create("ended", max_trials=20)
-    past.work("ended")
-    past.create("open", max_trials=20, parallelism=4)
-    past.work("open", until=9)
-    past.close()
+    journals.one_of_each(path)
     return path
 
 

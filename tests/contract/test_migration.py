@@ -31,12 +31,7 @@ from tests.e2e.mesh import ROOT
 def file(tmp_path: Path) -> Path:
     """A journal of SQLite at rest: a search that ended, one at work."""
     path = tmp_path / "journal.db"
-    past = journals.Past(path)
-    past.create("ended", max_trials=12)
-    past.work("ended")
-    past.create("open", max_trials=20, parallelism=4)
-    past.work("open", until=9)
-    past.close()
+    journals.one_of_each(path)
     return path
 
 

@@ -82,6 +82,14 @@ def test_journal_when_spoilt_then_refused_in_the_same_words_each_time(
         assert (error.reason, words in error.message) == (reason, True), error.message
 
 
+def test_database_when_its_encoding_is_another_then_told_how_to_make_one(postgres_server: PostgresServer) -> None:
+    with postgres_server.connect() as db:
+        db.execute("CREATE DATABASE old_letters ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    error = refused(postgres_server.url("old_letters"))
+    assert (type(error), error.reason) == (Invalid, "JOURNAL_ENCODING")
+    assert "ENCODING 'UTF8' TEMPLATE template0" in error.message
+
+
 def test_database_when_it_cannot_be_reached_then_told_why_and_what_to_do(
     postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
