@@ -1,16 +1,30 @@
 """What the deployer asks of an engine, whatever that is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from nasmesh.errors import FieldViolation, Invalid
 
 ENGINE_DOWN = "ENGINE_DOWN"
 """Reason of Unavailable where an engine gives no answer, or none that is understood; it is asked again."""
 
 DOES_NOT_FIT = "DOES_NOT_FIT"
 """Reason of Invalid where an order can never be met: more than the largest node has, a queue that does not exist."""
+
+
+Fault = tuple[str, str]
+"""A field of a configuration, and what is wrong with it or how to mend it."""
+
+
+def refuse(faults: Iterable[Fault]) -> None:
+    """Raise Invalid (CONFIG_INVALID) with every wrong field, where there is any."""
+    found = [FieldViolation(field, f"{field}: {what}") for field, what in faults]
+    if found:
+        more = f" (and {len(found) - 1} more: {', '.join(v.field for v in found[1:8])})" if len(found) > 1 else ""
+        raise Invalid("CONFIG_INVALID", found[0].description + more, field=found[0].field, violations=found)
 
 
 class State(Enum):
@@ -71,7 +85,7 @@ class Engine(Protocol):
     """Starts and stops the servers of one pool. Its methods block and are called from one thread at a time.
 
     An engine is made as `XEngine(pool, site)` of a nasmesh.v1.ServerPool and a Site; that checks the pool's own
-    settings (Invalid) and opens nothing, so that a deployer begins while its engine is down.
+    settings (Invalid, CONFIG_INVALID) and opens nothing, so that a deployer begins while its engine is down.
     """
 
     kind_name: str

@@ -7,9 +7,10 @@ from pathlib import Path
 from google.protobuf.duration_pb2 import Duration
 
 from nasmesh.client.spec import SPEC_BYTES, parse_message
-from nasmesh.errors import FieldViolation, Invalid
+from nasmesh.errors import Invalid
 from nasmesh.settings import parse_addresses
 from nasmesh.v1 import deployer_pb2 as pb
+from scheduler.deployers.base import Fault, refuse
 from scheduler.deployers.rules import (
     DEFAULT_COOL_DOWN_S,
     DEFAULT_START_TIMEOUT_S,
@@ -30,8 +31,6 @@ _DAY_S = 86_400.0
 # Flags that the deployer sets itself: with another value its servers could not be told apart, or would not work.
 _OWN_FLAGS = frozenset({"--name", "--scheduler", "--slots", "--work-dir"})
 _SECRET = re.compile(r"token|secret|passw|credential|api_?key", re.IGNORECASE)
-
-Fault = tuple[str, str]
 
 
 def read_config(path: Path) -> pb.DeployerConfig:
@@ -66,10 +65,7 @@ def complete_config(given: pb.DeployerConfig) -> pb.DeployerConfig:
     faults = [*_config_faults(config)]
     for index, pool in enumerate(config.pools):
         faults += [(f"pools.{index}.{field}", what) for field, what in _pool_faults(pool)]
-    if faults:
-        found = [FieldViolation(field, f"{field}: {what}") for field, what in faults]
-        more = f" (and {len(found) - 1} more: {', '.join(v.field for v in found[1:8])})" if len(found) > 1 else ""
-        raise Invalid("CONFIG_INVALID", found[0].description + more, field=found[0].field, violations=found)
+    refuse(faults)
     return config
 
 

@@ -169,7 +169,7 @@ class Post:
             self._note_away(Unavailable(ENGINE_DOWN, text))
 
     def _note_away(self, error: NasmeshError) -> None:
-        if error.message != self.record.reason:
+        if not self.record.away:
             _log.warning(
                 "engine_away", pool=self.pool.name, engine=self.kind_name, reason=error.reason, why=error.message
             )

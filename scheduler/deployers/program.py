@@ -11,7 +11,7 @@ from nasmesh import limits
 from nasmesh.agent.lifetime import Lifetime, locked_directory, write_address
 from nasmesh.client.deploying import DeployerClient
 from nasmesh.clock import SystemClock
-from nasmesh.errors import Invalid, NasmeshError
+from nasmesh.errors import Invalid
 from nasmesh.logs import get_logger
 from nasmesh.rpc.access import NO_CLIENT_ACCESS, NO_SERVER_ACCESS, ClientAccess, ServerAccess
 from nasmesh.rpc.observing import metrics_served, observers
@@ -19,7 +19,7 @@ from nasmesh.rpc.server import Door, serve_threads
 from nasmesh.telemetry.calls import Calls
 from nasmesh.v1 import deployer_pb2
 from scheduler.deployers.acquaintance import Acquaintance
-from scheduler.deployers.base import Engine, Site
+from scheduler.deployers.base import Engine, Fault, Site, refuse
 from scheduler.deployers.config import read_config
 from scheduler.deployers.keeper import Keeper, Told
 from scheduler.deployers.posts import Post
@@ -56,7 +56,7 @@ class Options:
 
 
 def open_engine(pool: deployer_pb2.ServerPool, site: Site) -> Engine | None:
-    """Return the engine of a pool, None where it is external; raises Invalid (ENGINE_UNAVAILABLE, and the engine's)."""
+    """Return the engine of a pool, None where it is external; raises Invalid (CONFIG_INVALID)."""
     kind = str(pool.WhichOneof("engine"))
     if kind == EXTERNAL:
         return None
@@ -64,26 +64,31 @@ def open_engine(pool: deployer_pb2.ServerPool, site: Site) -> Engine | None:
     try:
         make = cast("Callable[[deployer_pb2.ServerPool, Site], Engine]", getattr(import_module(module), name))
     except ImportError as error:
-        raise Invalid(
-            "ENGINE_UNAVAILABLE",
-            f"pool {pool.name}: the {kind} engine is not installed here ({error.name}); pip install 'nasmesh[{kind}]'",
-            field=kind,
-        ) from error
+        text = f"{kind}: this engine is not installed here (no {error.name}); pip install 'nasmesh[{kind}]'"
+        raise Invalid("CONFIG_INVALID", text, field=kind) from error
     return make(pool, site)
 
 
 def open_posts(config: deployer_pb2.DeployerConfig, home: Path) -> list[Post]:
-    """Return the pools of a configuration with their engines; raises as open_engine does, naming the pool."""
+    """Return the pools of a configuration with their engines; raises as open_engine does.
+
+    Every field that an engine finds wrong is named, of every pool.
+    """
     site = Site(config.name, home)
-    posts: list[Post] = []
-    try:
-        for pool in config.pools:
-            posts.append(Post(pool, open_engine(pool, site), Acquaintance(home / "pools", pool)))
-    except NasmeshError:
-        for post in posts:
-            post.close()
-        raise
-    return posts
+    engines: list[Engine | None] = []
+    faults: list[Fault] = []
+    for index, pool in enumerate(config.pools):
+        try:
+            engines.append(open_engine(pool, site))
+        except Invalid as error:
+            for violation in error.violations:
+                what = violation.description.removeprefix(f"{violation.field}: ")
+                faults.append((f"pools.{index}.{violation.field}", what))
+    refuse(faults)
+    return [
+        Post(pool, engine, Acquaintance(home / "pools", pool))
+        for pool, engine in zip(config.pools, engines, strict=True)
+    ]
 
 
 def run(options: Options, lifetime: Lifetime) -> int:

@@ -67,8 +67,15 @@ class PoolRecord:
     gone: set[str] = field(default_factory=set)
     failures: int = 0
     retry_at: float = 0.0
-    reason: str = ""
+    why_failed: str = ""
+    trouble: str = ""
+    """What the engine said in the place of an answer; "": it has answered since."""
     wanted: int = 0
+
+    @property
+    def reason(self) -> str:
+        """Why nothing is started, or what failed last; "": nothing is wrong."""
+        return self.trouble or self.why_failed
 
     def may_start(self, now: float) -> int:
         """Return how many may be started: after a failure none for a while, then one until it has come."""
@@ -89,7 +96,7 @@ class PoolRecord:
 
     def failed(self, why: str, now: float) -> None:
         """Note that a start failed; the next one waits, twice as long each time. Those that fail together are one."""
-        self.reason = why[:_WHY]
+        self.why_failed = why[:_WHY]
         self.tally.failed_starts += 1
         if self.failures and now < self.retry_at:
             return
@@ -98,7 +105,7 @@ class PoolRecord:
 
     def refused(self, error: NasmeshError) -> None:
         """Note that the engine gave no answer; what is known of its servers stays."""
-        self.reason = error.message[:_WHY]
+        self.trouble = error.message[:_WHY]
         self.tally.engine_errors += 1
 
     def follow(self, agents: Mapping[str, pb.Agent], now: float) -> None:
@@ -109,8 +116,7 @@ class PoolRecord:
 
     def look(self, standings: Sequence[Standing], agents: Mapping[str, pb.Agent], now: float) -> list[str]:
         """Take in what engine and scheduler say; returns the servers that are gone since the last look."""
-        if not self.failures:
-            self.reason = ""
+        self.trouble = ""
         stand = {standing.name: standing for standing in standings}
         ended: list[str] = []
         for name, standing in stand.items():
@@ -138,7 +144,7 @@ class PoolRecord:
         if here is not None and not record.was_here:
             record.was_here, record.here_since = True, now
         if here is not None and self.failures and _has_come(record, now):
-            self.failures, self.retry_at, self.reason = 0, 0.0, ""
+            self.failures, self.retry_at, self.why_failed = 0, 0.0, ""
         record.enter(_phase(record, standing, here), now)
         return True
 

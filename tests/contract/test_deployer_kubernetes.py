@@ -280,4 +280,4 @@ def test_settings_that_cannot_be_are_refused_by_name(tmp_path: Path) -> None:
     ):
         with pytest.raises(Invalid) as caught:
             engine(text, tmp_path)
-        assert (caught.value.reason, caught.value.field) == ("ENGINE_INVALID", field)
+        assert (caught.value.reason, caught.value.field) == ("CONFIG_INVALID", field)

@@ -178,7 +178,7 @@ def test_settings_and_records_that_make_no_sense(tmp_path: Path) -> None:
     twice = POOL.replace("GPU-1", '"0"')
     with pytest.raises(Invalid) as caught:
         LocalEngine(parse_config(twice).pools[0], Site("nasmesh", tmp_path))
-    assert (caught.value.reason, caught.value.field) == ("ENGINE_INVALID", "local.devices")
+    assert (caught.value.reason, caught.value.field) == ("CONFIG_INVALID", "local.devices")
     (tmp_path / "local").mkdir()
     (tmp_path / "local" / "train-000001.json").write_text("{")
     assert not make(tmp_path).standings()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nasmesh.errors import Invalid
+from nasmesh.errors import Invalid, Unavailable
 from nasmesh.v1 import generate_service_pb2, job_pb2
 from nasmesh.v1 import scheduler_service_pb2 as api
 from scheduler.deployers.acquaintance import Acquaintance
@@ -13,7 +13,7 @@ from scheduler.deployers.base import Site, Standing, State
 from scheduler.deployers.config import parse_config, read_config
 from scheduler.deployers.orders import make_order, new_name
 from scheduler.deployers.planner import BURST, Phase
-from scheduler.deployers.program import open_engine
+from scheduler.deployers.program import ENGINES, open_engine, open_posts
 from scheduler.deployers.records import BACKOFF_CAP_S, BACKOFF_S, STEADY_S, PoolRecord
 from scheduler.deployers.rules import rules_of
 
@@ -105,6 +105,26 @@ def test_the_pools_of_the_documents_are_read() -> None:
     for block in found:
         for pool in parse_config(block).pools:
             open_engine(pool, Site("nasmesh", Path("/nowhere")))
+
+
+def test_what_engines_find_wrong_is_named_with_its_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse_config("""
+pools:
+  - { name: a, kind: TASK_KIND_TRAIN, maxServers: 1, external: {} }
+  - { name: b, kind: TASK_KIND_TRAIN, maxServers: 1, slurm: { partition: "x y", qos: "$" } }
+  - { name: c, kind: TASK_KIND_TRAIN, maxServers: 1, local: { cpus: -1 } }
+""")
+    with pytest.raises(Invalid) as caught:
+        open_posts(config, tmp_path)
+    assert [v.field for v in caught.value.violations] == [
+        "pools.1.slurm.partition",
+        "pools.1.slurm.qos",
+        "pools.2.local",
+    ]
+    assert caught.value.message.startswith("pools.1.slurm.partition: 'x y' is no name that Slurm has (and 2 more: ")
+    monkeypatch.setitem(ENGINES, "local", ("scheduler.deployers.engines.absent", "AbsentEngine"))
+    with pytest.raises(Invalid, match=r"pools.0.local: this engine is not installed here .* 'nasmesh\[local\]'"):
+        open_posts(parse_config(POOL), tmp_path)
 
 
 # --- orders ---------------------------------------------------------------------------------------------------------
@@ -204,6 +224,15 @@ def test_one_that_was_told_to_end_has_not_failed_and_one_that_is_forgotten_is_go
     assert not pool.look([], {}, 3.0), "an engine may take a moment to list it"
     assert pool.look([], {}, 3.0 + pool.rules.start_timeout_s) == ["train-2"]
     assert pool.failures == 1
+
+
+def test_what_an_engine_says_hides_why_a_start_failed_only_until_it_answers() -> None:
+    pool = record()
+    pool.failed("train-1 ended before it was there: no such flag", 0.0)
+    pool.refused(Unavailable("ENGINE_DOWN", "the cluster gives no answer"))
+    assert pool.reason == "the cluster gives no answer"
+    pool.look([], {}, 1.0)
+    assert pool.reason == "train-1 ended before it was there: no such flag"
 
 
 def test_servers_of_an_earlier_life_are_taken_over() -> None:

@@ -1,16 +1,16 @@
 """Servers as Jobs, or TrainJobs, of a Kubernetes cluster, through the official client. Opened at its first use."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from kubernetes import client as api
 from kubernetes import config as api_config
 from urllib3.exceptions import HTTPError
 
-from nasmesh.errors import FieldViolation, Invalid, NotFound, Unavailable
+from nasmesh.errors import Invalid, NotFound, Unavailable
 from nasmesh.v1 import deployer_pb2
-from scheduler.deployers.base import DOES_NOT_FIT, ENGINE_DOWN, Order, Site, Standing
+from scheduler.deployers.base import DOES_NOT_FIT, ENGINE_DOWN, Fault, Order, Site, Standing, refuse
 from scheduler.deployers.engines import kubernetes_bodies as bodies
 from scheduler.deployers.engines.kubernetes_status import JOB_SET, has_ended, standing, waiting
 
@@ -31,8 +31,8 @@ class KubernetesEngine:
     kind_name = "kubernetes"
 
     def __init__(self, pool: deployer_pb2.ServerPool, site: Site) -> None:
-        """Keep a pool's servers at a cluster; raises Invalid (ENGINE_INVALID) for wrong settings."""
-        _check(pool)
+        """Keep a pool's servers at a cluster; raises Invalid (CONFIG_INVALID) for wrong settings."""
+        refuse(_faults(pool))
         self._pool = pool
         self._deployer = site.deployer
         self._is_train_job = pool.kubernetes.workload == deployer_pb2.KUBERNETES_WORKLOAD_TRAIN_JOB
@@ -192,21 +192,18 @@ _RAW: dict[str, Any] = {"_request_timeout": CALL_S, "_preload_content": False}
 """Answers are read by us: what a newer cluster says beside what the client knows does no harm then."""
 
 
-def _check(pool: deployer_pb2.ServerPool) -> None:
-    settings, wrong = pool.kubernetes, []
+def _faults(pool: deployer_pb2.ServerPool) -> Iterator[Fault]:
+    settings = pool.kubernetes
     if settings.workload == deployer_pb2.KUBERNETES_WORKLOAD_TRAIN_JOB:
         if not settings.runtime:
-            wrong.append(("kubernetes.runtime", "name the ClusterTrainingRuntime of a TrainJob"))
+            yield "kubernetes.runtime", "name the ClusterTrainingRuntime of a TrainJob"
         for field in ("node_selector", "service_account", "secret", "image_pull_secrets", "priority_class"):
             if getattr(settings, field):
-                wrong.append((f"kubernetes.{field}", "is the runtime's to say for a TrainJob"))
+                yield f"kubernetes.{field}", "is the runtime's to say for a TrainJob"
         if pool.resources.gpu_memory_bytes:
-            wrong.append(("resources.gpu_memory_bytes", "is the runtime's to say for a TrainJob"))
+            yield "resources.gpu_memory_bytes", "is the runtime's to say for a TrainJob"
     elif not settings.image:
-        wrong.append(("kubernetes.image", "name the image that the servers run"))
-    if wrong:
-        found = [FieldViolation(field, f"{field}: {what}") for field, what in wrong]
-        raise Invalid("ENGINE_INVALID", found[0].description, field=found[0].field, violations=found)
+        yield "kubernetes.image", "name the image that the servers run"
 
 
 def _message(error: api.ApiException) -> str:

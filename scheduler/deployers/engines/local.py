@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nasmesh.clock import Clock, SystemClock
-from nasmesh.errors import FieldViolation, Invalid, Unavailable
+from nasmesh.errors import Invalid, Unavailable
 from nasmesh.rpc.access import ACCESS_VARIABLES
 from nasmesh.v1 import deployer_pb2
-from scheduler.deployers.base import DOES_NOT_FIT, ENGINE_DOWN, Order, Resources, Site, Standing, State
+from scheduler.deployers.base import DOES_NOT_FIT, ENGINE_DOWN, Fault, Order, Resources, Site, Standing, State, refuse
 from scheduler.deployers.engines.local_host import Gpu, Share, host_memory_bytes, list_gpus, pick, shortage
 from scheduler.deployers.engines.local_record import Kept, LocalRecord, is_alive, started_at
 
@@ -32,7 +32,7 @@ class LocalEngine:
     kind_name = "local"
 
     def __init__(self, pool: deployer_pb2.ServerPool, site: Site, clock: Clock | None = None) -> None:
-        """Keep a pool's processes below the site's home; raises Invalid (ENGINE_INVALID) for wrong settings."""
+        """Keep a pool's processes below the site's home; raises Invalid (CONFIG_INVALID) for wrong settings."""
         self._pool = pool.name
         self._home = site.home / "local"
         self._work_dir = pool.work_dir
@@ -40,7 +40,7 @@ class LocalEngine:
         self._clock = clock or SystemClock()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._gpus: list[Gpu] = []
-        _check(pool.local)
+        refuse(_faults(pool.local))
 
     def start(self, order: Order) -> None:
         """Keep an order, and start its process if there is room; raises Invalid (DOES_NOT_FIT) where there never is."""
@@ -120,7 +120,7 @@ class LocalEngine:
         return waiting
 
     def _begin(self, kept: Kept, record: LocalRecord) -> None:
-        # The deployer's own identity, ports and traces are not its servers'; GPUs are given away one by one.
+        # The deployer's own identity and ports are not its servers'; GPUs are given away one by one.
         outside = {name: value for name, value in os.environ.items() if name not in _OWN}
         gpus = {"CUDA_VISIBLE_DEVICES": ",".join(record.gpus)}
         environment = {**outside, **gpus, **record.environment, "GRPC_ENABLE_FORK_SUPPORT": "0"}
@@ -210,15 +210,11 @@ def _tail(path: Path) -> str:
         return log.read().decode(errors="replace")
 
 
-def _check(settings: deployer_pb2.LocalEngine) -> None:
-    wrong: list[tuple[str, str]] = []
+def _faults(settings: deployer_pb2.LocalEngine) -> Iterator[Fault]:
     ids = [device.id for device in settings.devices]
     if not all(ids) or len(set(ids)) != len(ids):
-        wrong.append(("local.devices", "each needs an id of its own"))
+        yield "local.devices", "each needs an id of its own"
     if settings.cpus < 0 or settings.memory_bytes < 0 or any(d.memory_bytes < 0 for d in settings.devices):
-        wrong.append(("local", "what may be given away cannot be negative"))
+        yield "local", "what may be given away cannot be negative"
     if any(not custom.name or custom.amount <= 0 for custom in settings.custom):
-        wrong.append(("local.custom", "each needs a name, and an amount above 0"))
-    if wrong:
-        found = [FieldViolation(field, f"{field}: {what}") for field, what in wrong]
-        raise Invalid("ENGINE_INVALID", found[0].description, field=found[0].field, violations=found)
+        yield "local.custom", "each needs a name, and an amount above 0"

@@ -11,16 +11,16 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from nasmesh.clock import Clock, SystemClock
-from nasmesh.errors import FieldViolation, Invalid, Unavailable
+from nasmesh.errors import Invalid, Unavailable
 from nasmesh.settings import parse_address
 from nasmesh.v1 import deployer_pb2 as pb
-from scheduler.deployers.base import ENGINE_DOWN, Order, Resources, Site, Standing, State
+from scheduler.deployers.base import ENGINE_DOWN, Fault, Order, Resources, Site, Standing, State, refuse
 from scheduler.deployers.engines.started import Started
 from scheduler.deployers.orders import resources_of
 
@@ -44,8 +44,7 @@ class RayEngine:
 
     def __init__(self, pool: pb.ServerPool, site: Site, *, clock: Clock | None = None) -> None:
         """Check the pool's settings; raises Invalid (CONFIG_INVALID) with every field that is wrong."""
-        if violations := check(pool):
-            raise Invalid("CONFIG_INVALID", violations[0].description, violations=violations)
+        refuse(_faults(pool))
         self._prefix = f"{site.deployer}/{pool.name}/"
         self._wanted = _ray_resources(resources_of(pool.resources))
         self._started = Started(site.home / "ray" / "started" / pool.name)
@@ -200,23 +199,18 @@ class _Connection:
         return self._address or "the address that it finds by itself"
 
 
-def check(pool: pb.ServerPool) -> list[FieldViolation]:
-    """Return what is wrong with a pool's settings for Ray, each field with how to mend it."""
-    found = []
+def _faults(pool: pb.ServerPool) -> Iterator[Fault]:
     if any(character in pool.ray.address for character in " \n\0@"):
-        text = "ray.address: give HOST:PORT of the cluster's head, ray://HOST:PORT, or nothing"
-        found.append(FieldViolation("ray.address", text))
+        yield "ray.address", "give HOST:PORT of the cluster's head, ray://HOST:PORT, or nothing"
     if "/" in pool.ray.namespace or len(pool.ray.namespace) > 64:
-        found.append(FieldViolation("ray.namespace", "ray.namespace: at most 64 characters, without /"))
+        yield "ray.namespace", "at most 64 characters, without /"
     custom = [resource.name for resource in pool.resources.custom]
     if pool.resources.gpu_memory_bytes > 0 and not any(name.startswith(_TYPE) for name in custom):
         text = f"Ray does not place by it; name the GPU as well, as a custom resource {_TYPE}A100 of 0.001"
-        found.append(FieldViolation("resources.gpu_memory_bytes", f"resources.gpu_memory_bytes: {text}"))
+        yield "resources.gpu_memory_bytes", text
     for number, name in enumerate(custom):
         if name in ("CPU", "GPU", "memory", "object_store_memory"):
-            text = f"resources.custom.{number}: {name} has a field of its own"
-            found.append(FieldViolation(f"resources.custom.{number}", text))
-    return found
+            yield f"resources.custom.{number}", f"{name} has a field of its own"
 
 
 def _ray_resources(wanted: Resources) -> dict[str, float]:

@@ -8,12 +8,12 @@ comment, "nasmesh/{deployer}/{pool}", for as long as Slurm remembers them (MinJo
 import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from nasmesh.clock import Clock, SystemClock
-from nasmesh.errors import FieldViolation, Invalid
+from nasmesh.errors import Invalid
 from nasmesh.v1 import deployer_pb2 as pb
-from scheduler.deployers.base import DOES_NOT_FIT, Order, Site, Standing, State
+from scheduler.deployers.base import DOES_NOT_FIT, Fault, Order, Site, Standing, State, refuse
 from scheduler.deployers.engines.slurm_commands import Job, cancel, jobs, submit
 from scheduler.deployers.engines.started import Started
 
@@ -34,8 +34,7 @@ class SlurmEngine:
 
     def __init__(self, pool: pb.ServerPool, site: Site, *, clock: Clock | None = None) -> None:
         """Check the pool's settings; raises Invalid (CONFIG_INVALID) with every field that is wrong."""
-        if violations := check(pool):
-            raise Invalid("CONFIG_INVALID", violations[0].description, violations=violations)
+        refuse(_faults(pool))
         self._pool = pool
         self._comment = f"nasmesh/{site.deployer}/{pool.name}"
         self._output = pool.slurm.output_dir or str(site.home / "slurm" / "output")
@@ -159,38 +158,30 @@ class SlurmEngine:
         return "\n".join(lines) + "\n"
 
 
-def check(pool: pb.ServerPool) -> list[FieldViolation]:
-    """Return what is wrong with a pool's settings for Slurm, each field with how to mend it."""
-    slurm, found = pool.slurm, []
+def _faults(pool: pb.ServerPool) -> Iterator[Fault]:
+    slurm = pool.slurm
     for field in ("partition", "account", "qos", "gpu_type"):
         if (value := getattr(slurm, field)) and not _WORD.fullmatch(value):
-            found.append(_wrong(f"slurm.{field}", f"{value[:80]!r} is no name that Slurm has"))
+            yield f"slurm.{field}", f"{value[:80]!r} is no name that Slurm has"
     if slurm.constraint and not _CONSTRAINT.fullmatch(slurm.constraint):
-        found.append(_wrong("slurm.constraint", f"{slurm.constraint[:80]!r} is no list of node features"))
+        yield "slurm.constraint", f"{slurm.constraint[:80]!r} is no list of node features"
     if slurm.output_dir and (not slurm.output_dir.startswith("/") or re.search(r"[%\\\n\0]", slurm.output_dir)):
-        found.append(_wrong("slurm.output_dir", "give an absolute directory that all nodes have, without % and \\"))
+        yield "slurm.output_dir", "give an absolute directory that all nodes have, without % and \\"
     for number, line in enumerate(slurm.setup):
         if "\0" in line or line.lstrip().startswith("#SBATCH"):
-            found.append(_wrong(f"slurm.setup.{number}", "is a line of shell; what sbatch is told are other fields"))
+            yield f"slurm.setup.{number}", "is a line of shell; what sbatch is told are other fields"
     if slurm.HasField("time_limit"):
         limit, least = slurm.time_limit.ToTimedelta().total_seconds(), _grace_s(pool) + 60
         if limit < least:
-            found.append(
-                _wrong(
-                    "slurm.time_limit", f"{limit:.0f} s leave no time to work; at least {least} s with this stop_grace"
-                )
-            )
+            yield "slurm.time_limit", f"{limit:.0f} s leave no time to work; at least {least} s with this stop_grace"
     if pool.resources.gpu_memory_bytes > 0 and not (slurm.gpu_type or slurm.constraint):
-        text = (
-            "Slurm does not place by it; name the GPU in slurm.gpu_type or a node feature in slurm.constraint as well"
-        )
-        found.append(_wrong("resources.gpu_memory_bytes", text))
+        text = "Slurm does not place by it; name the GPU in slurm.gpu_type or a node feature in slurm.constraint"
+        yield "resources.gpu_memory_bytes", f"{text} as well"
     for number, resource in enumerate(pool.resources.custom):
         plain = resource.name.removeprefix(_LICENCE)
         if not _RESOURCE.fullmatch(plain) or resource.amount != int(resource.amount) or resource.amount < 1:
             text = f"{resource.name[:80]!r} must name a GRES, or a licence as {_LICENCE}NAME, and be a whole number"
-            found.append(_wrong(f"resources.custom.{number}", text))
-    return found
+            yield f"resources.custom.{number}", text
 
 
 def _without_gpus(order: Order) -> dict[str, str]:
@@ -213,7 +204,3 @@ def _whole(name: str, amount: float) -> int:
     if amount != int(amount):
         raise Invalid("CONFIG_INVALID", f"resources.custom: {name} must be a whole number", field="resources.custom")
     return int(amount)
-
-
-def _wrong(field: str, text: str) -> FieldViolation:
-    return FieldViolation(field, f"{field}: {text}")
