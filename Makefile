@@ -65,7 +65,7 @@ bench: ## run every benchmark quickly, with the scheduler compiled
 	@scripts/setup.sh dev
 	@$(MAKE) --no-print-directory data DATASET=fashion-mnist
 	@$(BIN)/python scripts/compile.py || true
-	@for name in train_step epoch fashion_mnist checkpoints instruments evaluate data_stream cell_table slot_idle first_step packing ga_modes startup control_plane journals agents utilisation queries growth restart sizing store; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
+	@for name in train_step layouts epoch fashion_mnist checkpoints instruments evaluate data_stream cell_table slot_idle first_step packing ga_modes startup control_plane journals agents utilisation queries growth restart sizing store; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
 fuzz: ## long tiers of hostile input: 5,000,000 mutants, ten minutes of raw bytes, every hostile generator (an hour)
 	@scripts/setup.sh dev

@@ -2,7 +2,7 @@
 
 The typical script is what tutorials show: a Dataset that transforms one sample at a time (random crop, mirror,
 normalise), a DataLoader with two worker processes, float32, and `loss.item()` every step. The server holds the samples
-as bytes, augments whole batches, probes number format and layout (AUTO), and has its process keep memory as the train
+as bytes, augments whole batches, probes the number format (AUTO), and has its process keep memory as the train
 server's children do. The same network (a residual network of eight layers), batch and optimiser; as many threads as
 there are processors, one with --quick. Both take turns a stretch of batches at a time, each in a process of its own.
 The target is at most 0.45 on the wall; the ratio of processor time, workers included, is printed too, which other

@@ -1,11 +1,11 @@
 """Time from the start of a training to its first update, in the warm child process of a train server.
 
 `python -m benchmarks.first_step [--quick]`. As in a search: one slot, the data set used before, and every training of a
-network that this server has not seen, so it is fetched, weighed against the memory, admitted, converted, and its layout
-is probed (all defaults; 1,000 updates asked for, ended after one). Measured from the call that starts the job, on the
-machine's monotonic clock, to the beginning of the first update, which is the figure (at most 300 ms); the end of that
-update is printed too, and the processor time from the job's begin in its process, which other programs' use of the
-machine adds less to. Fashion-MNIST, batches of 64, three kinds of networks.
+network that this server has not seen, so it is fetched, weighed against the memory, admitted and converted (all
+defaults; 1,000 updates asked for, ended after one). Measured from the call that starts the job, on the machine's
+monotonic clock, to the beginning of the first update, which is the figure (at most 300 ms); the end of that update,
+which chooses kernels, is printed too, and the processor time from the job's begin in its process, which other programs'
+use of the machine adds less to. Fashion-MNIST, batches of 64, three kinds of networks.
 """
 
 import argparse

@@ -1,4 +1,8 @@
-"""How arithmetic is done: device, threads, number format and layout; chosen by a probe where the policy is AUTO."""
+"""How arithmetic is done: device, threads, number format, layout.
+
+What is not asked for follows from the network and the processors of the host, never from a clock, so that equal
+trainings on equal hosts have equal bits. Only a precision of AUTO is timed (and compiling: train_svc.compiling).
+"""
 
 import contextlib
 import copy
@@ -27,8 +31,10 @@ OBSERVERS = "_observers"
 """Scope of the modules that watch a network's values: they are no part of what it computes."""
 # Below this many multiply-accumulates a forward pass, threads wait for each other longer than they compute.
 THREADS_FROM_MACS = 500_000_000
-# Below this many updates a probe of up to 12 passes costs more than its answer saves; the first candidate is taken.
+# Below this many updates a probe of six passes costs more than its answer saves; the first candidate is taken.
 PROBE_FROM_STEPS = 400
+# Times faster than the first candidate; what is less may be chance, and is not worth results of another precision.
+CLEARLY_FASTER = 1.1
 # What torch took from OMP_NUM_THREADS, which the server sets (nasmesh.host.thread_environment).
 _DEFAULT_THREADS = torch.get_num_threads()
 _PRECISIONS = {
@@ -37,7 +43,10 @@ _PRECISIONS = {
     pb.PRECISION_FLOAT16: "float16",
 }
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-_LAYOUTS = {pb.LAYOUT_NCHW: "nchw", pb.LAYOUT_NHWC: "nhwc"}
+_NCHW, _NHWC = "nchw", "nhwc"
+# AUTO is a rule, not a measurement, which could turn out otherwise on another host and give a result other last bits.
+# It costs nothing: channels first was never the faster one (`benchmarks.layouts`).
+_LAYOUTS = {pb.LAYOUT_AUTO: _NHWC, pb.LAYOUT_NCHW: _NCHW, pb.LAYOUT_NHWC: _NHWC}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +54,13 @@ class Choice:
     """The arithmetic of one training: part of its result's identity."""
 
     precision: str = "float32"
-    layout: str = "nchw"
+    layout: str = _NCHW
     compiled: bool = False
 
     @property
     def memory_format(self) -> torch.memory_format:
         """The layout as torch names it."""
-        return torch.channels_last if self.layout == "nhwc" else torch.contiguous_format
+        return torch.channels_last if self.layout == _NHWC else torch.contiguous_format
 
     def place(self, module: fx.GraphModule) -> None:
         """Put the module's rank-4 tensors into the layout."""
@@ -92,18 +101,14 @@ def prepare(policy: pb.ComputePolicy, *, macs_per_step: int) -> int:
 
 
 def candidates(policy: pb.ComputePolicy, *, total_steps: int) -> list[Choice]:
-    """Return what the policy allows, the likeliest first; only that one where probing cannot pay.
-
-    Channels last was never the slower layout in float32 where it was measured, bfloat16 often the slower precision.
-    """
-    layouts = ["nhwc", "nchw"] if policy.layout == pb.LAYOUT_AUTO else [_LAYOUTS[policy.layout]]
+    """Return what the policy allows, what others are measured against first; only that where probing cannot pay."""
     precisions = ["float32", "bfloat16"] if policy.precision == pb.PRECISION_AUTO else [_PRECISIONS[policy.precision]]
-    every = [Choice(precision, layout) for precision in precisions for layout in layouts]
+    every = [Choice(precision, _LAYOUTS[policy.layout]) for precision in precisions]
     return every if total_steps >= PROBE_FROM_STEPS else every[:1]
 
 
 def fastest(options: list[Choice], seconds: Callable[[Choice, float], float], memory: "ProbeMemory") -> Choice:
-    """Return the option with the least time, or what an earlier probe of the same question found.
+    """Return the first option, or one that is clearly faster, or what an earlier probe of the same question found.
 
     `seconds(option, best)` measures one, and may give up on what cannot come near the best so far.
     """
@@ -113,7 +118,7 @@ def fastest(options: list[Choice], seconds: Callable[[Choice, float], float], me
     best, chosen = float("inf"), options[0]
     for option in options:
         took = seconds(option, best)
-        if took < best:
+        if took * CLEARLY_FASTER < best:
             best, chosen = took, option
     return memory.keep(chosen)
 

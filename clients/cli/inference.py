@@ -190,7 +190,6 @@ def _training(
     _optimizer(train.optimizer, 0.05, 3e-4)
     train.schedule.kind = train_pb.SCHEDULE_KIND_COSINE
     train.clip_norm = 5.0
-    train.compute.layout = train_pb.LAYOUT_NHWC
     final.pick = search_pb2.FINAL_PICK_LAST if spec.budget.max_iterations else search_pb2.FINAL_PICK_BEST
     final.max_train_time_s = wish.budget_s * FINAL_SHARE
     final.train.epochs = 100.0 if samples < _SMALL else 30.0

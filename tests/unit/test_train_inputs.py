@@ -22,6 +22,39 @@ def test_train_when_the_layout_or_precision_is_given_then_is_used_and_recorded(s
         assert result.environment["threads"] == "1"
 
 
+@pytest.mark.parametrize("layout", [pb.LAYOUT_UNSPECIFIED, pb.LAYOUT_AUTO])
+def test_train_when_no_layout_is_asked_for_then_it_is_the_same_everywhere_and_no_clock_is_asked(
+    store, monkeypatch, layout
+):
+    monkeypatch.setattr(compute, "PROBE_FROM_STEPS", 1)
+    monkeypatch.setattr(compute, "fastest", lambda *_: pytest.fail("it was measured"))
+    network = jobs.stored(store)
+    found = jobs.run(jobs.request(network, steps=3, compute=pb.ComputePolicy(layout=layout)), store)
+    assert found.environment["layout"] == "nhwc"
+    told = jobs.run(jobs.request(network, steps=3, compute=pb.ComputePolicy(layout=pb.LAYOUT_NHWC)), store)
+    assert found.model == told.model
+
+
+def test_train_when_resumed_where_another_arithmetic_is_faster_then_keeps_that_of_its_checkpoint(store, monkeypatch):
+    def faster(precision):
+        return lambda options, *_: next(option for option in options if option.precision == precision)
+
+    monkeypatch.setattr(compute, "PROBE_FROM_STEPS", 1)
+    monkeypatch.setattr(compute, "fastest", faster("float32"))
+    start = jobs.request(jobs.stored(store), steps=6, compute=pb.ComputePolicy(precision=pb.PRECISION_AUTO))
+    whole = jobs.run(start, store)
+    start.until_step = 3
+    begun = jobs.run(start, store)
+    start.until_step = 0
+    monkeypatch.setattr(compute, "fastest", faster("bfloat16"))
+    other = jobs.run(start, store)
+    assert (other.environment["precision"], other.model == whole.model) == ("bfloat16", False)
+    start.resume_from.CopyFrom(begun.checkpoint)
+    resumed = jobs.run(start, store)
+    assert resumed.environment["precision"] == whole.environment["precision"] == "float32"
+    assert resumed.model == whole.model
+
+
 def test_train_when_the_policy_is_auto_then_the_probe_is_remembered(store, monkeypatch):
     monkeypatch.setattr(compute, "PROBE_FROM_STEPS", 1)
     policy = pb.ComputePolicy(precision=pb.PRECISION_AUTO)
@@ -30,7 +63,7 @@ def test_train_when_the_policy_is_auto_then_the_probe_is_remembered(store, monke
     monkeypatch.setattr(compute, "probe_seconds", lambda *_: lambda *_: pytest.fail("it was probed again"))
     second = jobs.run(start, store)
     assert first.model == second.model
-    assert first.environment["layout"] == second.environment["layout"]
+    assert first.environment["precision"] == second.environment["precision"]
 
 
 def test_train_when_the_data_do_not_fit_the_network_then_refuses(store):
