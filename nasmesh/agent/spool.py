@@ -59,11 +59,18 @@ class Spool:
         self._epoch.put("scheduler", str(epoch).encode())
 
     def instance(self) -> str:
-        """Return what tells this agent from others of its name: chosen at the first call, the same ever after."""
+        """Return what tells this agent from others of its name: chosen at the first call, the same ever after.
+
+        Where the disk refuses, the same until this process ends: the next one may have to wait until the scheduler has
+        given this one up.
+        """
         known = next((text.decode(errors="replace") for _, text in self._instance.load()), "")
         if not _INSTANCE.fullmatch(known):
             known = new_id()
-            self._instance.put("agent", known.encode())
+            try:
+                self._instance.put("agent", known.encode())
+            except OSError as error:
+                _LOG.error("instance_not_remembered", error=str(error))
         return known
 
     def put_lease(self, lease: pb.Lease) -> None:

@@ -1,5 +1,6 @@
 """Agents that a scheduler does not take, of another version or a name that somebody has; and where agents run."""
 
+import errno
 import platform
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from nasmesh.agent.spool import Spool
 from nasmesh.client import Client
 from nasmesh.clock import SystemClock
 from nasmesh.errors import Conflict, Invalid, Stale, Unavailable
+from nasmesh.jobs.records import RecordDirectory
 from nasmesh.rpc.channel import errors_from_rpc, open_channel
 from nasmesh.rpc.server import Door
 from nasmesh.v1 import dispatch_service_pb2 as pb
@@ -183,6 +185,16 @@ def test_instance_is_the_same_after_a_restart_and_another_in_another_directory(t
     assert Spool(tmp_path / "b").instance() != first
     (tmp_path / "a" / "agent.instance").write_bytes(b"\xff" * 500)
     assert len(Spool(tmp_path / "a").instance()) == 32
+
+
+def test_instance_when_the_disk_is_full_then_it_is_one_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_self: RecordDirectory, _identifier: str, _content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RecordDirectory, "put", full)
+    assert len(Spool(tmp_path).instance()) == 32
 
 
 def test_hello_with_texts_without_end_is_refused(address: str) -> None:
