@@ -27,6 +27,13 @@ class Wrong(NamedTuple):
 
 
 MISTAKES = {
+    # The first that is looked at: it waits for the name, but not for ever (nasmesh.agent.loop.NAME_TAKEN_S).
+    "two hosts with one name": Wrong(
+        {"token-file": "gpu1.token", "cert-file": "gpu1.crt", "key-file": "gpu1.key", "name": "gpu1-train"},
+        "AGENT_NAME_TAKEN",
+        "agents/gpu1-train works on host gpu1 (GPU1) already; start this one, on host spare, with another --name",
+        False,
+    ),
     "revoked token": Wrong({"token-file": "revoked.token"}, "TOKEN_REVOKED", "is revoked; ask for a new one", True),
     "stale token": Wrong({"token-file": "stale.token"}, "TOKEN_EXPIRED", "is expired; ask for a new one", True),
     "token of another host": Wrong(
@@ -42,12 +49,6 @@ MISTAKES = {
         {"scheduler": "HUB"},
         "SERVER_OTHER_HOST",
         "its certificate is for other hosts; issue one with this --host",
-        False,
-    ),
-    "two hosts with one name": Wrong(
-        {"token-file": "gpu1.token", "cert-file": "gpu1.crt", "key-file": "gpu1.key", "name": "gpu1-train"},
-        "AGENT_NAME_TAKEN",
-        "agents/gpu1-train works on host gpu1 (GPU1) already; start this one, on host spare, with another --name",
         False,
     ),
 }
