@@ -17,8 +17,6 @@ from scheduler.pace import QUICK_S, Pace
 from scheduler.step import Step
 from scheduler.turns import Done, Line, Turns
 
-# Work in one step, in commands of the usual size: bounds how long a reply waits for neighbours, and all for the loop.
-STEP_WORK = 64
 # Longest sleep; keeps the loop alive where a clock is set by hand.
 LONGEST_WAIT_S = 3600.0
 # Later than this at its own deadline, the process itself stood still (stopped, swapped out), or waited for its disk:
@@ -86,9 +84,11 @@ class Core:
             while True:
                 await self._wait()
                 self._forgive_standstill()
-                taken = self._commands.take(STEP_WORK)
+                taken, worth = self._commands.take(self._pace.step_work)
+                began = self.engine.clock.monotonic()
                 try:
                     step = self.engine.prepare([command for command, _ in taken])
+                    self._pace.worked(worth, self.engine.clock.monotonic() - began)
                     await self._write(step)
                 except BaseException as error:
                     _fail([done for _, done in taken], error)
@@ -147,8 +147,9 @@ class Core:
             await asyncio.wrap_future(writing)
             self._pace.followed()
         took = clock.monotonic() - began
+        self._pace.committed(took)
         if took > STANDSTILL_S:
-            # Heartbeats may have come in meanwhile, but a step takes no more than STEP_WORK before it counts.
+            # Heartbeats may have come in meanwhile, but a step takes no more than MOST_WORK before it counts.
             self.engine.stood_still(took)
 
     def _waited_for(self, writing: Future[None]) -> bool:

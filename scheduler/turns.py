@@ -45,15 +45,16 @@ class Turns:
         # The line is kept as long as anything in it waits: whoever holds it weakly finds it until then.
         heappush(self._waiting, (tag, self._number, command, done, work, line))
 
-    def take(self, most: int) -> list[tuple[Command, Done]]:
-        """Return the next commands, until they are worth `most` or none is left."""
+    def take(self, most: int) -> tuple[list[tuple[Command, Done]], int]:
+        """Return the next commands, until they are worth `most` or none is left, and what they are worth."""
         taken: list[tuple[Command, Done]] = []
-        while self._waiting and most > 0:
+        worth = 0
+        while self._waiting and worth < most:
             tag, _, command, done, work, _ = heappop(self._waiting)
             self._served = max(self._served, tag)
             taken.append((command, done))
-            most -= work
-        return taken
+            worth += work
+        return taken, worth
 
     def give_up(self) -> list[Done]:
         """Forget all that wait and return whom to tell, in the order of coming."""

@@ -15,7 +15,7 @@ def add(turns: Turns, said: list[str], name: str, work: int = 1, line: Line | No
 
 
 def run(turns: Turns, most: int = 10**9) -> int:
-    taken = turns.take(most)
+    taken, _ = turns.take(most)
     for command, _ in taken:
         command()
     return len(taken)
