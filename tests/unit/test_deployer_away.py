@@ -88,8 +88,8 @@ def test_pools_of_other_engines_go_on_while_one_hangs(gates: list[threading.Even
         assert shown(keeper)["first"].reason == f"the one engine has given no answer for more than {ENGINE_S:.0f} s"
         assert not shown(keeper)["second"].reason
         first.gate.set()
-        mesh.waiting += 2
         look_until(keeper, mesh, lambda: not shown(keeper)["first"].reason, seconds=0.01)
+        mesh.waiting += 2
         look_until(keeper, mesh, lambda: len(own(mesh, "first")) == 2, seconds=0.01)
         assert len(own(mesh, "second")) == 6
     finish(mesh, tmp_path, first, second)
