@@ -131,7 +131,8 @@ class Post:
         except NasmeshError:
             raise
         except Exception as error:
-            _log.exception("engine_failed", pool=self.pool.name, engine=self.kind_name)
+            if not self.record.away:  # else it is in the log already
+                _log.exception("engine_failed", pool=self.pool.name, engine=self.kind_name)
             said = f"{type(error).__name__}: {error}"[:_SAID]
             raise Unavailable(ENGINE_DOWN, f"the {self.kind_name} engine failed: {said}") from error
         finally:

@@ -15,9 +15,10 @@ from nasmesh.client import parse_spec
 from nasmesh.v1 import deployer_service_pb2 as pb
 from nasmesh.v1 import search_pb2
 from tests.builders.access import make_mesh
+from tests.builders.deployed_search import SPEC, scheduler_alone
 from tests.builders.deploying import deployer, nobody
 from tests.builders.scraping import scrape
-from tests.e2e.mesh import OPEN, Mesh
+from tests.e2e.mesh import Mesh
 
 POOLS = """
 period: 0.3s
@@ -26,33 +27,18 @@ pools:
   - { name: train, kind: TASK_KIND_TRAIN, maxServers: 2, coolDown: 3s, local: {} }
   - { name: eval, kind: TASK_KIND_EVALUATE, maxServers: 1, slots: 3, coolDown: 3s, local: {} }
 """
-SPEC = """
-data: { dataset: datasets/digits }
-generator: { generator: generators/random, settings: { draws: 1000 } }
-space: { cell: { nodes: 3, cells: [1, 1], width: 4 } }
-objectives: [{ metric: accuracy, goal: GOAL_MAXIMIZE }]
-budget: { maxTrials: 6 }
-parallelism: 6
-evaluate: { table: tables/digits-cell, tableSeed: -1, latency: false }
-seed: 5
-"""
 
 
 @pytest.fixture
 def mesh(tmp_path: Path) -> Iterator[Mesh]:
     """A scheduler and nobody else; servers of a deployer that are left over are ended."""
-    running = Mesh(tmp_path / "mesh")
-    OPEN.append(running)
-    try:
-        running.start("scheduler")
+    with scheduler_alone(tmp_path / "mesh") as running:
         yield running
-    finally:
         for record in (running.home / "deployer" / "nasmesh" / "local").glob("*.json"):
             body = json.loads(record.read_text())
             with suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
                 if body["pid"] and not body["how"] and body["name"] in psutil.Process(body["pid"]).cmdline():
                     os.killpg(body["pid"], signal.SIGKILL)
-        running.close()
 
 
 def test_servers_come_for_a_search_and_leave_when_it_ends(mesh: Mesh) -> None:
