@@ -30,7 +30,7 @@ MODULES = {"generate": "generate_svc", "train": "train_svc", "evaluate": "evalua
 _START_S = 90.0
 _LOOK_S = 0.02
 _LOST_LOOK_S = 0.2
-_SLACK_S = 5.0
+_SLACK_S = 30.0
 _LOG_CHARS = 4000
 
 
