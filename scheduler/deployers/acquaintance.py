@@ -1,4 +1,4 @@
-"""What servers of a pool said of themselves when one was last there: known again after the deployer's restart."""
+"""What servers of a pool are: as one said when it was last there, else as far as the pool's own settings tell."""
 
 import hashlib
 import os
@@ -6,8 +6,11 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
+from nasmesh.data import catalog
 from nasmesh.logs import get_logger
+from nasmesh.memory import parse_bytes
 from nasmesh.v1 import deployer_pb2, job_pb2
+from scheduler.deployers.rules import TRAIN, argument
 
 _log = get_logger("deployer")
 
@@ -20,6 +23,8 @@ class Acquaintance:
         self._path = directory / f"{pool.name}.json"
         self._pool = _fingerprint(pool)
         self.server: job_pb2.Server | None = None
+        """As one described itself; None: none has been seen since the pool is what it is."""
+        self._declared = declared_by(pool)
         self._body = b""
         try:
             digest, _, text = self._path.read_text(encoding="utf-8").partition("\n")
@@ -29,6 +34,11 @@ class Acquaintance:
             pass
         except (OSError, ValueError, json_format.ParseError) as error:
             _log.warning("pool_memory_unreadable", path=str(self._path), error=str(error)[:200])
+
+    @property
+    def known(self) -> job_pb2.Server | None:
+        """What is known of its servers; None: too little to tell others that there would be such a one."""
+        return self.server if self.server is not None else self._declared
 
     def meet(self, server: job_pb2.Server) -> None:
         """Remember a server, if it says anything new."""
@@ -61,6 +71,26 @@ def served_by(server: job_pb2.Server, *, generators: bool) -> frozenset[str] | N
     if generators:
         return frozenset(generator.name for generator in server.generators)
     return frozenset(d.name for d in server.datasets if d.available) if server.datasets else None
+
+
+def declared_by(pool: deployer_pb2.ServerPool) -> job_pb2.Server | None:
+    """Return what a pool's settings tell of its servers: train servers' data (`serves`), and memory (`--memory`).
+
+    None where they do not say which data: a server that names none would be taken to have any.
+    """
+    if pool.kind != TRAIN or not pool.serves:
+        return None
+    server = job_pb2.Server(slots=pool.slots)
+    for name in pool.serves:
+        info = catalog.DATASETS.get(name.removeprefix("datasets/"))
+        if info is not None:
+            server.datasets.append(catalog.message(info, available=True))
+        else:
+            server.datasets.add(name=name, available=True)
+    size = argument(pool, "--memory")
+    if size is not None:
+        server.devices.add(job_memory_bytes=parse_bytes(size))
+    return server
 
 
 def _fingerprint(pool: deployer_pb2.ServerPool) -> str:

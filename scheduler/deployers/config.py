@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from nasmesh.client.spec import SPEC_BYTES, parse_message
 from nasmesh.errors import Invalid
+from nasmesh.memory import parse_bytes
 from nasmesh.settings import parse_addresses
 from nasmesh.v1 import deployer_pb2 as pb
 from scheduler.deployers.base import Fault, refuse
@@ -16,6 +17,8 @@ from scheduler.deployers.rules import (
     DEFAULT_START_TIMEOUT_S,
     DEFAULT_STOP_GRACE_S,
     GENERATE,
+    TRAIN,
+    argument,
 )
 
 DEFAULT_NAME = "nasmesh"
@@ -137,9 +140,14 @@ def _text_faults(pool: pb.ServerPool) -> Iterator[Fault]:
     for index, name in enumerate(pool.serves):
         if not name.startswith(prefix):
             yield f"serves.{index}", f"{name[:80]!r} does not begin with {prefix}"
-    for index, argument in enumerate(pool.arguments):
-        if argument.split("=")[0] in _OWN_FLAGS:
-            yield f"arguments.{index}", f"{argument.split('=')[0]} is the deployer's own; see the fields of the pool"
+    for index, word in enumerate(pool.arguments):
+        if word.split("=")[0] in _OWN_FLAGS:
+            yield f"arguments.{index}", f"{word.split('=')[0]} is the deployer's own; see the fields of the pool"
+    if pool.kind == TRAIN and (size := argument(pool, "--memory")) is not None:
+        try:
+            parse_bytes(size)
+        except Invalid as error:
+            yield "arguments", f"--{error.message}"
     for label, value in pool.labels.items():
         if label == "pool" or not _LABEL.fullmatch(label) or len(value) > 128:
             yield f"labels.{label[:40]}", "no such label: [a-z0-9][a-z0-9._-]{0,62}, not 'pool', with up to 128 letters"

@@ -220,9 +220,9 @@ class Keeper:
 
     def _offer(self, now: float) -> None:
         offers = [
-            pb.ServerOffer(kind=post.pool.kind, server=post.acquaintance.server)
+            pb.ServerOffer(kind=post.pool.kind, server=post.acquaintance.known)
             for post in self._posts.values()
-            if post.acquaintance.server is not None and post.pool.max_servers and not post.record.failures
+            if post.acquaintance.known is not None and post.pool.max_servers and not post.record.failures
         ]
         then, before = self._offered
         if not offers and not before:

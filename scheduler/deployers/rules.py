@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from nasmesh.v1 import deployer_pb2 as pb
 from nasmesh.v1 import search_pb2
@@ -46,9 +47,19 @@ class PoolRules:
         return min(self.most, self.owner_limit) if self.owner_limit else self.most
 
 
+def argument(pool: pb.ServerPool, flag: str) -> str | None:
+    """Return what a pool's arguments give its servers for a flag; None where they do not, "" where it has no value."""
+    given = None
+    for word, after in zip_longest(pool.arguments, pool.arguments[1:], fillvalue=""):
+        name, is_one, value = word.partition("=")
+        if name == flag:
+            given = value if is_one else after
+    return given
+
+
 def rules_of(pool: pb.ServerPool) -> PoolRules:
     """Return the rules of a pool that was checked and completed (see config)."""
-    gangs = any(argument.split("=")[0] == "--gang-listen" for argument in pool.arguments)
+    gangs = argument(pool, "--gang-listen") is not None
     return PoolRules(
         name=pool.name,
         kind=pool.kind,

@@ -124,6 +124,17 @@ def test_what_has_been_seen_is_offered(tmp_path: Path) -> None:
         assert len(mesh.offers) == 1, "known from the file, with no server there"
 
 
+def test_what_settings_tell_is_offered_before_a_server_was_seen(tmp_path: Path) -> None:
+    mesh = fake()
+    told = POOL.replace("local: {}", "serves: [datasets/digits], arguments: [--memory=8GiB], local: {}")
+    with keeping(mesh, tmp_path, told) as keeper:
+        keeper.look()
+        (offer,) = mesh.offers
+        assert [d.name for d in offer.server.datasets] == ["datasets/digits"]
+        assert [device.job_memory_bytes for device in offer.server.devices] == [8 << 30]
+        assert not mesh.servers, "nobody asks for one"
+
+
 def test_keda_is_told_nothing_until_it_is_known_what_work_there_is(tmp_path: Path) -> None:
     mesh = fake(waiting=6, scheduler_away=True)
     with keeping(mesh, tmp_path, EXTERNAL) as keeper:

@@ -64,6 +64,8 @@ def test_defaults_are_filled_in() -> None:
         ("name: train, ownerLimits: [{ owner: a, maxServers: -1 }]", "pools.0.owner_limits.0.max_servers"),
         ("name: train, serves: [generators/nac]", "pools.0.serves.0"),
         ("name: train, arguments: [--name=mine]", "pools.0.arguments.0"),
+        ("name: train, arguments: [--memory=plenty]", "pools.0.arguments"),
+        ("name: train, arguments: [--memory]", "pools.0.arguments"),
         ("name: train, labels: { pool: other }", "pools.0.labels.pool"),
         ("name: train, environment: { 1X: a }", "pools.0.environment.1X"),
         ("name: train, environment: { MY_TOKEN: abc }", "pools.0.environment.MY_TOKEN"),
@@ -265,3 +267,22 @@ def test_what_a_pool_offers_is_known_again_until_the_pool_is_another(tmp_path: P
     assert Acquaintance(tmp_path, pool).server is None
     (tmp_path / "train.json").write_text("\x00 rubbish")
     assert Acquaintance(tmp_path, pool).server is None
+
+
+def test_what_settings_tell_of_a_pools_servers_is_known_before_one_is_seen(tmp_path: Path) -> None:
+    told = "serves: [datasets/digits, datasets/own], arguments: [--gang-listen=h:1, --memory, 8GiB], local: {}"
+    pool = parse_config(POOL.replace("local: {}", told)).pools[0]
+    acquaintance = Acquaintance(tmp_path, pool)
+    assert acquaintance.server is None
+    assert acquaintance.known is not None
+    assert [(d.name, d.available) for d in acquaintance.known.datasets] == [
+        ("datasets/digits", True),
+        ("datasets/own", True),
+    ]
+    assert acquaintance.known.datasets[0].classes == 10
+    assert [device.job_memory_bytes for device in acquaintance.known.devices] == [8 << 30]
+    assert rules_of(pool).takes_gangs
+    acquaintance.meet(job_pb2.Server(engine="torch"))
+    assert acquaintance.known.engine == "torch", "what one says of itself is true"
+    for unsaid in ("arguments: [--memory, 8GiB], local: {}", "local: {}"):
+        assert Acquaintance(tmp_path, parse_config(POOL.replace("local: {}", unsaid)).pools[0]).known is None
