@@ -76,6 +76,8 @@ AUTHORITY_DAYS: Final = 5 * 365.0
 LEASE_S: Final = 30.0
 HEARTBEAT_S: Final = 10.0
 LEASE_RATIO: Final = 3
+# So long after it was last connected an agent still counts as one that may take work; a host needs minutes to boot.
+AGENT_KNOWN_S: Final = 300.0
 # Attempts at one task before it is quarantined; losses by restart, store outage or drain do not count.
 ATTEMPTS: Final = 3
 # Full jitter: a delay is uniform in [0, min(cap, base * factor ** n)].

@@ -17,6 +17,7 @@ from nasmesh.errors import Invalid
 from nasmesh.limits import DATASET_MEMORY_BYTES, MIB
 from nasmesh.settings import home
 from nasmesh.training_rules import processes_here
+from nasmesh.v1 import job_pb2
 from nasmesh.v1 import training_pb2 as pb
 
 METRIC = "train_memory_bytes"
@@ -187,6 +188,14 @@ def _ratio(line: str) -> float | None:
         return None
     low, high = _RATIO
     return min(high, max(low, measured / predicted)) if predicted > 0 and measured > 0 else None
+
+
+# --- what a server gives --------------------------------------------------------------------------------------------
+
+
+def given_bytes(server: job_pb2.Server) -> int:
+    """Return what jobs on a server's device may hold together, in bytes; 0 where it does not say."""
+    return max([0, *(device.job_memory_bytes for device in server.devices)])
 
 
 # --- sizes as people write them -------------------------------------------------------------------------------------

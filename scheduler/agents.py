@@ -36,6 +36,8 @@ class AgentEntry:
     given since, `ahead` the same of what would wait there for a slot; `held` and `used` are what it holds. The latter
     follow from the state; `free` and `ahead` do not, so that whoever gives and takes back must keep them right.
     `instance` tells agents of one name apart; `host` is the machine's name, `address` where it dialled in from.
+    `gives_bytes` is what its server's trainings may hold together (0: it does not say), `gone_s` when its last stream
+    ended, on the scheduler's monotonic clock.
     """
 
     name: str
@@ -52,6 +54,8 @@ class AgentEntry:
     instance: str = ""
     host: str = ""
     address: str = ""
+    gives_bytes: int = 0
+    gone_s: float = 0.0
     most_ahead: dict[TaskKind, int] = field(default_factory=dict)
     free: dict[TaskKind, int] = field(default_factory=dict)
     ahead: dict[TaskKind, int] = field(default_factory=dict)
@@ -100,9 +104,13 @@ class AgentEntry:
         return self.sorts[kind]
 
     def can_do(self, kind: TaskKind, need: str) -> bool:
-        """Say whether it serves what a task needs: a generator ("" for any), or a data set."""
+        """Say whether it serves what a task needs: a generator or a data set, "" for any."""
         names = self.sort(kind)
-        return names is None or need in names or (kind is TaskKind.GENERATE and not need)
+        return names is None or not need or need in names
+
+    def can_train(self, data: str) -> bool:
+        """Say whether it drives a train server that has a data set ("" for any)."""
+        return bool(self.slots.get(TaskKind.TRAIN)) and self.can_do(TaskKind.TRAIN, data)
 
 
 class Agents:
@@ -144,6 +152,10 @@ class Agents:
     def connected(self) -> Iterable[AgentEntry]:
         """Return the agents with an open stream, in the order of names."""
         return [entry for entry in self.all() if entry.session is not None]
+
+    def known(self, now: float, keep_s: float) -> Iterable[AgentEntry]:
+        """Return the agents with an open stream, and those whose last one ended less than `keep_s` ago."""
+        return [entry for entry in self.all() if entry.session is not None or now - entry.gone_s < keep_s]
 
     def held_by(self, name: str) -> list[str]:
         """Return the tasks that an agent holds, known or not."""

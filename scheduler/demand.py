@@ -17,6 +17,7 @@ class _Need(NamedTuple):
     kind: TaskKind
     need: str
     servers: int
+    memory: int
     owner: str
 
 
@@ -40,7 +41,7 @@ def demand_message(engine: Engine) -> pb.GetDemandResponse:
     rows = _rows(engine)
     now = engine.clock.monotonic()
     answer = pb.GetDemandResponse(store_outage=engine.outage.holds)
-    for key in sorted(rows, key=lambda key: (key.kind, rows[key].since, key.need, key.servers, key.owner)):
+    for key in sorted(rows, key=lambda key: (key.kind, rows[key].since, *key[1:])):
         row = rows[key]
         answer.demands.add(
             kind=search_pb2.TaskKind.ValueType(key.kind),
@@ -49,6 +50,7 @@ def demand_message(engine: Engine) -> pb.GetDemandResponse:
             owner=key.owner,
             queued=row.queued,
             running=row.running,
+            needed_memory_bytes=key.memory,
             oldest_queued_s=max(0.0, now - row.since) if row.queued else 0.0,
         )
     return answer
@@ -58,21 +60,21 @@ def _rows(engine: Engine) -> dict[_Need, _Row]:
     rows: dict[_Need, _Row] = {}
     for run in engine.state.searches.values():
         if run.state in OPEN_SEARCHES:
-            for (kind, need, servers), row in _rows_of(engine, run).items():
-                rows.setdefault(_Need(kind, need, servers, run.owner), _Row()).add(row)
+            for key, row in _rows_of(engine, run).items():
+                rows.setdefault(_Need(*key, run.owner), _Row()).add(row)
     return rows
 
 
-def _rows_of(engine: Engine, run: SearchRun) -> dict[tuple[TaskKind, str, int], _Row]:
+def _rows_of(engine: Engine, run: SearchRun) -> dict[tuple[TaskKind, str, int, int], _Row]:
     """Return one search's rows: there may be thousands of tasks in it, and each costs microseconds."""
     tasks, since, now = engine.state.tasks, engine.activity.queued_since, engine.clock.monotonic()
-    rows: dict[tuple[TaskKind, str, int], _Row] = {}
+    rows: dict[tuple[TaskKind, str, int, int], _Row] = {}
     for task_id in run.open_tasks:
         task = tasks[task_id]
         waits = task.state is TaskState.QUEUED
         if waits and run.paused:
             continue
-        key = (task.kind, need_of(run, task), gang_size(run, task))
+        key = (task.kind, need_of(run, task), gang_size(run, task), task.need_bytes)
         row = rows.get(key)
         if row is None:
             row = rows[key] = _Row()

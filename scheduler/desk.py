@@ -7,6 +7,7 @@ from nasmesh import __version__, ids
 from nasmesh.errors import Conflict, Invalid, NotFound, Stale, Unavailable
 from nasmesh.limits import LEASES_AHEAD
 from nasmesh.logs import get_logger
+from nasmesh.memory import given_bytes
 from nasmesh.rpc.identity import LOCAL, Identity
 from nasmesh.settings import parse_address
 from nasmesh.settings_schema import read_settings_schema
@@ -18,6 +19,7 @@ from scheduler.agents import AgentEntry, Session
 from scheduler.domain import Task, TaskKind, TaskState, about
 from scheduler.engine import Engine
 from scheduler.facts import CheckpointReported, OutcomeReported
+from scheduler.needs import beyond
 from scheduler.ownership import may_be_agent
 from scheduler.tally import excuse, tally
 
@@ -66,6 +68,7 @@ class Desk:
             instance=hello.instance,
             host=hello.host,
             address=address,
+            gives_bytes=given_bytes(hello.server),
         )
         engine.agents.put(entry)
         welcome = pb.Welcome(epoch=engine.state.epoch, superseded=superseded, version=__version__, accepts_reports=True)
@@ -135,6 +138,7 @@ class Desk:
         """Note that a stream has ended; leases outlive it."""
         if entry.session is session:
             entry.session = None
+            entry.gone_s = self._engine.now
             entry.free.clear()
             entry.ahead.clear()
             _log.info("agent_disconnected", agent=entry.name, held=len(entry.held))
@@ -191,6 +195,8 @@ class Desk:
             checked = outcomes.check(run, task, outcome)
             if task.attempts[-1].members:
                 checked = outcomes.check_of_gang(task.attempts[-1].agents, entry.name, checked)
+            elif checked.HasField("infeasible"):
+                checked = beyond(checked, entry)
         except Invalid as error:
             _log.warning("outcome_invalid", **about(task), field=error.field, what=error.message)
             checked = outcomes.invalid_outcome(outcome, error)

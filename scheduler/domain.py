@@ -95,6 +95,7 @@ class Task:
     """Work on behalf of a search (generate) or a trial (train, evaluate, and generate for an enqueued network).
 
     A generate task has an `ask` and trial 0, or the `proposal` that it admits for its trial, as long as it is open.
+    `need_bytes`: what a training that did not fit where it ran needs of a device; 0: not known.
     """
 
     id: str
@@ -109,6 +110,7 @@ class Task:
     checkpoint: object_pb2.ObjectRef | None = None
     ask: Ask | None = None
     proposal: generate_service_pb2.Proposal | None = None
+    need_bytes: int = 0
 
     def current(self) -> Attempt:
         """Return the newest attempt; only for tasks that were leased."""

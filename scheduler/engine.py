@@ -17,9 +17,9 @@ from scheduler.activity import Activity
 from scheduler.agents import AgentEntry, Agents, Session
 from scheduler.collecting import no_collection
 from scheduler.consequences import FOLLOW, change_of, note_closed
-from scheduler.domain import OPEN_SEARCHES, SearchState, State, Task, TaskState, about
+from scheduler.domain import OPEN_SEARCHES, State, Task, TaskState, about
 from scheduler.effects import Changed, Closed, Gone, IllegalTransitionError
-from scheduler.facts import AttemptLeased, AttemptLost, Booted, Change, Event, SearchCreated, SearchExpired
+from scheduler.facts import AttemptLeased, AttemptLost, Booted, Change, Event, SearchCreated
 from scheduler.journal import codec
 from scheduler.journal.base import Answer, Batch, Journal
 from scheduler.journal.encoding import EventEncoder
@@ -274,13 +274,12 @@ class Engine:
             self.outage.probed(self.now)
 
     def _tick(self) -> None:
-        """Do what time brings: lost leases, ended back-offs, used-up wall time."""
+        """Do what time brings: lost leases, ended back-offs, used-up wall time, needs that nobody meets."""
         due = self.work.due(self.state, self.now, self.uptime_s())
         for task_id, agent in due.expired:
             self.lose(self.state.tasks[task_id], agent, "LEASE_EXPIRED", f"nothing heard for {self.lease_s:g} s")
-        for search in due.walls:
-            if self.state.searches[search].state is SearchState.RUNNING:
-                self.record(SearchExpired(search))
+        for change in due.changes(self.state):
+            self.record(change)
 
     # --- writing ---------------------------------------------------------------------------------------------
 

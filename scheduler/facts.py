@@ -78,6 +78,14 @@ class CheckpointReported:
     checkpoint: object_pb2.ObjectRef
 
 
+@dataclass(frozen=True, slots=True)
+class NeedUnmet:
+    """No known train server gives what a queued training needs; `largest_bytes` is the most that any gives."""
+
+    task: str
+    largest_bytes: int
+
+
 class OutcomeReported(NamedTuple):
     """An attempt ended with an outcome that passed the checks. `body`: the outcome's bytes, where they are at hand."""
 
@@ -102,6 +110,7 @@ Change = (
     | AttemptLeased
     | AttemptLost
     | CheckpointReported
+    | NeedUnmet
     | OutcomeReported
 )
 

@@ -112,6 +112,8 @@ def _task_faults(state: State, task: Task) -> Iterator[str]:
         yield f"I12: {counted} counted failures: {task.story()}"
     if (task.state in OPEN_TASKS) != (task.id in run.open_tasks):
         yield f"open tasks of {run.id} are {list(run.open_tasks)}: {task.story()}"
+    if task.need_bytes < 0 or (task.need_bytes and (task.kind is not TaskKind.TRAIN or gang_size(run, task) > 1)):
+        yield f"needs {task.need_bytes} bytes of a device, as no such task does: {task.story()}"
     if task.trial:
         yield from _link_faults(run, task)
 
@@ -129,7 +131,8 @@ def _link_faults(run: SearchRun, task: Task) -> Iterator[str]:
     if task.state in OPEN_TASKS and trial.outcome:
         yield f"trial {trial.number} has ended with open work: {task.story()}"
     wanted = _ENDED_OUTCOMES.get(task.state)
-    if wanted is not None and trial.outcome != wanted:
+    unmet = task.state is TaskState.CANCELLED and trial.violation.needed_memory_bytes == task.need_bytes > 0
+    if wanted is not None and trial.outcome != (pb.TRIAL_OUTCOME_INFEASIBLE if unmet else wanted):
         yield f"trial {trial.number} has outcome {trial.outcome}: {task.story()}"
     phase = _OPEN_PHASES.get((task.kind, task.state))
     if phase is not None and trial.phase != phase:

@@ -137,6 +137,8 @@ def _check_infeasible(violation: search_pb2.ConstraintViolation) -> None:
         raise _invalid("infeasible", "value and bounds must be finite")
     if not ((bound.HasField("max") and value > bound.max) or (bound.HasField("min") and value < bound.min)):
         raise _invalid("infeasible.value", f"{bound.metric} is {value:g}, which is within its bounds")
+    if not 0 <= violation.needed_memory_bytes <= _LARGEST:
+        raise _invalid("infeasible.needed_memory_bytes", "must not be negative, nor more than any machine has")
 
 
 def _check_evaluate(run: SearchRun, task: Task, result: evaluate_service_pb2.EvaluateResult) -> None:

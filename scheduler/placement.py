@@ -14,13 +14,18 @@ from scheduler.fair_queue import FairQueue, Place
 from scheduler.gangs import Gangs
 from scheduler.waiting_line import WaitingLine
 
+# Stands in a need between the data set and the bytes that a device must give; names of data sets have no spaces.
+_ROOMY = " within "
 # The order in which kinds are served; scoring first, since it frees results that generators wait for.
 _KINDS = (TaskKind.EVALUATE, TaskKind.GENERATE, TaskKind.TRAIN)
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A queued task. `need` is the generator or data set that its agent must serve, `size` how many agents it needs."""
+    """A queued task. `need` is the generator or data set that its agent must serve, `size` how many agents it needs.
+
+    `memory`: bytes that the device of the one that it needs must give, at least; 0: anything.
+    """
 
     task: str
     search: str
@@ -29,6 +34,7 @@ class Waiting:
     priority: int
     order: int
     size: int = 1
+    memory: int = 0
 
 
 class Placement:
@@ -47,7 +53,11 @@ class Placement:
 
     def add(self, waiting: Waiting) -> None:
         """Queue a task; one that waits already is left as it is."""
-        need = waiting.need if waiting.size == 1 else self._gangs.need(waiting.need, waiting.size)
+        need = waiting.need
+        if waiting.size != 1:
+            need = self._gangs.need(need, waiting.size)
+        elif waiting.memory:
+            need = roomy_need(need, waiting.memory)
         queues = self._queues[waiting.kind]
         queue = queues.get(need)
         if queue is None:
@@ -121,6 +131,8 @@ class Placement:
                     unserved.add(need)
                     continue
                 task = self._queues[kind][need].take(place[3])
+                if _ROOMY in need:
+                    self._leave(kind, need, place[3])
                 # To the end of the line, so that work spreads over agents.
                 for agent in agents:
                     line.leave(agent.name)
@@ -148,12 +160,30 @@ class Placement:
         """Return the agents that can take the next task with this need, rank 0 first, or none."""
         if self._gangs.is_need(need):
             return self._gangs.crew(need)
-        if kind is TaskKind.TRAIN and self._gangs.awaits:
+        if _ROOMY in need:
+            agent = self._roomy(kind, need)
+        elif kind is TaskKind.TRAIN and self._gangs.awaits:
             # A lease that waits at an agent would have the next slot there: none is given while a gang is waited for.
             agent = self._lines[kind].first(need, self._gangs.keeps)
         else:
             agent = self._lines[kind].first(need) or self._ahead[kind].first(need)
         return [] if agent is None else [agent]
+
+    def _roomy(self, kind: TaskKind, need: str) -> AgentEntry | None:
+        """Return the agent that can take the next task that needs so much memory, which is looked for one by one."""
+        data, _, least = need.partition(_ROOMY)
+        least_bytes = int(least)
+
+        def is_passed(agent: AgentEntry) -> bool:
+            return agent.gives_bytes < least_bytes or self._gangs.keeps(agent)
+
+        found = self._lines[kind].first(data, is_passed)
+        return found if found is not None or self._gangs.awaits else self._ahead[kind].first(data, is_passed)
+
+    def _leave(self, kind: TaskKind, need: str, search: str) -> None:
+        """Forget that a search has tasks of a need where it has no more: hardly two need the same number of bytes."""
+        if not self._queues[kind][need].head(search):
+            self._needs[search].pop((kind, need), None)
 
     def _join(self, agent: AgentEntry, kind: TaskKind) -> None:
         if kind is TaskKind.TRAIN:
@@ -188,3 +218,8 @@ class Placement:
             queue = self._queues[kind].get(need)
             if queue is not None:
                 yield queue
+
+
+def roomy_need(data: str, memory: int) -> str:
+    """Return the name of a need: an agent with a data set ("": any) whose device gives so many bytes."""
+    return f"{data}{_ROOMY}{memory}"

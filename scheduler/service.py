@@ -34,6 +34,7 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
         self._core = core
         self._store = store
         self._offers = Offers(core.engine.clock)
+        core.engine.work.needs.offered = self._offers.servers
         self._searches = Searches(core.engine, self._offers)
         self._listings = Listings(core.engine, self._searches, store.kind_name, self._offers)
         self._lifecycle = Lifecycle(core.engine, self._searches)

@@ -1,11 +1,13 @@
 """Work that waits, work that is out, and its times: the state's open tasks, arranged to be found fast."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from scheduler.agents import AgentEntry, Agents
 from scheduler.domain import OPEN_SEARCHES, SearchRun, SearchState, State, Task, TaskKind, TaskState
+from scheduler.facts import Change, NeedUnmet, SearchExpired
 from scheduler.machine.tasks import gang_size, is_profile
+from scheduler.needs import Needs
 from scheduler.placement import Placement, Waiting
 from scheduler.timers import Alarms, Leases, backoff_s
 
@@ -15,10 +17,23 @@ LEASES_A_STEP = 64
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What time brought: tasks whose lease ran out at an agent, searches whose wall time may be used up."""
+    """What time brought: tasks whose lease ran out at an agent, searches whose wall time may be used up.
+
+    `unmet` are trainings that need more memory than any known agent gives, with the most that one gives.
+    """
 
     expired: list[tuple[str, str]]
     walls: list[str]
+    unmet: list[tuple[str, int]]
+
+    def changes(self, state: State) -> Iterator[Change]:
+        """Yield what follows, each where the ones before it have left something to it."""
+        for search in self.walls:
+            if state.searches[search].state is SearchState.RUNNING:
+                yield SearchExpired(search)
+        for task, largest_bytes in self.unmet:
+            if state.tasks[task].state is TaskState.QUEUED:
+                yield NeedUnmet(task, largest_bytes)
 
 
 class Workload:
@@ -27,6 +42,7 @@ class Workload:
     def __init__(self, agents: Agents, *, seed: int, lease_s: float) -> None:
         """Hold nothing yet; `seed` varies the back-off."""
         self.leases = Leases(lease_s)
+        self.needs = Needs(agents, lease_s)
         self._agents = agents
         self._seed = seed
         self._placement = Placement()
@@ -41,6 +57,7 @@ class Workload:
         self._resting.clear()
         self._walls.clear()
         self.leases.clear()
+        self.needs.rebuilt(now)
         self._agents.forget_held()
         for run in state.searches.values():
             if run.state in OPEN_SEARCHES:
@@ -115,15 +132,15 @@ class Workload:
             if task is not None and task.state is TaskState.QUEUED:
                 self._enqueue(state.searches[task.search], task)
         walls = [search for search in self._walls.due(uptime_s) if _is_over(state.searches.get(search), uptime_s)]
-        return Due(self.leases.expired(now), walls)
+        return Due(self.leases.expired(now), walls, self.needs.unmet(state, now))
 
     def lacking(self, state: State, run: SearchRun) -> str:
-        """Return which work of a search waits because fewer agents are connected than it needs; "" for none."""
+        """Return which work of a search waits because the agents that it needs are not connected; "" for none."""
         for task_id, why in self._placement.lacking(run.id):
             task = state.tasks.open(task_id)
             if task is not None and task.state is TaskState.QUEUED:
                 return f"trial {task.trial} waits: {why}"
-        return ""
+        return self.needs.lacking(state, run)
 
     def match(self, state: State, lease: Callable[[str, list[AgentEntry]], None], *, most: int) -> bool:
         """Call `lease` for queued tasks that agents can take now, rank 0 first; returns whether `most` cut it short."""
@@ -132,13 +149,15 @@ class Workload:
     def next_deadline(self, uptime_offset_s: float) -> float:
         """Return the monotonic time at which `due` has something to say; uptime is monotonic plus the offset."""
         wall = self._walls.next_deadline() - uptime_offset_s
-        return min(self.leases.next_deadline(), self._delayed.next_deadline(), wall)
+        return min(self.leases.next_deadline(), self._delayed.next_deadline(), wall, self.needs.next_look())
 
     def _enqueue(self, run: SearchRun, task: Task) -> None:
         if run.paused:
             return
-        need, size = need_of(run, task), gang_size(run, task)
-        self._placement.add(Waiting(task.id, run.id, task.kind, need, run.spec.priority, task.order, size))
+        need, size, memory = need_of(run, task), gang_size(run, task), task.need_bytes
+        self._placement.add(Waiting(task.id, run.id, task.kind, need, run.spec.priority, task.order, size, memory))
+        if memory:
+            self.needs.add(task.id, need)
 
 
 def need_of(run: SearchRun, task: Task) -> str:

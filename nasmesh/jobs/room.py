@@ -138,11 +138,11 @@ class Room:
             finished.violation.CopyFrom(self.violation(claim, seen))
 
     def violation(self, claim: Claim, seen: int) -> search_pb2.ConstraintViolation:
-        """Return by how much a job is outside what there is.
+        """Return by how much a job is outside what there is, and what it needs of another server.
 
         `seen`: the most that it was seen to hold; one that asked for more than there is held less, and is outside by a
         byte at least.
         """
         value = max(claim.predicted, seen, self.most + 1)
         constraint = search_pb2.Constraint(metric=self._memory.metric, max=self.most)
-        return search_pb2.ConstraintViolation(constraint=constraint, value=value)
+        return search_pb2.ConstraintViolation(constraint=constraint, value=value, needed_memory_bytes=value)

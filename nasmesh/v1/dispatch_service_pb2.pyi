@@ -470,8 +470,9 @@ class AttemptOutcome(_message.Message):
 
     @_builtins.property
     def infeasible(self) -> _search_pb2.ConstraintViolation:
-        """The network is outside what its data, device or constraints allow, for example its training does not fit the device's
-        memory: the trial is recorded INFEASIBLE, no other attempt is made.
+        """The network is outside what its data, device or constraints allow. A training that says how much memory it needs is
+        given to an agent whose device gives as much, and is not counted as failed; where none is known, and in every other
+        case, the trial is recorded INFEASIBLE and no other attempt is made.
         """
 
     def __init__(

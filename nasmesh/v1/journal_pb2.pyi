@@ -47,6 +47,7 @@ class JournalEvent(_message.Message):
     AGENT_DRAINED_FIELD_NUMBER: _builtins.int
     DATASET_ADDED_FIELD_NUMBER: _builtins.int
     DATASET_DELETED_FIELD_NUMBER: _builtins.int
+    NEED_UNMET_FIELD_NUMBER: _builtins.int
     time_us: _builtins.int
     """When it was recorded, microseconds since 1970, for people."""
     uptime_s: _builtins.float
@@ -115,6 +116,10 @@ class JournalEvent(_message.Message):
     def dataset_deleted(self) -> Global___JournalDatasetDeleted:
         """A person deleted a data set's name."""
 
+    @_builtins.property
+    def need_unmet(self) -> Global___JournalNeedUnmet:
+        """A training needs more memory than any known train server gives."""
+
     def __init__(
         self,
         *,
@@ -136,12 +141,13 @@ class JournalEvent(_message.Message):
         agent_drained: Global___JournalAgentDrained | None = ...,
         dataset_added: Global___JournalDatasetAdded | None = ...,
         dataset_deleted: Global___JournalDatasetDeleted | None = ...,
+        need_unmet: Global___JournalNeedUnmet | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_drained", b"agent_drained", "attempt_leased", b"attempt_leased", "attempt_lost", b"attempt_lost", "booted", b"booted", "change", b"change", "checkpoint_reported", b"checkpoint_reported", "dataset_added", b"dataset_added", "dataset_deleted", b"dataset_deleted", "outcome_reported", b"outcome_reported", "search_cancelled", b"search_cancelled", "search_created", b"search_created", "search_deleted", b"search_deleted", "search_expired", b"search_expired", "search_paused", b"search_paused", "search_resumed", b"search_resumed", "search_updated", b"search_updated", "trial_enqueued", b"trial_enqueued"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_drained", b"agent_drained", "attempt_leased", b"attempt_leased", "attempt_lost", b"attempt_lost", "booted", b"booted", "change", b"change", "checkpoint_reported", b"checkpoint_reported", "dataset_added", b"dataset_added", "dataset_deleted", b"dataset_deleted", "need_unmet", b"need_unmet", "outcome_reported", b"outcome_reported", "search_cancelled", b"search_cancelled", "search_created", b"search_created", "search_deleted", b"search_deleted", "search_expired", b"search_expired", "search_paused", b"search_paused", "search_resumed", b"search_resumed", "search_updated", b"search_updated", "trial_enqueued", b"trial_enqueued"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_drained", b"agent_drained", "attempt_leased", b"attempt_leased", "attempt_lost", b"attempt_lost", "booted", b"booted", "change", b"change", "checkpoint_reported", b"checkpoint_reported", "dataset_added", b"dataset_added", "dataset_deleted", b"dataset_deleted", "outcome_reported", b"outcome_reported", "search_cancelled", b"search_cancelled", "search_created", b"search_created", "search_deleted", b"search_deleted", "search_expired", b"search_expired", "search_paused", b"search_paused", "search_resumed", b"search_resumed", "search_updated", b"search_updated", "time_us", b"time_us", "trial_enqueued", b"trial_enqueued", "uptime_s", b"uptime_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_drained", b"agent_drained", "attempt_leased", b"attempt_leased", "attempt_lost", b"attempt_lost", "booted", b"booted", "change", b"change", "checkpoint_reported", b"checkpoint_reported", "dataset_added", b"dataset_added", "dataset_deleted", b"dataset_deleted", "need_unmet", b"need_unmet", "outcome_reported", b"outcome_reported", "search_cancelled", b"search_cancelled", "search_created", b"search_created", "search_deleted", b"search_deleted", "search_expired", b"search_expired", "search_paused", b"search_paused", "search_resumed", b"search_resumed", "search_updated", b"search_updated", "time_us", b"time_us", "trial_enqueued", b"trial_enqueued", "uptime_s", b"uptime_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["booted", "search_created", "search_cancelled", "search_expired", "attempt_leased", "attempt_lost", "checkpoint_reported", "outcome_reported", "search_paused", "search_resumed", "search_updated", "search_deleted", "trial_enqueued", "agent_drained", "dataset_added", "dataset_deleted"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["booted", "search_created", "search_cancelled", "search_expired", "attempt_leased", "attempt_lost", "checkpoint_reported", "outcome_reported", "search_paused", "search_resumed", "search_updated", "search_deleted", "trial_enqueued", "agent_drained", "dataset_added", "dataset_deleted", "need_unmet"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 
@@ -572,6 +578,32 @@ class JournalOutcomeReported(_message.Message):
 Global___JournalOutcomeReported: _TypeAlias = JournalOutcomeReported  # noqa: Y015
 
 @_typing.final
+class JournalNeedUnmet(_message.Message):
+    """A training needs more memory than any known train server gives: its trial is INFEASIBLE."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    LARGEST_BYTES_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    """Task id."""
+    largest_bytes: _builtins.int
+    """The most that any of them gives, in bytes; less than the task needs."""
+    def __init__(
+        self,
+        *,
+        task: _builtins.str = ...,
+        largest_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["largest_bytes", b"largest_bytes", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalNeedUnmet: _TypeAlias = JournalNeedUnmet  # noqa: Y015
+
+@_typing.final
 class StateRecord(_message.Message):
     """State of the scheduler besides searches, trials, tasks and networks."""
 
@@ -805,6 +837,7 @@ class TaskRecord(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     PROPOSAL_FIELD_NUMBER: _builtins.int
+    NEEDED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """Task id."""
     kind: _search_pb2.TaskKind.ValueType
@@ -831,6 +864,8 @@ class TaskRecord(_message.Message):
     """Generate tasks: most proposals wanted."""
     in_flight: _builtins.int
     """Generate tasks: trials in flight when it was created."""
+    needed_memory_bytes: _builtins.int
+    """Train tasks that did not fit where they ran: bytes that they need of a device; 0: not known."""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRecord]:
         """Its attempts."""
@@ -862,10 +897,11 @@ class TaskRecord(_message.Message):
         count: _builtins.int = ...,
         in_flight: _builtins.int = ...,
         proposal: _generate_service_pb2.Proposal | None = ...,
+        needed_memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "proposal", b"proposal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "call", b"call", "checkpoint", b"checkpoint", "count", b"count", "counted", b"counted", "in_flight", b"in_flight", "kind", b"kind", "losses", b"losses", "order", b"order", "proposal", b"proposal", "results_from", b"results_from", "results_to", b"results_to", "search_id", b"search_id", "state", b"state", "task", b"task", "trial", b"trial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "call", b"call", "checkpoint", b"checkpoint", "count", b"count", "counted", b"counted", "in_flight", b"in_flight", "kind", b"kind", "losses", b"losses", "needed_memory_bytes", b"needed_memory_bytes", "order", b"order", "proposal", b"proposal", "results_from", b"results_from", "results_to", b"results_to", "search_id", b"search_id", "state", b"state", "task", b"task", "trial", b"trial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

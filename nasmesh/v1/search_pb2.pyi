@@ -1433,8 +1433,13 @@ class ConstraintViolation(_message.Message):
 
     CONSTRAINT_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    NEEDED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     value: _builtins.float
     """The value found."""
+    needed_memory_bytes: _builtins.int
+    """Bytes that the work needs of a device, where it did not fit the one it was given: one that gives as much may do it.
+    0: nobody knows, or the bound is another.
+    """
     @_builtins.property
     def constraint(self) -> Global___Constraint:
         """The constraint."""
@@ -1444,10 +1449,11 @@ class ConstraintViolation(_message.Message):
         *,
         constraint: Global___Constraint | None = ...,
         value: _builtins.float = ...,
+        needed_memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "needed_memory_bytes", b"needed_memory_bytes", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,7 +10,7 @@ from nasmesh.v1 import search_pb2 as pb
 from scheduler.admin.display import progress
 from scheduler.domain import State, Task
 from scheduler.effects import Changed, Effect, Queued, Revoked
-from scheduler.facts import AttemptLeased, AttemptLost, Booted, Change, CheckpointReported, OutcomeReported
+from scheduler.facts import AttemptLeased, AttemptLost, Booted, Change, CheckpointReported, NeedUnmet, OutcomeReported
 from scheduler.journal import codec
 from scheduler.journal.places import Place, reader_of
 from scheduler.replaying import replay_event
@@ -179,6 +179,8 @@ def _told(change: Change, state: State) -> tuple[str, dict[str, object]]:
         return "checkpoint stored", {"attempt": change.attempt, "checkpoint": change.checkpoint.key}
     if isinstance(change, OutcomeReported):
         return _outcome_told(change.outcome)
+    if isinstance(change, NeedUnmet):
+        return "given by no device what it needs", {"largest_bytes": change.largest_bytes}
     if isinstance(change, Booted):
         return "a scheduler took over", {"epoch": change.epoch}
     return _kind(change), {}
@@ -199,6 +201,8 @@ def _outcome_told(outcome: dispatch_pb.AttemptOutcome) -> tuple[str, dict[str, o
         bound = outcome.infeasible.constraint
         more = {"metric": bound.metric, "value": outcome.infeasible.value}
         more.update({name: getattr(bound, name) for name in ("max", "min") if bound.HasField(name)})
+        if outcome.infeasible.needed_memory_bytes:
+            more["needed_memory_bytes"] = outcome.infeasible.needed_memory_bytes
         return "found infeasible", details | more
     if kind == "train":
         more = {"checkpoint": outcome.train.checkpoint.key, "device_time_s": outcome.train.device_time_s}

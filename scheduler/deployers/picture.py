@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from nasmesh.memory import given_bytes
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from scheduler.deployers.acquaintance import served_by
 from scheduler.deployers.planner import Phase, Pool, Spare, Work
@@ -19,12 +20,14 @@ def agents_of(pool: str, agents: Mapping[str, pb.Agent]) -> dict[str, pb.Agent]:
 
 def works(demands: Iterable[pb.Demand]) -> list[Work]:
     """Return the work there is, what waits and what runs."""
-    return [Work(d.kind, d.need, max(1, d.servers), d.owner, d.queued + d.running) for d in demands]
+    return [
+        Work(d.kind, d.need, max(1, d.servers), d.owner, d.queued + d.running, d.needed_memory_bytes) for d in demands
+    ]
 
 
 def pool_view(post: Post, agents: Mapping[str, pb.Agent], now: float) -> Pool:
     """Return a pool; of one whose engine is away, the servers that the scheduler sees."""
-    record, rules = post.record, post.record.rules
+    record, rules, known = post.record, post.record.rules, post.acquaintance.known
     servers = [server for name, server in record.servers.items() if not record.away or _is_connected(agents.get(name))]
     serves = rules.serves
     if serves is None:
@@ -36,6 +39,7 @@ def pool_view(post: Post, agents: Mapping[str, pb.Agent], now: float) -> Pool:
         record.may_start(now),
         known=post.acquaintance.server is not None,
         away=record.away,
+        gives_bytes=given_bytes(known) if known is not None else 0,
     )
 
 
@@ -49,7 +53,7 @@ def spares(posts: Iterable[Post], agents: Mapping[str, pb.Agent]) -> Iterator[Sp
         for slots in agent.slots:
             count = len(agent.attempts) if agent.draining else slots.slots
             serves = served_by(agent.server, generators=slots.kind == GENERATE)
-            yield Spare(slots.kind, count, serves, bool(agent.server.gang_address))
+            yield Spare(slots.kind, count, serves, bool(agent.server.gang_address), given_bytes(agent.server))
 
 
 def _is_connected(agent: pb.Agent | None) -> bool:

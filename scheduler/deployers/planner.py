@@ -50,7 +50,10 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A pool and its servers. `may_start`: how many, after starts that failed; `serves`: None where nobody knows."""
+    """A pool and its servers. `may_start`: how many, after starts that failed; `serves`: None where nobody knows.
+
+    `gives_bytes`: what a server's trainings may hold together; 0 where nobody knows.
+    """
 
     rules: PoolRules
     servers: tuple[Server, ...] = ()
@@ -60,23 +63,27 @@ class Pool:
     """Whether one of its servers has been seen, so that what it offers can be told."""
     away: bool = False
     """Its engine gives no answer: it keeps its servers, and whatever they have no room for is others'."""
+    gives_bytes: int = 0
 
     def fits(self, work: "Work") -> bool:
         """Say whether its servers could do some work, all at once where it takes several."""
         if work.kind != self.rules.kind or (work.need and self.serves is not None and work.need not in self.serves):
+            return False
+        if work.memory > self.gives_bytes:
             return False
         most = self.rules.most_for(work.owner)
         return work.servers <= most and (work.servers == 1 or self.rules.takes_gangs)
 
 
 class Work(NamedTuple):
-    """Tasks that are alike: each takes `servers` at once, with `need` ("": anything)."""
+    """Tasks that are alike: each takes `servers` at once, with `need` ("": anything) and `memory` (bytes; 0: any)."""
 
     kind: int
     need: str
     servers: int
     owner: str
     tasks: int
+    memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +94,13 @@ class Spare:
     slots: int
     serves: frozenset[str] | None = None
     takes_gangs: bool = False
+    gives_bytes: int = 0
 
     def fits(self, work: Work) -> bool:
         """Say whether it could do some work, or one place of it."""
         if work.kind != self.kind or (work.need and self.serves is not None and work.need not in self.serves):
+            return False
+        if work.memory > self.gives_bytes:
             return False
         return work.servers == 1 or self.takes_gangs
 

@@ -15,6 +15,7 @@ from scheduler.facts import (
     Change,
     CheckpointReported,
     Event,
+    NeedUnmet,
     OutcomeReported,
     SearchCancelled,
     SearchCreated,
@@ -38,6 +39,7 @@ _ENCODE: dict[type, Callable[[Any], dict[str, Any]]] = {
     CheckpointReported: lambda c: {
         "checkpoint_reported": pb.JournalCheckpointReported(task=c.task, attempt=c.attempt, checkpoint=c.checkpoint)
     },
+    NeedUnmet: lambda c: {"need_unmet": pb.JournalNeedUnmet(task=c.task, largest_bytes=c.largest_bytes)},
     OutcomeReported: lambda c: {"outcome_reported": pb.JournalOutcomeReported(outcome=c.outcome, digest=c.digest)},
     **wishes.ENCODE,
 }
@@ -50,6 +52,7 @@ _DECODE: dict[str, Callable[[Any], Change]] = {
     "attempt_leased": lambda m: AttemptLeased(m.task, m.agent, tuple(m.members)),
     "attempt_lost": lambda m: AttemptLost(m.task, m.attempt, m.failure),
     "checkpoint_reported": lambda m: CheckpointReported(m.task, m.attempt, m.checkpoint),
+    "need_unmet": lambda m: NeedUnmet(m.task, m.largest_bytes),
     "outcome_reported": lambda m: OutcomeReported(m.outcome, m.digest),
     **wishes.DECODE,
 }

@@ -108,6 +108,8 @@ def fill_task_record(record: pb.TaskRecord, task: Task) -> None:
         record.checkpoint.CopyFrom(task.checkpoint)
     if task.proposal is not None:
         record.proposal.CopyFrom(task.proposal)
+    if task.need_bytes:
+        record.needed_memory_bytes = task.need_bytes
     ask = task.ask
     if ask is not None:
         record.call, record.results_from, record.results_to = ask.call, ask.results_from, ask.results_to
@@ -132,6 +134,7 @@ def task_of(record: pb.TaskRecord) -> Task:
         checkpoint=checkpoint,
         ask=ask if kind is TaskKind.GENERATE and not record.trial else None,
         proposal=record.proposal if record.HasField("proposal") else None,
+        need_bytes=record.needed_memory_bytes,
     )
 
 

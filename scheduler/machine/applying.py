@@ -13,12 +13,13 @@ from scheduler.facts import (
     Booted,
     CheckpointReported,
     Event,
+    NeedUnmet,
     OutcomeReported,
     SearchCancelled,
     SearchCreated,
     SearchExpired,
 )
-from scheduler.machine import lifecycle, searching, tasks, trials, waiting
+from scheduler.machine import lifecycle, misfits, searching, tasks, trials, waiting
 from scheduler.wishes import (
     AgentDrained,
     DatasetAdded,
@@ -149,7 +150,7 @@ def _reported(work: Work, change: OutcomeReported) -> None:
     elif outcome.HasField("released"):
         _release(work, task, change.digest, outcome.released)
     elif outcome.HasField("infeasible"):
-        _exclude(work, task, change.digest, outcome.infeasible)
+        _outside(work, task, change.digest, outcome.infeasible)
     else:
         tasks.succeed(work, task, change.digest)
         run = work.state.searches[task.search]
@@ -171,6 +172,18 @@ def _record(work: Work, run: SearchRun, task: Task, outcome: dispatch_pb.Attempt
         searching.record_proposals(work, run, task.ask, outcome.generate)
     else:
         searching.record_final(work, run, outcome.generate)
+
+
+def _outside(work: Work, task: Task, digest: bytes, violation: pb.ConstraintViolation) -> None:
+    if misfits.may_move(work.state.searches[task.search], task, violation):
+        misfits.move(work, task, digest, violation)
+        _set_phase(work, task)
+    else:
+        _exclude(work, task, digest, violation)
+
+
+def _unmet(work: Work, change: NeedUnmet) -> None:
+    misfits.give_up(work, _task(work, change.task), change)
 
 
 def _exclude(work: Work, task: Task, digest: bytes, violation: pb.ConstraintViolation) -> None:
@@ -259,5 +272,6 @@ _RULES: dict[type, Callable[[Work, Any], None]] = {
     AttemptLeased: _leased,
     AttemptLost: _lost,
     CheckpointReported: _checkpointed,
+    NeedUnmet: _unmet,
     OutcomeReported: _reported,
 }

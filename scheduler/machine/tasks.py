@@ -69,6 +69,9 @@ def create(
     rung = len(run.trials[trial - 1].rungs) if trial and run.ladder is not None else 0
     name = _name_question(state, run, ask) if ask is not None else name_of(run.id, trial, kind, rung)
     task = Task(name, kind, run.id, trial, state.tasks_created + 1, ask=ask, proposal=proposal)
+    if rung and kind is TaskKind.TRAIN:  # what the training to the rung before needed, this one needs
+        before = state.tasks.get(name_of(run.id, trial, kind, rung - 1))
+        task.need_bytes = before.need_bytes if before is not None else 0
     _put(work, run, task)
     if ask is not None:
         run.generate_task = name

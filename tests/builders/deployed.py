@@ -53,12 +53,14 @@ class FakeMesh:
     refuses: bool = False
     fails: float = 0.0
     kind_name: str = "fake"
+    needed_bytes: int = 0
 
     # --- the scheduler's side -----------------------------------------------------------------------------------
 
     def demand(self) -> pb.GetDemandResponse:
         self._answer()
         row = pb.Demand(kind=TRAIN, need="datasets/digits", servers=1, queued=self.waiting, running=self.running())
+        row.needed_memory_bytes = self.needed_bytes
         return pb.GetDemandResponse(demands=[row] if row.queued or row.running else [])
 
     def agents(self) -> Iterable[pb.Agent]:

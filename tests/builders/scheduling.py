@@ -155,10 +155,10 @@ def make_failure(
     return pb.AttemptOutcome(token=lease.token, failure=failure)
 
 
-def make_infeasible(lease: pb.Lease) -> pb.AttemptOutcome:
-    """Return the outcome of an attempt that found its network too large for the device."""
-    bound = search_pb2.Constraint(metric="train_memory_bytes", max=2.0**30)
-    violation = search_pb2.ConstraintViolation(constraint=bound, value=3.0 * 2**30)
+def make_infeasible(lease: pb.Lease, *, given: int = 2**30, needed: int = 0) -> pb.AttemptOutcome:
+    """Return the outcome of an attempt that found its network too large for the device; `needed` 0: not by how much."""
+    bound = search_pb2.Constraint(metric="train_memory_bytes", max=given)
+    violation = search_pb2.ConstraintViolation(constraint=bound, value=needed or 3 * given, needed_memory_bytes=needed)
     return pb.AttemptOutcome(token=lease.token, infeasible=violation)
 
 

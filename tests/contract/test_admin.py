@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nasmesh.errors import NotFound
+from nasmesh.limits import LEASE_S
 from nasmesh.settings import read_settings
 from nasmesh.store.keys import ObjectKind
 from nasmesh.store.memory import MemoryStore
@@ -170,6 +171,24 @@ def test_explain_when_a_trial_had_a_hard_life_then_all_of_it_is_told(path: Path,
     assert code == 0
     assert "leased: agent agents/past, attempt 3, epoch 1" in out
     assert json.loads(run("explain", "s-t1-train", "--journal", path, "--json")[1])["lines"][1]["what"] == "leased"
+
+
+def test_explain_when_no_device_gave_what_a_training_needs_then_both_numbers_are_told(path: Path, run: Run) -> None:
+    past = Past(path)
+    past.create("s", max_trials=1, parallelism=1)
+    past.work("s", until=1)
+    (lease,) = past.leases()
+    past.report(make.make_infeasible(lease, given=100, needed=300))
+    past.clock.advance(LEASE_S)
+    past.do()
+    past.close()
+    told = explain(path, "s-t1-train").lines[-2:]
+    assert [line.what for line in told] == ["found infeasible", "given by no device what it needs"]
+    assert told[0].details["needed_memory_bytes"] == 300
+    assert told[0].followed == ("queued s-t1-train",)
+    assert told[1].details == {"largest_bytes": 0}
+    assert "trial 1 is INFEASIBLE" in told[1].followed
+    assert run("check", "--journal", path)[0] == 0
 
 
 def test_explain_when_nobody_knows_it_then_not_found(path: Path, run: Run) -> None:

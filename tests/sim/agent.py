@@ -15,6 +15,7 @@ from nasmesh.v1 import search_pb2
 from tests.builders import scheduling as make
 from tests.sim.files import Disk
 from tests.sim.net import Link
+from tests.sim.options import gives_bytes
 
 if TYPE_CHECKING:
     from tests.sim.host import Host
@@ -60,6 +61,7 @@ class SimAgent:
         self.highest_epoch = 0
         self.reports = world.rng.random() < 0.5
         self.ahead = world.rng.choice((0, 0, 1, 3))
+        self.gives_bytes = gives_bytes(world.options, name)
         self.start()
 
     # --- its life ----------------------------------------------------------------------------------------------
@@ -119,6 +121,7 @@ class SimAgent:
         hello.epoch = self.epoch
         if search_pb2.TASK_KIND_TRAIN in self.kinds:
             hello.server.gang_address = f"{self.name.partition('/')[2]}.example:7500"
+            hello.server.devices.add(id="cpu", job_memory_bytes=self.gives_bytes)
         for slots in hello.slots:
             slots.ahead = self.ahead
         for lease in self.leases.values():
@@ -264,7 +267,7 @@ class SimAgent:
             if done < gang.size - 1:
                 job.outcome = make.make_failure(lease, "RANK_LOST", counted=False)
         if job.outcome is None:
-            job.outcome = self.world.work.outcome(lease)
+            job.outcome = self.world.work.outcome(lease, self.gives_bytes)
         if job.outcome is None:
             job.done_at = math.inf
         else:

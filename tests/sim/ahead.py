@@ -13,8 +13,8 @@ def check(step: Step, agents: Iterable[AgentEntry]) -> int:
     """Check the leases of a step that was just prepared, before anybody hears of them; returns how many wait.
 
     The last thing that a step does is to give leases: what each agent had room for at every one of them follows from
-    what is left at the end. Who takes the same sort of work could have had the lease; who is kept for a gang could not,
-    but then no lease of that kind waits anywhere either.
+    what is left at the end. Who takes the same sort of work, on as much memory, could have had the lease; who is kept
+    for a gang could not, but then no lease of that kind waits anywhere either.
     """
     others = list(agents)
     given: Counter[tuple[str, TaskKind]] = Counter()
@@ -34,7 +34,8 @@ def check(step: Step, agents: Iterable[AgentEntry]) -> int:
             continue
         waiting += 1
         for other in others:
-            if other.name != entry.name and other.sort(kind) == entry.sort(kind) and room(other, kind) > 0:
+            alike = other.sort(kind) == entry.sort(kind) and other.gives_bytes >= entry.gives_bytes
+            if other.name != entry.name and alike and room(other, kind) > 0:
                 raise InvariantError(
                     f"ahead: {entry.name} was leased {kind.name} that waits there, and {other.name} has a free slot"
                 )

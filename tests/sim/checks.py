@@ -17,11 +17,12 @@ from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import object_pb2, search_pb2
 from scheduler import invariants, lease_invariants
 from scheduler.domain import OPEN_TASKS, SearchState, State, Task, TaskState
-from scheduler.facts import AttemptLost, CheckpointReported, Event, OutcomeReported
+from scheduler.facts import AttemptLeased, AttemptLost, CheckpointReported, Event, NeedUnmet, OutcomeReported
 from scheduler.invariants import InvariantError
 from scheduler.journal import codec
 from scheduler.machine import apply
 from scheduler.wishes import SearchDeleted
+from tests.sim.placing import Placing
 
 if TYPE_CHECKING:
     from scheduler.engine import Engine
@@ -51,6 +52,7 @@ class Checks:
     spoken: dict[tuple[str, int, str], None] = field(default_factory=dict)
     dispositions: dict[str, int] = field(default_factory=dict)
     waited: dict[tuple[str, int], None] = field(default_factory=dict)
+    placing: Placing = field(default_factory=Placing)
     epoch: int = 0
 
     # --- what was told ----------------------------------------------------------------------------------------------
@@ -58,6 +60,7 @@ class Checks:
     def told(self, agent: str, message: pb.WorkResponse, now: float) -> None:
         """Note what an agent is told: from now on it must be true for ever."""
         kind = message.WhichOneof("kind")
+        self.placing.told(agent, message, now)
         if kind == "outcome_reply":
             name = pb.OutcomeDisposition.Name(message.outcome_reply.disposition).removeprefix("OUTCOME_DISPOSITION_")
             self.dispositions[name] = self.dispositions.get(name, 0) + 1
@@ -156,6 +159,8 @@ class Checks:
             self._check_objects([change.checkpoint])
         elif isinstance(change, AttemptLost):
             self._check_loss(change, now)
+        elif isinstance(change, AttemptLeased | NeedUnmet):
+            self.placing.check(self.shadow, change, now)
         elif isinstance(change, SearchDeleted):
             self._forget(change.search)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nasmesh.v1 import search_pb2
-from scheduler.domain import SearchRun, State
+from scheduler.domain import SearchRun, State, TaskState
 from tests.sim import logged
 from tests.sim.options import draw
 from tests.sim.world import World
@@ -45,6 +45,7 @@ class Tally:
             _sum(self.counts, _rungs(run))
             _sum(self.ends, {run.state.name: 1})
         _sum(self.counts, _gangs(world.checks.shadow))
+        _sum(self.counts, _needs(world.checks.shadow))
 
     def merge(self, other: "Tally") -> None:
         self.seeds += other.seeds
@@ -74,6 +75,16 @@ def _gangs(state: State) -> dict[str, int]:
     shared = [attempt for task in state.tasks.values() for attempt in task.attempts if attempt.members]
     lost = [attempt for attempt in shared if attempt.failure is not None and attempt.failure.reason in _GONE]
     return {"gangs": len(shared), "gangs lost": len(lost)}
+
+
+def _needs(state: State) -> dict[str, int]:
+    """Return how many trainings ended well where there was more memory than at first, and how many nowhere."""
+    needing = [task for task in state.tasks.values() if task.need_bytes]
+    trials = [state.searches[task.search].trials[task.trial - 1] for task in needing]
+    return {
+        "trained elsewhere": sum(task.state is TaskState.SUCCEEDED for task in needing),
+        "needs unmet": sum(trial.violation.needed_memory_bytes > 0 for trial in trials),
+    }
 
 
 def _sum(into: dict[str, int], more: dict[str, int]) -> None:

@@ -9,6 +9,7 @@ from tests.builders import scheduling as make
 TURNS = 130
 # Of a mesh's agents so many drive a train server, and the first ones are those.
 TRAINING_AGENTS = 3
+GIB = 2**30
 RULES = ("median", "successive_halving", "asynchronous_halving", "hyperband")
 
 
@@ -41,6 +42,7 @@ class Options:
     lifecycle: float = 0.0
     lost: float = 0.0
     cut_offs: float = 0.0
+    needs: bool = False
 
     def told(self) -> str:
         """Return the options that are on, for the replay line."""
@@ -81,6 +83,7 @@ def draw(seed: int) -> Options:
         duplicates=maybe(0.1),
         lifecycle=maybe(0.05, 0.1),
         **_led(seed),
+        needs=seeded_random(derive_seed(seed, "needs")).random() < 0.3,
     )
 
 
@@ -90,6 +93,17 @@ def _led(seed: int) -> dict[str, float]:
     if rng.random() < 0.6:
         return {}
     return {"lost": rng.choice([0.0, 0.03, 0.1]), "cut_offs": rng.choice([0.0, 0.02, 0.05])}
+
+
+def gives_bytes(options: Options, agent: str) -> int:
+    """Return what trainings on an agent's server may hold together; 0: it does not say."""
+    return seeded_random(derive_seed(options.seed, "gives", agent)).choice([2, 4, 8]) * GIB if options.needs else 0
+
+
+def needed_bytes(options: Options, trial: str) -> int:
+    """Return what a trial's training needs of a device; 0: hardly anything."""
+    rng = seeded_random(derive_seed(options.seed, "needs", trial))
+    return rng.choice([0, 0, 3, 6, 9]) * GIB if options.needs else 0
 
 
 def _marathon(seed: int, *, kill: float) -> Options:

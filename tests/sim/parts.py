@@ -50,4 +50,6 @@ EVERY = (
     "lost connections",
     "landed unheard",
     "cut_offs",
+    "trained elsewhere",
+    "needs unmet",
 )

@@ -9,6 +9,7 @@ from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import object_pb2
 from scheduler.invariants import InvariantError
 from tests.builders import scheduling as make
+from tests.sim.options import GIB, needed_bytes
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -20,9 +21,12 @@ class Work:
     def __init__(self, world: "World") -> None:
         self._world = world
 
-    def outcome(self, lease: pb.Lease) -> pb.AttemptOutcome | None:
-        """Return how an attempt ends; nothing where its end is for rank 0 of its gang to tell."""
-        failed = self._chance(lease)
+    def outcome(self, lease: pb.Lease, given_bytes: int) -> pb.AttemptOutcome | None:
+        """Return how an attempt ends on a server that gives so much memory.
+
+        Nothing where its end is for rank 0 of its gang to tell.
+        """
+        failed = self._chance(lease) or self._misfit(lease, given_bytes)
         if failed is not None:
             return failed
         if lease.train.HasField("gang"):
@@ -58,6 +62,14 @@ class Work:
         if chance < 0.14 and (lease.HasField("train") or lease.HasField("evaluate")):
             return make.make_infeasible(lease)
         return None
+
+    def _misfit(self, lease: pb.Lease, given_bytes: int) -> pb.AttemptOutcome | None:
+        """Return how a training ends that does not fit: some servers know by how much, others that it is too much."""
+        needed = needed_bytes(self._world.options, lease.trial)
+        if not lease.HasField("train") or lease.train.HasField("gang") or needed <= given_bytes:
+            return None
+        self._world.count("did not fit")
+        return make.make_infeasible(lease, given=given_bytes, needed=max(given_bytes + 1, needed - needed % (6 * GIB)))
 
     def _meet(self, lease: pb.Lease) -> None:
         """See that all who train together were told the same, and one of them to lead."""

@@ -61,6 +61,8 @@ class World:
         self.work = Work(self)
         self.hosts = [Host(self)]
         self.agents = [self._agent(index) for index in range(options.agents)]
+        trains = [agent for agent in self.agents if search_pb2.TASK_KIND_TRAIN in agent.kinds]
+        self.checks.placing.gives = {agent.name: agent.gives_bytes for agent in trains}
         self.client = SimClient(self, searches(options.seed))
         self._scheduler_acting: Host | None = None
 

@@ -133,6 +133,12 @@ def test_what_settings_tell_is_offered_before_a_server_was_seen(tmp_path: Path) 
         assert [d.name for d in offer.server.datasets] == ["datasets/digits"]
         assert [device.job_memory_bytes for device in offer.server.devices] == [8 << 30]
         assert not mesh.servers, "nobody asks for one"
+        mesh.waiting, mesh.needed_bytes = 1, 9 << 30
+        keeper.look()
+        assert not mesh.servers, "they would give too little"
+        mesh.needed_bytes = 8 << 30
+        keeper.look()
+        assert len(mesh.servers) == 1
 
 
 def test_keda_is_told_nothing_until_it_is_known_what_work_there_is(tmp_path: Path) -> None:

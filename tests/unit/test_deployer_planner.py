@@ -54,7 +54,8 @@ def pools(draw: st.DrawFn, name: str) -> Pool:
         servers.append(Server(f"{name}-{index:06x}", phase, NOW - age, attempts, was_here, leaves))
     serves = draw(st.sampled_from([None, frozenset({DIGITS}), frozenset({CIFAR}), frozenset[str]()]))
     away = draw(st.sampled_from([False, False, True]))
-    return Pool(made, tuple(servers), serves, draw(st.sampled_from([0, 1, BURST])), draw(st.booleans()), away)
+    may_start, known = draw(st.sampled_from([0, 1, BURST])), draw(st.booleans())
+    return Pool(made, tuple(servers), serves, may_start, known, away, draw(st.sampled_from([0, 4, 8])))
 
 
 WORKS = st.lists(
@@ -65,10 +66,11 @@ WORKS = st.lists(
         st.integers(1, 5),
         st.sampled_from(OWNERS),
         st.integers(0, 9),
+        st.sampled_from([0, 0, 4, 9]),
     ),
     max_size=6,
 )
-SPARES = st.lists(st.builds(Spare, st.just(TRAIN), st.integers(0, 3)), max_size=3)
+SPARES = st.lists(st.builds(Spare, st.just(TRAIN), st.integers(0, 3), gives_bytes=st.sampled_from([0, 4])), max_size=3)
 WORLDS = st.tuples(pools("a"), pools("b"))
 
 
@@ -166,6 +168,17 @@ def test_gangs_count_as_many_servers_as_they_take() -> None:
     assert one(Pool(rules(takes_gangs=False)), gang).start == 0
     assert one(Pool(rules(takes_gangs=True, most=2)), gang).start == 0
     assert one(Pool(rules(takes_gangs=True, owner_limit=2)), gang).start == 0
+
+
+def test_work_that_needs_memory_starts_servers_that_give_it_and_no_others() -> None:
+    small, large, unknown = (
+        Pool(rules(name), gives_bytes=gives) for name, gives in (("small", 4), ("large", 8), ("unknown", 0))
+    )
+    needing = Work(TRAIN, DIGITS, 1, "", 2, 6)
+    plans = plan([small, unknown, large], [needing], [], NOW)
+    assert {name: found.start for name, found in plans.items()} == {"small": 0, "unknown": 0, "large": 2}
+    for spare, started in ((Spare(TRAIN, 2, gives_bytes=4), 2), (Spare(TRAIN, 2, gives_bytes=6), 0)):
+        assert one(large, needing, spares=[spare]).start == started
 
 
 def test_servers_of_nobodys_pool_are_used_first() -> None:

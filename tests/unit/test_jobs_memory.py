@@ -89,7 +89,7 @@ def test_job_when_it_never_fits_then_it_is_not_run_and_says_by_how_much(make: Ma
     assert "120 MiB" in view.failure.message
     assert "100 MiB" in view.failure.message
     assert (view.violation.constraint.metric, view.violation.constraint.max) == ("train_memory_bytes", 100 * MIB)
-    assert view.violation.value == 120 * MIB
+    assert view.violation.value == view.violation.needed_memory_bytes == 120 * MIB
     table.close()
     assert make(factor=2.0).get("large").violation == view.violation, "a next process still knows it"
 
