@@ -61,6 +61,7 @@ class FakeMesh:
         self._answer()
         row = pb.Demand(kind=TRAIN, need="datasets/digits", servers=1, queued=self.waiting, running=self.running())
         row.needed_memory_bytes = self.needed_bytes
+        row.needed_memory_bytes = self.needed_bytes
         return pb.GetDemandResponse(demands=[row] if row.queued or row.running else [])
 
     def agents(self) -> Iterable[pb.Agent]:

@@ -141,6 +141,22 @@ def test_what_settings_tell_is_offered_before_a_server_was_seen(tmp_path: Path) 
         assert len(mesh.servers) == 1
 
 
+def test_work_that_needs_memory_starts_servers_of_the_pool_whose_settings_say_that_they_give_it(tmp_path: Path) -> None:
+    pools = "".join(
+        f"  - {{ name: {name}, kind: TASK_KIND_TRAIN, maxServers: 4, {told} local: {{}} }}\n"
+        for name, told in (
+            ("unsaid", ""),
+            ("small", "serves: [datasets/digits], arguments: [--memory, 4GiB],"),
+            ("large", "serves: [datasets/digits], arguments: [--memory, 64GiB],"),
+        )
+    )
+    mesh = fake(waiting=2, needed_bytes=8 << 30)
+    with keeping(mesh, tmp_path, f"pools:\n{pools}") as keeper:
+        keeper.look()
+        assert {fake.order.pool for fake in mesh.servers.values()} == {"large"}
+        assert len(mesh.servers) == 2
+
+
 def test_keda_is_told_nothing_until_it_is_known_what_work_there_is(tmp_path: Path) -> None:
     mesh = fake(waiting=6, scheduler_away=True)
     with keeping(mesh, tmp_path, EXTERNAL) as keeper:
