@@ -46,7 +46,7 @@ GROUPS: dict[str, Group] = {
         (
             *(
                 f"{_UNIT}{part}.py"
-                for part in ("machine", "slips", "final", "reuse", "waiting", "updates", "engine", "cold")
+                for part in ("machine", "misfits", "slips", "final", "reuse", "waiting", "updates", "engine", "cold")
             ),
             "tests/contract/test_upgrade.py",
             # Slow, and last: only what the others let pass comes so far.
