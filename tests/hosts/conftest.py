@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import netns, postgres_server, s3_servers
 from tests.hosts import scenario
-from tests.hosts.fleet import Fleet
+from tests.hosts.fleet import Fleet, missing
 from tests.hosts.partitions import LEASE_S
 
 _HERE = Path(__file__).parent
@@ -25,7 +24,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def _check() -> None:
     """Skip where there can be no hosts, which never happens where CI is true."""
-    reason = netns.missing() or (s3_servers.absent("minio") and s3_servers.absent("weed")) or postgres_server.absent()
+    reason = missing()
     if reason:
         assert os.environ.get("CI") != "true", reason
         pytest.skip(reason)

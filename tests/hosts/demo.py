@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nasmesh.clock import SystemClock
-from tests.builders import netns, postgres_server, s3_servers
 from tests.hosts import scenario
-from tests.hosts.fleet import Fleet
+from tests.hosts.fleet import Fleet, missing
 from tests.hosts.partitions import LEASE_S, training_host
 from tests.hosts.scenario import Trials
 
@@ -87,8 +86,7 @@ def compare(teller: Teller, reference: Trials, found: Trials) -> int:
 
 def main() -> int:
     """Show it, or say why not."""
-    no_store = s3_servers.absent("minio") and s3_servers.absent("weed")
-    if reason := netns.missing() or no_store or postgres_server.absent():
+    if reason := missing():
         sys.stderr.write(f"hosts: {reason}\n")
         return 2
     return show(Teller())

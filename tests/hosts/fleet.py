@@ -18,6 +18,7 @@ from types import TracebackType
 
 from clients.cli.main import command
 from nasmesh.limits import KEEPALIVE_S, KEEPALIVE_TIMEOUT_S
+from tests.builders import netns, postgres_server
 from tests.builders.netns import Host, Network, Program
 from tests.builders.postgres_server import PostgresServer
 from tests.builders.s3_servers import Certificate, S3Server, absent
@@ -32,6 +33,11 @@ _LOOK_S = 0.02
 _LOST_LOOK_S = 0.2
 _SLACK_S = 30.0
 _LOG_CHARS = 4000
+
+
+def missing() -> str:
+    """Return why there can be no mesh on hosts of its own here; empty where there can."""
+    return netns.missing() or (absent("minio") and absent("weed")) or postgres_server.absent()
 
 
 def agent_name(host: str, kind: str) -> str:
