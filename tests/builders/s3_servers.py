@@ -174,6 +174,8 @@ class S3Server:
         flags += [f"-dir={data}", f"-ip={self.host}", f"-ip.bind={self.host}", f"-s3.config={self._identities()}"]
         flags += ["-master.telemetry=false", "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0"]
         flags += ["-s3.port.lance=0", "-s3.autoCreateBucket=false", "-s3.allowDeleteBucketNotEmpty=false"]
+        # By itself as many as have room on the disk, of 1 GiB each: with 17 GiB free, tests ran out of them.
+        flags += ["-volume.max=1000"]
         return [program, "mini", *flags]
 
     def _environment(self) -> dict[str, str]:
