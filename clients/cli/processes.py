@@ -71,6 +71,8 @@ class LocalMesh:
     _children: dict[str, _Child] = field(default_factory=dict)
     _lock: IO[str] | None = None
     _stopping: threading.Event = field(default_factory=threading.Event)
+    _unwatched: threading.Event = field(default_factory=threading.Event)
+    _stopped: threading.Event = field(default_factory=threading.Event)
     _watcher: threading.Thread | None = None
 
     def __enter__(self) -> "LocalMesh":
@@ -115,10 +117,10 @@ class LocalMesh:
     def stop(self) -> None:
         """Ask the servers to drain, then the scheduler; kill what takes too long, on a second Ctrl-C at once."""
         self._stopping.set()
-        if self._watcher is not None:
-            self._watcher.join()
         names = list(self._children)
         try:
+            if self._watcher is not None:
+                self._unwatched.wait()
             for group in (names[1:], names[:1]):
                 self._terminate([self._children[name] for name in group])
         except KeyboardInterrupt:
@@ -129,6 +131,9 @@ class LocalMesh:
                     child.process.kill()
                 child.process.wait()
             self._children.clear()
+            self._stopped.set()
+            if self._watcher is not None:
+                self._watcher.join()
             if self._lock is not None:
                 self._lock.close()
                 self._lock = None
@@ -217,11 +222,18 @@ class LocalMesh:
         return Unavailable("PROGRAM_ENDED", f"the {child.program.name} program {how}; its log is {child.log}")
 
     def _watch(self) -> None:
-        """Restart programs that die; nothing is lost by it, as the mesh recovers from the death of any of them."""
-        while not self._stopping.wait(_WATCH_S):
-            for name, child in list(self._children.items()):
-                if child.process.poll() is not None and not self._stopping.is_set():
-                    self._revive(name, child)
+        """Restart programs that die; nothing is lost by it, as the mesh recovers from the death of any of them.
+
+        Returns only when all have stopped: a program is told to stop when the thread that started it ends.
+        """
+        try:
+            while not self._stopping.wait(_WATCH_S):
+                for name, child in list(self._children.items()):
+                    if child.process.poll() is not None and not self._stopping.is_set():
+                        self._revive(name, child)
+        finally:
+            self._unwatched.set()
+            self._stopped.wait()
 
     def _revive(self, name: str, child: _Child) -> None:
         error = self._ended(child)

@@ -20,20 +20,21 @@ from nasmesh.rpc.access import ServerAccess
 
 # A program of the mesh in small: the same flags, health, port file, and an end on SIGTERM.
 PROGRAM = """
-import argparse, pathlib, signal, sys, threading
+import argparse, pathlib, time
+from nasmesh.agent.lifetime import Lifetime
 from nasmesh.rpc.server import serve_threads
 flags = argparse.ArgumentParser()
 for name in ("--listen", "--port-file", "--scheduler", "--slots"):
     flags.add_argument(name)
 given = flags.parse_args()
 server = serve_threads([], given.listen)
-stop = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: stop.set())
+life = Lifetime()
 path = pathlib.Path(given.port_file)
 path.with_suffix(".tmp").write_text(server.address)
 path.with_suffix(".tmp").replace(path)
 print("serving for", given.scheduler, flush=True)
-stop.wait()
+life.wait()
+print("told to stop at", time.monotonic_ns(), flush=True)
 server.stop(0)
 """
 
@@ -78,6 +79,21 @@ def test_a_killed_program_is_started_again_on_its_port(tmp_path: Path, programs:
         assert mesh._await_address("train") == address
     assert "the train program was killed by signal SIGKILL; its log is" in said[0]
     assert children() == before
+
+
+def test_stop_when_the_scheduler_was_started_again_then_its_servers_are_still_told_first(
+    tmp_path: Path, programs: list[Program]
+) -> None:
+    revived = threading.Event()
+    with LocalMesh(tmp_path / "home", programs, True, lambda _: revived.set()) as mesh:
+        os.kill(mesh._children["scheduler"].process.pid, signal.SIGKILL)
+        assert revived.wait(10)
+        mesh._await_address("scheduler")
+    told = {
+        name: int((tmp_path / "home" / "logs" / f"{name}.log").read_text().rpartition("told to stop at")[2])
+        for name in ("scheduler", "train")
+    }
+    assert told["train"] < told["scheduler"]
 
 
 def test_a_program_that_cannot_start_is_named_with_its_last_words(tmp_path: Path, programs: list[Program]) -> None:
