@@ -173,3 +173,14 @@ def test_regression_when_loaded_then_targets_are_standardised_and_splits_stratif
     assert splits.targets.std(axis=0) == pytest.approx([1, 1], abs=1e-5)
     tenths = np.digitize(splits.targets[:, 0], np.quantile(splits.targets[:, 0], np.linspace(0, 1, 11)[1:-1]))
     assert np.bincount(tenths[splits.test]).tolist() == [10] * 10
+
+
+@pytest.mark.parametrize(("mark", "name"), [(",", "t.csv"), (";", "t.csv"), ("\t", "t.tsv")])
+def test_truth_values_and_every_mark_between_columns_are_read(tmp_path: Path, mark: str, name: str) -> None:
+    rows = [("a", "old", "label"), *((index / 4, index % 3 == 0, index % 2 == 0) for index in range(60))]
+    path = tmp_path / name
+    path.write_text("\r\n".join(mark.join(map(str, row)) for row in rows), encoding="utf-8-sig")
+    manifest, splits = make.added(path)
+    assert (list(manifest.sample_dims), manifest.classes) == ([2], 2)
+    assert splits.samples.array[:4].tolist() == [[0, 1], [0.25, 0], [0.5, 0], [0.75, 1]]
+    assert splits.labels[:4].tolist() == [1, 0, 1, 0]

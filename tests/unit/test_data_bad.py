@@ -219,3 +219,53 @@ def test_paths_with_nothing_to_read_are_refused(tmp_path: Path) -> None:
 def test_groups_too_few_to_divide_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=np.ones((40, 2)), y=np.arange(40) % 2, groups=np.zeros(40, dtype=int))
     refused(tmp_path / "d.npz", "DATASET_GROUPS_TOO_FEW", "1 group")
+
+
+@pytest.mark.parametrize("form", ["csv", "npz"])
+def test_whole_numbers_that_may_be_amounts_are_not_taken_for_classes_in_silence(tmp_path: Path, form: str) -> None:
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(200, 2)), rng.integers(18, 90, 200)
+
+    def written(answers: np.ndarray) -> Path:
+        if form == "npz":
+            np.savez(tmp_path / "d.npz", x=x, y=answers)
+            return tmp_path / "d.npz"
+        return make.write_csv(tmp_path / "d.csv", ("a", "b", "y"), np.c_[x, answers].tolist())
+
+    path = written(y)
+    error = refused(path, "DATASET_TASK_AMBIGUOUS", "in 200 samples", "--target", "--label")
+    assert error.field == "task"
+    assert make.added(path, target=("y",))[0].targets == 1
+    assert make.added(path, task="regression")[0].targets == 1
+    assert make.added(path, label="y")[0].classes == len(np.unique(y))
+    assert make.added(written(np.arange(200) % 30 + 1))[0].classes == 30
+
+
+def test_windows_that_share_rows_need_something_that_keeps_them_in_one_split(tmp_path: Path) -> None:
+    rows = [(step / 9, f"s{step // 50}", "on" if step % 20 < 10 else "off") for step in range(400)]
+    path = make.write_csv(tmp_path / "t.csv", ("v", "who", "label"), rows)
+    error = refused(path, "DATASET_WINDOWS_SHARED", "--group", drop=("who",), window=10, stride=5)
+    assert error.field == "stride"
+    assert make.added(path, group="who", window=10, stride=5)[0].samples == 8 * 9
+    assert make.added(path, drop=("who",), window=10)[0].samples == 40
+    assert make.added(path, drop=("who",), window=10, stride=15)[0].samples == 27
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_too_large_for_what_is_stored_are_no_finite_numbers(tmp_path: Path) -> None:
+    rows = [[i / 7, -i / 3, i % 2] for i in range(60)]
+    rows[4][1] = 1e39
+    path = make.write_csv(tmp_path / "t.csv", ("a", "b", "label"), rows)
+    refused(path, "DATASET_FILES_CORRUPT", "1 row ", "t.csv, row 5: b")
+    refused(path, "DATASET_FILES_CORRUPT", "1 row ", "t.csv, row 5", label="", target=("b",))
+    x = np.ones((40, 2))
+    x[3, 1] = 1e39
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(40) % 2)
+    refused(tmp_path / "d.npz", "DATASET_FILES_CORRUPT", "1 sample ", "d.npz:x[3]")
+
+
+def test_pipes_are_not_waited_for(folder: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    refused(tmp_path / "pipe.csv", "DATASET_FORMAT_UNKNOWN", "neither a file nor a folder")
+    os.mkfifo(folder / "a" / "pipe.png")
+    refused(folder, "DATASET_FILES_CORRUPT", "a/pipe.png: is no file")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasmesh.data.adding.options import Options
-from nasmesh.data.adding.reader import BadFiles, Batch, Found, number_labels
+from nasmesh.data.adding.reader import BadFiles, Batch, Found, check_are_classes, number_labels
 from nasmesh.data.adding.streams import ArrayStream
 from nasmesh.data.info import IMAGE, SERIES, TABLE
 from nasmesh.errors import Invalid
@@ -99,6 +99,8 @@ class Arrays:
         if options.skip_bad:
             most = known or float("inf")
             values = {value for value in values if isinstance(value, str) or 0 <= value < most}
+        if not (options.task or options.label or known):
+            check_are_classes(list(values), sum(len(part.samples) for part in self._parts), self._parts[0].answers.name)
         names, labels = number_labels(sorted(values, key=str), known, self._parts[0].answers.name)
         return list(class_names) or names, labels
 
@@ -110,7 +112,7 @@ class Arrays:
                 values = values[:, None]
             values = values.transpose(self._order)
             return self._bytes(values)
-        values = values.transpose(self._order).astype(np.float32)
+        values = _single(values.transpose(self._order))
         return values, _finite_rows(values)
 
     def _bytes(self, values: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -133,10 +135,16 @@ class Arrays:
 
     def _answers(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         if self._regression:
-            targets = values.reshape(len(values), -1).astype(np.float32)
+            targets = _single(values.reshape(len(values), -1))
             return targets, _finite_rows(targets)
         labels = np.asarray([self._labels.get(value, -1) for value in _texts(values).tolist()], dtype=np.int64)
         return labels, labels >= 0
+
+
+def _single(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return values as they are stored; what is too large for that becomes infinite."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def _finite_rows(values: NDArray[Any]) -> NDArray[np.bool_]:

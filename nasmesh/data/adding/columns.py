@@ -1,6 +1,6 @@
 """CSV and Parquet files, read by column and in bounded pieces."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ TEXT_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = frozenset({*TEXT_SUFFIXES, ".parquet", ".pq"})
 _BLOCK_BYTES = 4 << 20
 _ROWS = 65536
+_HEADING_BYTES = 1 << 20
 _NULLS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 
 
@@ -69,7 +70,7 @@ class Columns:
         for index, path in enumerate(self.paths):
             first = 0
             try:
-                for batch in _batches(path, texts, numbers):
+                for batch in _batches(path, texts, {name: self._types[name] for name in numbers}):
                     columns: dict[str, Any] = {name: _texts(batch.column(name)) for name in texts}
                     columns |= {name: _numbers(batch.column(name)) for name in numbers}
                     yield Piece(index, first, columns, batch.num_rows)
@@ -105,10 +106,18 @@ def _schema(path: Path) -> Any:
         raise corrupt(path, error) from error
 
 
+def _delimiter(path: Path) -> str:
+    """Return what is between the columns: where a heading has semicolons and no comma, as spreadsheets write, those."""
+    usual = TEXT_SUFFIXES[path.suffix.lower()]
+    with path.open("rb") as file:
+        heading = file.readline(_HEADING_BYTES)
+    return ";" if usual.encode() not in heading and b";" in heading else usual
+
+
 def _csv_options(path: Path, types: dict[str, Any]) -> dict[str, Any]:
     return {
         "read_options": csv.ReadOptions(block_size=_BLOCK_BYTES),
-        "parse_options": csv.ParseOptions(delimiter=TEXT_SUFFIXES[path.suffix.lower()]),
+        "parse_options": csv.ParseOptions(delimiter=_delimiter(path)),
         # The types of what is read are ours: the reader guesses them from the beginning of a file only.
         "convert_options": csv.ConvertOptions(
             column_types=types,
@@ -119,9 +128,10 @@ def _csv_options(path: Path, types: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _batches(path: Path, texts: Sequence[str], numbers: Sequence[str]) -> Iterator[Any]:
+def _batches(path: Path, texts: Sequence[str], numbers: Mapping[str, Any]) -> Iterator[Any]:
     if path.suffix.lower() in TEXT_SUFFIXES:
-        types = {name: pa.string() for name in texts} | {name: pa.float64() for name in numbers}
+        types = {name: pa.string() for name in texts}
+        types |= {name: kind if pa.types.is_boolean(kind) else pa.float64() for name, kind in numbers.items()}
         with csv.open_csv(path, **_csv_options(path, types)) as reader:
             yield from reader
         return

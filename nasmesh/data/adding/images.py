@@ -2,6 +2,7 @@
 
 import functools
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -143,6 +144,8 @@ def _pool() -> ThreadPoolExecutor:
 def _look(entry: Entry, options: Options) -> tuple[tuple[int, int], str] | str:
     """Return (height, width) and the kind of mode from a file's header, or why it is bad."""
     try:
+        if not stat.S_ISREG(os.stat(entry.path).st_mode):  # a pipe would be waited for
+            raise ValueError("is no file")
         with Image.open(entry.path, formats=FORMATS) as image:
             width, height = image.size
             if getattr(image, "n_frames", 1) > 1:

@@ -76,8 +76,10 @@ def _invalid(name: str, what: str) -> Invalid:
 
 
 def check_path(path: Path) -> Path:
-    """Return the absolute path of what is added; raises Invalid (DATASET_PATH_UNKNOWN)."""
+    """Return the absolute path of what is added; raises Invalid (DATASET_PATH_UNKNOWN, DATASET_FORMAT_UNKNOWN)."""
     found = path.expanduser().absolute()
     if not found.exists():
         raise Invalid("DATASET_PATH_UNKNOWN", f"path: there is nothing at {found}", field="path")
+    if not (found.is_file() or found.is_dir()):
+        raise Invalid("DATASET_FORMAT_UNKNOWN", f"path: {found} is neither a file nor a folder", field="path")
     return found

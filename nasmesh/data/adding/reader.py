@@ -14,6 +14,8 @@ from nasmesh.v1 import dataset_pb2 as pb
 
 _SHOWN = 5
 _KEPT = 1000
+# Up to so many different numbers are taken for classes, and more where each has so many samples on average.
+_FEW_CLASSES, _SAMPLES_EACH = 20, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,25 @@ class Reader(Protocol):
     def batches(self) -> Iterator[Batch]:
         """Yield all samples; raises Invalid with the field `path` for what cannot be used."""
         ...
+
+
+def check_are_classes(values: Sequence[Any], samples: int, where: str) -> None:
+    """Raise Invalid (DATASET_TASK_AMBIGUOUS) where distinct labels may be amounts: many, and no numbering.
+
+    Ages, prices and counts are whole numbers too; classes are numbered from 0 or 1 without gaps, with samples of each.
+    """
+    numbers = sorted(value for value in values if not isinstance(value, str))
+    if len(numbers) <= _FEW_CLASSES:
+        return
+    counted = numbers[0] in (0, 1) and numbers[-1] - numbers[0] == len(numbers) - 1
+    if counted and samples >= _SAMPLES_EACH * len(numbers):
+        return
+    raise Invalid(
+        "DATASET_TASK_AMBIGUOUS",
+        f"{where}: {len(numbers)} different numbers ({numbers[0]:g} to {numbers[-1]:g}) in {samples} samples may be"
+        " classes or amounts; say which: --target NAME (or --task regression) to predict, --label NAME for classes",
+        field="task",
+    )
 
 
 def number_labels(values: Sequence[Any], classes: int, where: str) -> tuple[list[str], dict[Any, int]]:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from nasmesh.data.adding.columns import Columns, find_tables
 from nasmesh.data.adding.images import Entry, ImageFiles
 from nasmesh.data.adding.options import Options
-from nasmesh.data.adding.reader import BadFiles, Batch, Found, number_labels
-from nasmesh.data.adding.windows import RowsIn, Windows
+from nasmesh.data.adding.reader import BadFiles, Batch, Found, check_are_classes, number_labels
+from nasmesh.data.adding.windows import RowsIn, Windows, check_apart
 from nasmesh.data.info import IMAGE, SERIES, TABLE
 from nasmesh.errors import Invalid
 
@@ -63,6 +63,7 @@ class Tables:
         self.bad = BadFiles(options.skip_bad, unit="files" if self._image else "rows")
         self._regression, names, self._known = self._read_known()
         grouped = bool(options.group) or (bool(options.window) and len(self._columns.paths) > 1)
+        check_apart(options.window, options.stride, grouped=grouped)
         classes = {"targets": len(self._wanted)} if self._regression else {"classes": len(names)}
         self._images: ImageFiles | None = None
         if self._image:
@@ -102,7 +103,7 @@ class Tables:
                 self.bad.add(self._row_name(file, first + index), f"{', '.join(columns[:3])} is no finite number")
             keep = mine & finite
             yield Batch(
-                values[keep].astype(np.float32),
+                values[keep],
                 known.answers[here][keep],
                 known.groups[here][keep] if self.found.grouped else None,
                 is_test,
@@ -123,11 +124,13 @@ class Tables:
             if len(cut.samples):
                 yield Batch(cut.samples, cut.answers, cut.groups if self.found.grouped else None, is_test)
 
-    def _values(self) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
-        """Yield (number of the first row, file, features [n, columns])."""
+    def _values(self) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+        """Yield (number of the first row, file, features [n, columns]); what float32 cannot hold is infinite."""
         for piece in self._columns.pieces((), self._features):
             first = self._known.starts[piece.file] + piece.first
-            yield first, piece.file, np.stack([piece.columns[name] for name in self._features], axis=1)
+            with np.errstate(over="ignore"):
+                values = np.stack([piece.columns[name] for name in self._features], axis=1).astype(np.float32)
+            yield first, piece.file, values
 
     def _entries(self) -> list[Entry]:
         known, base = self._known, self._path if self._path.is_dir() else self._path.parent
@@ -248,10 +251,12 @@ class Tables:
         options = self._options
         where = f"column {', '.join(self._wanted)}"
         if numbers is not None:
-            finite = np.asarray(np.isfinite(numbers).all(axis=1), dtype=bool)
+            with np.errstate(over="ignore"):
+                targets = numbers.astype(np.float32)
+            finite = np.asarray(np.isfinite(targets).all(axis=1), dtype=bool)
             fractions = bool((numbers[finite] != np.rint(numbers[finite])).any())
             if options.task == "regression" or options.target or (fractions and not options.task):
-                return True, [], numbers.astype(np.float32), finite
+                return True, [], targets, finite
             values: Sequence[Any] = [float(value) if np.isfinite(value) else None for value in numbers[:, 0]]
         elif options.task == "regression" or options.target:
             raise Invalid("DATASET_LABELS_INVALID", f"{where}: holds no numbers to predict", field="target")
@@ -263,6 +268,8 @@ class Tables:
         if options.skip_bad and present and isinstance(present[0], float):
             most = options.classes or float("inf")
             present = [value for value in present if 0 <= value < most]
+        if not (options.task or options.label or options.classes):
+            check_are_classes(list(set(present)), len(present), where)
         names, labels = number_labels(list(dict.fromkeys(present)), options.classes, where)
         found = np.asarray([labels.get(value, -1) for value in values], dtype=np.int64)
         return False, names, found, found >= 0

@@ -7,11 +7,25 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from nasmesh.errors import Invalid
+
+
+def check_apart(window: int, stride: int, *, grouped: bool) -> None:
+    """Raise Invalid (DATASET_WINDOWS_SHARED) where windows share rows and nothing keeps such windows in one split."""
+    if 0 < stride < window and not grouped:
+        raise Invalid(
+            "DATASET_WINDOWS_SHARED",
+            f"stride: windows of {window} rows every {stride} share rows, and those of one recording would be in"
+            " several splits, so scores would be too good; say who a row is from (--group COLUMN), give each recording"
+            " a file of its own, or leave --stride out",
+            field="stride",
+        )
+
 
 class RowsIn(NamedTuple):
     """Some rows: features [n, columns], answers [n] or [n, T], groups, files, which are wanted, which can be used."""
 
-    values: NDArray[np.float64]
+    values: NDArray[np.float32]
     answers: NDArray[Any]
     groups: NDArray[np.int64]
     files: NDArray[np.int64]
@@ -31,7 +45,7 @@ class Cut(NamedTuple):
 class _Rest(NamedTuple):
     """Rows of a run of which no window was cut yet."""
 
-    values: NDArray[np.float64]
+    values: NDArray[np.float32]
     answers: NDArray[Any]
     fine: NDArray[np.bool_]
     numbers: NDArray[np.int64]
