@@ -157,7 +157,7 @@ def _wanted(pools: Sequence[Pool], works: Sequence[Work], spares: Sequence[Spare
 
 def _bounded(pool: Pool, wanted: int) -> int:
     # What a generate pool offers must be known before a search can ask for it; then it may go to none.
-    learns = pool.rules.kind == GENERATE and not pool.known and not pool.rules.external
+    learns = pool.rules.kind == GENERATE and not pool.known
     return min(pool.rules.most, max(pool.rules.least, wanted, int(learns)))
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from nasmesh.errors import NasmeshError
 from nasmesh.settings import DEFAULT_SCHEDULER, KNOWN
+from nasmesh.v1 import deployer_pb2 as pb
 from scheduler.deployers.config import parse_config
 from scheduler.deployers.engines.kubernetes_bodies import job_body
 from scheduler.deployers.orders import make_order
@@ -136,7 +137,8 @@ def test_units_run_commands_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 @CHARTS
 def test_the_chart_runs_commands_that_exist(path: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = list(deployments.pod_commands(deployments.objects(values(path))))
-    assert {found.program for found in commands} >= ({"scheduler", "deployer"} if deploys(path) else set(LISTENS))
+    assert {found.program for found in commands} >= ({"scheduler"} if deploys(path) else set(LISTENS))
+    assert ("deployer" in {found.program for found in commands}) is deploys(path)
     check_all(commands, monkeypatch)
     check_probes(commands)
 
@@ -145,14 +147,17 @@ def deploys(path: Path | None) -> bool:
     return bool(values(path).get("deployer", {}).get("enabled"))
 
 
-def test_pools_of_the_chart_are_what_the_deployer_reads() -> None:
-    (path,) = [path for path in deployments.values_files() if deploys(path)]
-    made = deployments.objects(values(path))
+def pools_of(made: list[dict[str, Any]]) -> pb.DeployerConfig:
     (given,) = [found["data"]["pools.yaml"] for found in made if found["kind"] == "ConfigMap"]
     config = parse_config(given)
     (scheduler,) = {c.flag("--scheduler") for c in deployments.pod_commands(made) if c.program == "deployer"}
     assert config.scheduler == scheduler
     assert config.store.startswith("s3://")
+    return config
+
+
+def test_pools_of_the_chart_are_what_the_deployer_reads() -> None:
+    config = pools_of(deployments.objects(values(CHART / "ci" / "deployer.yaml")))
     assert [(pool.name, pool.kubernetes.namespace) for pool in config.pools] == [
         ("gpu", "mesh-namespace"),
         ("score", "mesh-namespace"),
@@ -160,10 +165,7 @@ def test_pools_of_the_chart_are_what_the_deployer_reads() -> None:
 
 
 def test_servers_that_the_charts_deployer_starts_run_commands_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    (path,) = [path for path in deployments.values_files() if deploys(path)]
-    made = deployments.objects(values(path))
-    (given,) = [found["data"]["pools.yaml"] for found in made if found["kind"] == "ConfigMap"]
-    config = parse_config(given)
+    config = pools_of(deployments.objects(values(CHART / "ci" / "deployer.yaml")))
     for pool in config.pools:
         order = make_order(pool, f"{pool.name}-abcdef", scheduler=config.scheduler, store=config.store)
         job = job_body(order, pool, config.name)
@@ -214,7 +216,7 @@ def check_ports(container: Mapping[str, Any]) -> None:
     """Assert that a container says which ports its command opens to others, and no more."""
     found = Command("", tuple(container["args"]))
     opened = {"metrics": found.flag("--metrics").rpartition(":")[2]}
-    if found.program == "scheduler":
+    if found.flag("--listen").startswith("0.0.0.0:"):
         opened["grpc"] = found.flag("--listen").rpartition(":")[2]
     if found.flag("--gang-listen"):
         opened["gang"] = found.flag("--gang-listen").rpartition(":")[2]

@@ -91,15 +91,15 @@ def test_compose_understands_its_commands() -> None:
 
 def test_helm_renders_what_the_page_installs() -> None:
     ours = [words for words in lines() if words[0] == "helm"]
-    assert [words[1] for words in ours] == ["install", "install", "upgrade"]
-    first = yaml.safe_load((ROOT / ours[0][5]).read_text())
+    assert [words[1] for words in ours] == ["install", "install", "upgrade", "upgrade"]
+    first = before = yaml.safe_load((ROOT / ours[0][5]).read_text())
     for words in ours:
         assert words[2:4] == [deployments.RELEASE, "deploy/helm/nasmesh"]
         assert words[4] == "--values"
         given = yaml.safe_load((ROOT / words[5]).read_text())
         if words[1] == "upgrade":
             assert words[6:] == ["--reset-then-reuse-values"]
-            given = over(first, given)
+            given = before = over(before, given)
         made = deployments.objects(given)
         if words[1] == "upgrade":  # in which a StatefulSet may not change its volumes
             assert claims(made) == claims(deployments.objects(first)) != []
@@ -123,7 +123,7 @@ def test_helm_renders_what_the_page_installs() -> None:
 
 def over(under: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """Return values laid over those of the release before, as Helm lays them."""
-    both = {name for name in values if isinstance(values[name], dict) and name in under}
+    both = {name for name in values if isinstance(values[name], dict) and isinstance(under.get(name), dict)}
     return {**under, **values, **{name: over(under[name], values[name]) for name in both}}
 
 

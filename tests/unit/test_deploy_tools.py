@@ -22,7 +22,7 @@ PROMTOOL = TOOLS / "prometheus" / "usr" / "bin" / "promtool"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "nasmesh.json"
 KUBERNETES = ("1.29", "1.37")
 """The oldest version that the chart takes, and the newest whose schemas there are."""
-CUSTOM = {"ScaledObject", "PodMonitor"}
+CUSTOM = {"ScaledObject", "TriggerAuthentication", "PodMonitor"}
 # Highest exposure that `systemd-analyze security` may find in a unit: its scale goes from 0 to 10, 2 is "OK".
 EXPOSURE = 20  # tenths
 
@@ -90,9 +90,8 @@ def scaling_queries() -> list[str]:
     made = [
         found for path in deployments.values_files() for found in deployments.objects(yaml.safe_load(path.read_text()))
     ]
-    return [
-        t["metadata"]["query"] for found in made if found["kind"] == "ScaledObject" for t in found["spec"]["triggers"]
-    ]
+    triggers = [t for found in made if found["kind"] == "ScaledObject" for t in found["spec"]["triggers"]]
+    return [trigger["metadata"]["query"] for trigger in triggers if trigger["type"] == "prometheus"]
 
 
 def shown(name: str) -> tuple[str, ...]:

@@ -242,3 +242,9 @@ def test_while_the_store_is_down_nothing_grows() -> None:
 
 def test_an_external_pool_is_only_told() -> None:
     assert one(Pool(rules(external=True, most=3)), work(9)) == Plan(3)
+
+
+def test_one_of_an_external_generate_pool_is_asked_for_until_it_is_known_what_it_offers() -> None:
+    offers = rules(kind=GENERATE, external=True, most=3)
+    assert one(Pool(offers, known=False)) == Plan(1)
+    assert one(Pool(offers)) == Plan(0)
