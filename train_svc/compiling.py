@@ -52,12 +52,12 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Whether to compile this module, for batches like this one and so many steps."""
+    """Whether to compile this module, for so many passes over batches, or parts of one, like this one."""
 
     module: fx.GraphModule
     choice: Choice
     x: Tensor
-    total_steps: int
+    passes: int
     observed: bool
 
 
@@ -70,13 +70,13 @@ def worthwhile(policy: pb.ComputePolicy, asked: Question, memory: ProbeMemory, c
         gain = Gain.from_text(memory.recall_text())
     except ValueError:
         gain = Gain.from_text(memory.keep_text(_measure(asked, clock).to_text()))
-    return gain.pays(asked.total_steps)
+    return gain.pays(asked.passes)
 
 
 def _measure(asked: Question, clock: Clock) -> Gain:
     step_s, _ = _time(asked, None, clock)
     expected_s = _COMPILE_S + _COMPILE_S_PER_NODE * len(asked.module.graph.nodes)
-    if step_s * asked.total_steps * _SHARE_SAVED < expected_s:
+    if step_s * asked.passes * _SHARE_SAVED < expected_s:
         return Gain(step_s)
     try:
         compiled_s, compile_s = _time(asked, compiled, clock)

@@ -8,7 +8,7 @@ from nasmesh.v1 import dataset_pb2
 from nasmesh.v1 import training_pb2 as pb
 from tests.builders import training_jobs as jobs
 from tests.builders.training_jobs import Context
-from train_svc import compute
+from train_svc import compiling, compute
 
 pytestmark = pytest.mark.usefixtures("job_home")
 
@@ -64,6 +64,21 @@ def test_train_when_the_policy_is_auto_then_the_probe_is_remembered(store, monke
     second = jobs.run(start, store)
     assert first.model == second.model
     assert first.environment["precision"] == second.environment["precision"]
+
+
+def test_train_when_a_batch_is_computed_in_parts_then_arithmetic_is_measured_on_one_of_them(store, monkeypatch):
+    probed, asked = [], []
+    monkeypatch.setattr(compute, "PROBE_FROM_STEPS", 1)
+    monkeypatch.setattr(compute, "probe_seconds", lambda _, x, *_rest: probed.append(len(x)) or (lambda *_: 1.0))
+    monkeypatch.setattr(compute, "piece_for_probe", lambda x: x)
+    monkeypatch.setattr(compiling, "worthwhile", lambda _, question, *_rest: asked.append(question) or False)
+    policy = pb.ComputePolicy(precision=pb.PRECISION_AUTO, compile=pb.COMPILE_MODE_AUTO)
+    config = {"steps": 3, "batch_size": 40, "compute": policy}
+    network = jobs.stored(store)
+    for parts in (1, 4):
+        jobs.run(jobs.request(network, accumulate_batches=parts, **config), store)
+    assert probed == [40, 10], "each batch size is a question of its own, and a part is as large as in training"
+    assert [(len(question.x), question.passes) for question in asked] == [(40, 3), (10, 12)]
 
 
 def test_train_when_the_data_do_not_fit_the_network_then_refuses(store):
