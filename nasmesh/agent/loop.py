@@ -14,9 +14,9 @@ from nasmesh.agent.spool import Spool
 from nasmesh.agent.stream import Connection
 from nasmesh.agent.workload import Workload
 from nasmesh.clock import Clock, SystemClock
-from nasmesh.errors import Conflict, Denied, Invalid, NasmeshError, Unauthenticated
+from nasmesh.errors import Conflict, Denied, Invalid, NasmeshError, Unauthenticated, Unavailable
 from nasmesh.logs import get_logger
-from nasmesh.rpc.access import NO_CLIENT_ACCESS, ClientAccess
+from nasmesh.rpc.access import CALLER_FILES, NO_CLIENT_ACCESS, ClientAccess
 from nasmesh.settings import parse_addresses
 from nasmesh.telemetry.samples import Reading, Sample
 from nasmesh.v1 import dispatch_service_pb2 as pb
@@ -161,10 +161,7 @@ class Agent:
             host=platform.node()[:_HOST_CHARS],
             instance=self._instance,
         )
-        hurried = len(self._schedulers) > 1
-        connection = Connection(
-            self._schedulers[0], hello, insecure=self._insecure, access=self._access, hurried=hurried
-        )
+        connection = self._connected(hello)
         with self._lock:
             self._connection = connection
             self._connections += 1
@@ -181,6 +178,16 @@ class Agent:
             with self._lock:
                 self._connection = None
             connection.close()
+
+    def _connected(self, hello: pb.AgentHello) -> Connection:
+        """Return a new connection; files that were right before are waited for like a scheduler that is away."""
+        hurried = len(self._schedulers) > 1
+        try:
+            return Connection(self._schedulers[0], hello, insecure=self._insecure, access=self._access, hurried=hurried)
+        except Invalid as error:
+            if not self._connections or error.field not in CALLER_FILES:
+                raise
+            raise Unavailable(error.reason, error.message, field=error.field) from None
 
     def _welcome(self, welcome: pb.Welcome) -> None:
         _LOG.info("scheduler_found", epoch=welcome.epoch, version=welcome.version)

@@ -10,6 +10,7 @@ from nasmesh.errors import Invalid
 from nasmesh.rpc.access import NO_CLIENT_ACCESS, ClientAccess
 from nasmesh.rpc.channel import errors_from_rpc, open_channel
 from nasmesh.rpc.deadlines import deadline_s
+from nasmesh.rpc.lines import Line
 from nasmesh.telemetry import tracing
 
 Answer = TypeVar("Answer", bound=Message)
@@ -59,12 +60,12 @@ class RemoteTarget:
         """Open a channel; it connects when first used."""
         self._address = address
         self._service = service
-        self._channel = open_channel(address, insecure=insecure, access=access)
+        self._line = Line(address, insecure=insecure, access=access)
 
     def unary(self, method: str, request: Message, answer: type[Answer]) -> Answer:
         """Call with the method's deadline."""
         path = f"/{self._service}/{method}"
-        call = self._channel.unary_unary(
+        call = self._line.channel().unary_unary(
             path, request_serializer=type(request).SerializeToString, response_deserializer=answer.FromString
         )
         with errors_from_rpc(self._address):
@@ -74,7 +75,7 @@ class RemoteTarget:
 
     def stream(self, method: str, request: Message, answer: type[Answer]) -> Iterator[Answer]:
         """Call a streaming method; leaving the iteration hangs up."""
-        call = self._channel.unary_stream(
+        call = self._line.channel().unary_stream(
             f"/{self._service}/{method}",
             request_serializer=type(request).SerializeToString,
             response_deserializer=answer.FromString,

@@ -7,7 +7,8 @@ import grpc
 
 from nasmesh.errors import Unavailable
 from nasmesh.rpc.access import ClientAccess
-from nasmesh.rpc.channel import errors_from_rpc, open_channel
+from nasmesh.rpc.channel import errors_from_rpc
+from nasmesh.rpc.lines import Line
 from nasmesh.rpc.options import HURRIED_S
 from nasmesh.rpc.status import AWAY
 from nasmesh.settings import parse_addresses
@@ -21,16 +22,19 @@ class Schedulers:
         """Open channels to "HOST:PORT,HOST:PORT"; nothing is sent. Raises Invalid (ADDRESS_INVALID, DIAL_PLAINTEXT)."""
         self._addresses = parse_addresses(addresses)
         several = len(self._addresses) > 1
-        self._channels: list[grpc.Channel] = []
-        for address in self._addresses:
-            self._channels.append(open_channel(address, insecure=insecure, access=access, hurried=several))
-        self._stubs = [SchedulerServiceStub(channel) for channel in self._channels]
+        self._lines = [Line(address, insecure=insecure, access=access, hurried=several) for address in self._addresses]
+        self._stubs: dict[int, tuple[grpc.Channel, SchedulerServiceStub]] = {}
         self._at = 0
 
     @property
     def stub(self) -> SchedulerServiceStub:
         """Whom to ask."""
-        return self._stubs[self._at]
+        at = self._at
+        channel = self._lines[at].channel()
+        known = self._stubs.get(at)
+        if known is None or known[0] is not channel:
+            known = self._stubs[at] = channel, SchedulerServiceStub(channel)
+        return known[1]
 
     @property
     def address(self) -> str:
@@ -56,5 +60,5 @@ class Schedulers:
 
     def close(self) -> None:
         """Close all channels; open watches end."""
-        for channel in self._channels:
-            channel.close()
+        for line in self._lines:
+            line.close()

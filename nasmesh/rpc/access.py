@@ -12,6 +12,8 @@ ACCESS_VARIABLES = frozenset(
     for name in ("TLS_CERT", "TLS_KEY", "TLS_CA", "TOKENS", "CA_FILE", "CERT_FILE", "KEY_FILE", "TOKEN_FILE")
 )
 """The environment's names for all of it."""
+CALLER_FILES = frozenset(("ca-file", "cert-file", "key-file", "token-file"))
+"""The fields of what is wrong with a file of ClientAccess."""
 
 
 def _flags(*pairs: tuple[str, Path | None]) -> tuple[str, ...]:

@@ -3,10 +3,12 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nasmesh.agent.loop import Agent
+from nasmesh.agent.stream import Connection
 from nasmesh.client import Client
 from nasmesh.errors import Unauthenticated
 from nasmesh.rpc.access import ClientAccess
@@ -48,6 +50,48 @@ def test_agent_when_its_token_is_revoked_then_waits_for_the_next_one(tmp_path: P
                 await_true(lambda: not is_connected())
                 assert thread.is_alive()
                 mesh.token("gpu", "agent")  # into the same file
+                await_true(is_connected)
+        finally:
+            agent.drain()
+            thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("spoiled", [None, b"nmt_half"])
+def test_agent_when_its_file_is_wrong_for_a_while_then_waits_until_it_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoiled: bytes | None
+) -> None:
+    mesh = make_mesh(tmp_path)
+    tries: list[str] = []
+
+    class Counted(Connection):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            tries.append("")
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr("nasmesh.agent.loop.Connection", Counted)
+    token = mesh.token("gpu", "agent")
+    with scheduling(mesh) as scheduler:
+        admin = mesh.client(token=mesh.token("root", "admin"))
+        agent = working(scheduler.address, mesh.client(token=token), tmp_path / "work")
+        thread = threading.Thread(target=agent.run)
+        thread.start()
+        try:
+            with Client(scheduler.address, access=admin, patience_s=20) as client:
+
+                def is_connected() -> bool:
+                    return [found.connected for found in client.agents()] == [True]
+
+                await_true(is_connected)
+                if spoiled is None:
+                    token.unlink()
+                else:
+                    token.write_bytes(spoiled)
+                let_in = len(tries)
+                revoke(mesh.tokens, "gpu")  # the stream ends; the next is begun with the file as it is
+                await_true(lambda: len(tries) >= let_in + 3 or not thread.is_alive())
+                assert thread.is_alive()
+                mesh.token("gpu", "agent")
                 await_true(is_connected)
         finally:
             agent.drain()
