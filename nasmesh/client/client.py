@@ -143,17 +143,20 @@ class Client(DatasetCalls, LifecycleCalls):
         """Yield a search's recorded changes after a sequence number, and progress marks, until it has ended.
 
         Goes on after a lost connection or a restarted scheduler with nothing missed or doubled. Where the history is no
-        longer kept, the trials and the search as they stand come instead. Raises NotFound (SEARCH_UNKNOWN).
+        longer kept, the trials and the search as they stand come instead, as often as a slow reader falls so far
+        behind. Raises NotFound (SEARCH_UNKNOWN).
         """
         name = search_name(search)
-        try:
-            yield from self._follow(name, after_sequence)
-        except Compacted:
-            now = self.get_search(name)
-            for trial in self.list_trials(name):
-                yield pb.WatchSearchResponse(sequence=now.sequence, trial=trial)
-            yield pb.WatchSearchResponse(sequence=now.sequence, search=now)
-            yield from self._follow(name, now.sequence)
+        while True:
+            try:
+                yield from self._follow(name, after_sequence)
+                return
+            except Compacted:
+                now = self.get_search(name)
+                for trial in self.list_trials(name):
+                    yield pb.WatchSearchResponse(sequence=now.sequence, trial=trial)
+                yield pb.WatchSearchResponse(sequence=now.sequence, search=now)
+                after_sequence = now.sequence
 
     def _follow(self, name: str, after_sequence: int) -> Iterator[pb.WatchSearchResponse]:
         def has_ended(sequence: int) -> bool:

@@ -12,7 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from nasmesh.client import Client, read_spec
-from nasmesh.errors import Conflict, NotFound, Stale, Unavailable
+from nasmesh.errors import Compacted, Conflict, NotFound, Stale, Unavailable
 from nasmesh.model.lower import lower
 from nasmesh.rpc.call import caller_waits
 from nasmesh.rpc.server import RunningServer, Service, serve_threads
@@ -88,6 +88,7 @@ class FakeScheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
     history: dict[str, list[pb.WatchSearchResponse]] = field(default_factory=dict)
     requests: dict[str, pb.CreateSearchRequest] = field(default_factory=dict)
     away: int = 0  # so many calls fail before one is served
+    compactions: int = 0  # so many watches are told to list again
     break_after: int = 0  # a watch stream breaks after so many messages, each time
     calls: list[str] = field(default_factory=list)
     imported: dict[str, bytes] = field(default_factory=dict)
@@ -208,11 +209,16 @@ class FakeScheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
     def WatchSearch(self, request: pb.WatchSearchRequest, context: object) -> Iterator[pb.WatchSearchResponse]:
         self._serve("WatchSearch")
         self._find(request.name)
+        if self.compactions > 0:
+            self.compactions -= 1
+            raise Compacted("SEQUENCE_COMPACTED", "list the trials, then watch from the search's sequence")
         position, sent = 0, 0
         while caller_waits():
             with self.changed:
                 history = self.history[request.name]
                 if position >= len(history):
+                    if self.searches[request.name].state >= search_pb2.SEARCH_STATE_SUCCEEDED:
+                        return
                     self.changed.wait(0.2)
                     continue
                 message = history[position]

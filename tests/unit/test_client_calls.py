@@ -102,6 +102,19 @@ def test_watch_starts_after_a_sequence_number(served: tuple[FakeScheduler, Clien
     assert later == [entry for entry in recorded(fake.history["searches/one"]) if entry[0] > 3]
 
 
+def test_watch_lists_again_as_often_as_its_reader_falls_behind_what_is_kept(
+    served: tuple[FakeScheduler, Client],
+) -> None:
+    fake, client = served
+    client.create_search(spec(), search_id="one")
+    fake.play("searches/one", iterations=2)
+    fake.compactions = 2
+    changes = [change for change in client.watch("one") if change.WhichOneof("change") != "progress"]
+    assert {change.trial.number for change in changes} >= {1, 2, 3}
+    assert changes[-1].search.state == search_pb2.SEARCH_STATE_SUCCEEDED
+    assert fake.calls.count("ListTrials") == 2 * 2  # two pages each time
+
+
 def test_watch_gives_up_when_the_scheduler_stays_away() -> None:
     with running_fake() as (fake, address), Client(address, patience_s=0.5) as client:
         client.create_search(spec(), search_id="one")
