@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from nasmesh import evaluate_config, ids, training_config
 from nasmesh.data import catalog
+from nasmesh.data.info import DatasetInfo
 from nasmesh.data.manifest import info_of_dataset
 from nasmesh.errors import FieldViolation, Invalid, NasmeshError, Unavailable
 from nasmesh.v1 import dataset_pb2, generate_service_pb2, measurement_pb2, training_pb2
@@ -14,6 +15,7 @@ from nasmesh.v1 import search_pb2 as pb
 from scheduler.early_stopping import stopping_faults
 from scheduler.generator_settings import complete_settings
 from scheduler.outcomes import complete_train
+from scheduler.validate_data import training_data_faults
 from scheduler.validate_metrics import constraint_faults, objective_faults, table_faults
 from scheduler.validate_space import drop_path_faults, space_faults
 
@@ -44,7 +46,8 @@ def complete_spec(
     generator = next((g for g in generators if g.name == spec.generator.generator), None)
     classes = _classes_of(spec.data, added)
     wrong_data = [*_checked("data", lambda: full.data.CopyFrom(_data(spec, added)))]
-    samples = 0 if wrong_data else _train_samples(full.data, added)
+    info = None if wrong_data else _info_of(full.data, added)
+    samples = catalog.split_sizes(full.data, info)[0] if info is not None else 0
     faults = [
         *wrong_data,
         *_generator_faults(full, generator),
@@ -62,6 +65,7 @@ def complete_spec(
         *drop_path_faults(spec),
         *(_final_faults(full) if spec.HasField("final") else ()),
         *table_faults(spec),
+        *(training_data_faults(full, info) if info is not None else ()),
     ]
     if faults:
         found = [FieldViolation(f"spec.{field}", f"spec.{field}: {what}") for field, what in faults]
@@ -144,14 +148,13 @@ def _classes_of(data: dataset_pb2.DatasetSpec, added: Mapping[str, dataset_pb2.D
     return len(data.view.classes) or known.classes if known else None
 
 
-def _train_samples(data: dataset_pb2.DatasetSpec, added: Mapping[str, dataset_pb2.Dataset]) -> int:
-    """Return about how many samples the train split of a complete specification has; 0: the specification is wrong."""
+def _info_of(data: dataset_pb2.DatasetSpec, added: Mapping[str, dataset_pb2.Dataset]) -> DatasetInfo | None:
+    """Return what is known of the data of a complete specification; None: the specification is wrong."""
     found = added.get(_dataset_name(data))
     try:
-        info = info_of_dataset(found) if found is not None else catalog.describe(data.dataset)
-        return catalog.split_sizes(data, info)[0]
+        return info_of_dataset(found) if found is not None else catalog.describe(data.dataset)
     except NasmeshError:
-        return 0
+        return None
 
 
 def _sample_faults(spec: pb.SearchSpec, data: dataset_pb2.Dataset | None) -> Iterator[Fault]:

@@ -4,15 +4,12 @@ from collections.abc import Iterator
 
 import onnx
 
-from nasmesh.data.info import IMAGE, REGRESSION, SERIES, DatasetInfo
+from nasmesh.data.info import REGRESSION, DatasetInfo
+from nasmesh.data.training_fit import data_faults
 from nasmesh.errors import FieldViolation, Invalid, Rejected
 from nasmesh.model.initializers import data_inputs
 from nasmesh.v1 import training_pb2 as pb
 from train_svc import compute
-
-# What an augmentation is for; mixup is for all.
-_IMAGES_ONLY = ("crop_padding", "flip", "cutout", "brightness", "contrast", "saturation", "rand_augment_operations")
-_RGB = 3
 
 
 def check_fits(model: onnx.ModelProto, info: DatasetInfo) -> None:
@@ -42,28 +39,10 @@ def check_config(config: pb.TrainConfig, info: DatasetInfo, field: str = "config
     """Raise Invalid (TRAIN_CONFIG_INVALID) with every field that this data, or this server, has no use for."""
     faults = [
         FieldViolation(f"{field}.{name}", f"{field}.{name}: {what}")
-        for name, what in (*_augmentation_faults(config.augmentation, info), *_device_faults(config.compute))
+        for name, what in (*data_faults(config, info), *_device_faults(config.compute))
     ]
     if faults:
-        raise Invalid("TRAIN_CONFIG_INVALID", faults[0].description, violations=faults)
-
-
-def _augmentation_faults(how: pb.AugmentationConfig, info: DatasetInfo) -> Iterator[tuple[str, str]]:
-    kind = info.kind or IMAGE
-    for name in _IMAGES_ONLY if kind != IMAGE else ():
-        if getattr(how, name):
-            yield f"augmentation.{name}", f"is for images, and datasets/{info.name} has none"
-    if how.shift and kind != SERIES:
-        yield "augmentation.shift", f"is for series, and datasets/{info.name} has none"
-    if how.noise and kind == IMAGE:
-        yield "augmentation.noise", f"is for series and tables, and datasets/{info.name} has images"
-    if how.cutmix and len(info.sample_dims) < 2:
-        yield "augmentation.cutmix", f"needs samples with positions, and datasets/{info.name} has columns"
-    if how.saturation and kind == IMAGE and info.sample_dims[0] != _RGB:
-        yield (
-            "augmentation.saturation",
-            f"is for colour images, and datasets/{info.name} has {info.sample_dims[0]} channel",
-        )
+        raise Invalid("TRAIN_CONFIG_INVALID", faults[0].description, field=faults[0].field, violations=faults)
 
 
 def _device_faults(policy: pb.ComputePolicy) -> Iterator[tuple[str, str]]:

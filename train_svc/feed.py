@@ -42,7 +42,7 @@ class Feed:
 
         Raises Invalid (TRAIN_CONFIG_INVALID) where there are fewer samples than parts of a batch.
         """
-        parts = config.accumulate_batches * config.distribution.processes
+        self.parts = parts = config.accumulate_batches * config.distribution.processes
         # A data set smaller than a batch makes a smaller batch, which must still divide into its parts.
         self.batch_size = min(config.batch_size, samples.count) // parts * parts
         if self.batch_size == 0:

@@ -3,29 +3,18 @@
 import difflib
 from importlib import metadata
 
-from nasmesh.data.info import CLASSIFICATION, REGRESSION
+from nasmesh.data.training_fit import LOSSES
 from nasmesh.errors import Invalid
 
 ENTRY_POINTS = "nasmesh.losses"
 """Group of installed losses: functions of outputs [B, n] float32 and labels [B] or targets [B, T] that give a mean."""
 
-BUILT_IN = {
-    "cross_entropy": CLASSIFICATION,
-    "binary_cross_entropy": CLASSIFICATION,
-    "mean_squared_error": REGRESSION,
-    "mean_absolute_error": REGRESSION,
-    "huber": REGRESSION,
-}
-"""The task that each is for."""
-
-DEFAULT = {CLASSIFICATION: "cross_entropy", REGRESSION: "mean_squared_error"}
-
 
 def check_known(name: str, *, field: str = "config.loss") -> None:
     """Raise Invalid (TRAIN_CONFIG_INVALID) for a loss that is neither built in nor installed; empty is the default."""
-    if not name or name in BUILT_IN or is_installed(name):
+    if not name or name in LOSSES or is_installed(name):
         return
-    known = sorted([*BUILT_IN, *(point.name for point in metadata.entry_points(group=ENTRY_POINTS))])
+    known = sorted([*LOSSES, *(point.name for point in metadata.entry_points(group=ENTRY_POINTS))])
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]}? Known" if close else "; known"
     raise Invalid("TRAIN_CONFIG_INVALID", f"{field}: there is no loss {name!r}{hint}: {', '.join(known)}", field=field)

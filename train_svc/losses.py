@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nasmesh.data.info import CLASSIFICATION, REGRESSION
+from nasmesh.data.info import CLASSIFICATION
+from nasmesh.data.training_fit import DEFAULT_LOSS, LOSSES, loss_faults
 from nasmesh.errors import Invalid
 from nasmesh.v1 import dataset_pb2
 from nasmesh.v1 import training_pb2 as pb
-from train_svc.loss_names import BUILT_IN, DEFAULT, ENTRY_POINTS, check_known
+from train_svc.loss_names import ENTRY_POINTS, check_known
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -30,7 +31,6 @@ _FUNCTIONS: dict[str, Loss] = {
     "mean_absolute_error": functional.l1_loss,
     "huber": functional.huber_loss,
 }
-_TASK_NAMES = {CLASSIFICATION: "classification", REGRESSION: "regression"}
 
 
 def loss_of(config: pb.TrainConfig, task: dataset_pb2.LearningTask.ValueType) -> Loss:
@@ -38,19 +38,13 @@ def loss_of(config: pb.TrainConfig, task: dataset_pb2.LearningTask.ValueType) ->
 
     Raises Invalid (TRAIN_CONFIG_INVALID) for a loss of the other task, or one that is unknown or cannot be loaded.
     """
-    task = task or CLASSIFICATION
-    name = config.loss or DEFAULT[task]
+    name = config.loss or DEFAULT_LOSS[task or CLASSIFICATION]
     check_known(name)
-    if name not in BUILT_IN:
+    if name not in LOSSES:
         return _load(name)
-    if BUILT_IN[name] != task:
-        fitting = ", ".join(sorted(known for known, whose in BUILT_IN.items() if whose == task))
-        message = f"config.loss: {name} is not for {_TASK_NAMES[task]}; use one of {fitting}"
-        raise Invalid("TRAIN_CONFIG_INVALID", message, field="config.loss")
+    for field, what in loss_faults(config, task):
+        raise Invalid("TRAIN_CONFIG_INVALID", f"config.{field}: {what}", field=f"config.{field}")
     if config.label_smoothing:
-        if name != "cross_entropy":
-            message = f"config.label_smoothing: goes with cross_entropy only, not with {name}"
-            raise Invalid("TRAIN_CONFIG_INVALID", message, field="config.label_smoothing")
         smoothing = config.label_smoothing
         return lambda outputs, labels: functional.cross_entropy(outputs, labels, label_smoothing=smoothing)
     return _FUNCTIONS[name]

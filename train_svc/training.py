@@ -133,9 +133,8 @@ def assemble(
     feed = _feed(splits, config, preprocessing, device)
     length = training_length(config, samples=feed.samples, batch_size=feed.batch_size)
     instruments = attach(module, request.instrumentation, total_steps=length.total_steps)
-    parts = config.accumulate_batches * config.distribution.processes
-    question = f"{request.network.sha256} {feed.batch_size // parts} {threads} {device}"
-    probed = _Probed(module, feed, length, question, observed=bool(request.instrumentation.probes), parts=parts)
+    question = f"{request.network.sha256} {feed.batch_size // feed.parts} {threads} {device}"
+    probed = _Probed(module, feed, length, question, observed=bool(request.instrumentation.probes))
     recorded = _recorded_arithmetic(resumed, identity) if resumed is not None else None
     choice = recorded or _choose_arithmetic(_policy(config), probed, clock)
     # Before anything keeps tensors of the module: moving it to another layout replaces them.
@@ -180,17 +179,13 @@ def fetch_checkpoint(store: ObjectStore, ref: object_pb2.ObjectRef) -> Checkpoin
 
 @dataclass(frozen=True, slots=True)
 class _Probed:
-    """What arithmetic is chosen for; `question` names all of it that timings depend on.
-
-    Passes are over one of `parts` of a batch, here as in training: all of it may be more than memory holds.
-    """
+    """What arithmetic is chosen for; `question` names all of it that timings depend on."""
 
     module: fx.GraphModule
     feed: Feed
     length: Length
     question: str
     observed: bool
-    parts: int
 
 
 def _policy(config: training_pb2.TrainConfig) -> training_pb2.ComputePolicy:
@@ -207,13 +202,14 @@ def _choose_arithmetic(policy: training_pb2.ComputePolicy, probed: _Probed, cloc
     options = compute.candidates(policy, total_steps=probed.length.total_steps)
     if len(options) == 1 and policy.compile == training_pb2.COMPILE_MODE_NEVER:
         return options[0]
-    x = probed.feed.batch(probed.feed.draw(0), 0, parts=probed.parts).x
+    parts = probed.feed.parts  # one of them, as in training: all of a batch may be more than memory holds
+    x = probed.feed.batch(probed.feed.draw(0), 0, parts=parts).x
     choice, directory = options[0], home() / "probes"
     if len(options) > 1:
         memory = compute.ProbeMemory(directory, f"{probed.question} {options}")
         measure = compute.probe_seconds(probed.module, compute.piece_for_probe(x), compute.timer_of(x.device, clock))
         choice = compute.fastest(options, measure, memory)
-    asked = compiling.Question(probed.module, choice, x, probed.length.total_steps * probed.parts, probed.observed)
+    asked = compiling.Question(probed.module, choice, x, probed.length.total_steps * parts, probed.observed)
     memory = compute.ProbeMemory(directory, f"compile {probed.question} {choice}")
     return replace(choice, compiled=compiling.worthwhile(policy, asked, memory, clock))
 

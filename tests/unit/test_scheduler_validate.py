@@ -125,6 +125,24 @@ def test_spec_when_one_thing_is_wrong_then_that_field_is_named(change, field) ->
     assert field in faults(spec)
 
 
+def test_training_when_the_data_has_no_use_for_a_field_then_refused_once_and_not_by_every_trial() -> None:
+    """Digits are grey images with classes."""
+    spec = make.make_spec(final=True)
+    spec.train.augmentation.saturation = 0.2
+    spec.train.augmentation.shift = 0.1
+    spec.train.loss = "huber"
+    spec.final.train.label_smoothing = 0.1
+    found = faults(spec)
+    assert "has 1 channel" in found["spec.train.augmentation.saturation"]
+    assert "is for series" in found["spec.train.augmentation.shift"]
+    assert "use one of binary_cross_entropy, cross_entropy" in found["spec.train.loss"]
+    assert not any(field.startswith("spec.final.train.augmentation") for field in found)
+    spec = make.make_spec(final=True)
+    spec.train.loss = "installed-somewhere"
+    spec.final.train.augmentation.noise = 0.1
+    assert list(faults(spec)) == ["spec.final.train.augmentation.noise"]
+
+
 def test_objective_when_latency_is_not_measured_then_refused() -> None:
     spec = make.make_spec()
     spec.objectives[0].metric = "latency_p50"
