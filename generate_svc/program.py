@@ -29,6 +29,7 @@ _LENGTH = struct.Struct(">I")
 # A proposal of a large architecture has some thousand parts, and a call has at most a thousand proposals.
 _MOST_PARTS = 400_000
 _TEXT_CHARS = 4 * KIB
+_NONSENSE = "PROGRAM_OUTPUT_INVALID"
 
 
 class ProgramGenerator:
@@ -89,6 +90,8 @@ def _decoded(output: bytes, answer: type[Answer], form: Format) -> Answer:
     except (DecodeError, json_format.ParseError, ValueError, RecursionError) as error:
         raise _nonsense(f"no {answer.DESCRIPTOR.name}: {str(error)[:200]}") from None
     except Invalid as error:
+        if error.reason == _NONSENSE:
+            raise
         raise _nonsense(error.message) from None
     return message
 
@@ -114,4 +117,4 @@ def _checked_generator(generator: pb.Generator) -> pb.Generator:
 
 
 def _nonsense(what: str) -> Invalid:
-    return Invalid("PROGRAM_OUTPUT_INVALID", f"the program's answer: {what}", field="program")
+    return Invalid(_NONSENSE, f"the program's answer: {what}", field="program")

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from clients.cli.serving import await_health
+from nasmesh.client.patience import Patience
 from nasmesh.clock import Clock, SystemClock
 from nasmesh.errors import Conflict, NasmeshError, Unavailable
 from nasmesh.rpc.access import ACCESS_VARIABLES, NO_CLIENT_ACCESS, ClientAccess
@@ -22,6 +24,7 @@ START_S = 90.0  # importing torch from a cold disk on a busy machine
 STOP_S = 15.0  # a drained server ends far sooner; then it is killed
 _POLL_S = 0.02
 _WATCH_S = 0.25
+_HEALTH_S = 10.0
 _RESTARTS = 3  # deaths of one program before it is given up: it dies of its own fault
 _HOST = "127.0.0.1"
 
@@ -91,7 +94,7 @@ class LocalMesh:
             for program in others:
                 self.addresses[program.name] = self._await_address(program.name)
             for program in self.programs:
-                _await_health(self.addresses[program.name], self.access if program is first else NO_CLIENT_ACCESS)
+                self._await_health(program.name, self.access if program is first else NO_CLIENT_ACCESS)
         except BaseException:
             self.stop()
             raise
@@ -213,6 +216,17 @@ class LocalMesh:
             self._stopping.wait(_POLL_S)
         raise Unavailable("PROGRAM_SILENT", f"the {name} program does not serve after {START_S:.0f} s; see {child.log}")
 
+    def _await_health(self, name: str, access: ClientAccess) -> None:
+        """Return once a program says that it serves; raises Unavailable when it ends or does not in a few seconds."""
+        child = self._children[name]
+
+        def pause(seconds: float) -> None:
+            if child.process.poll() is not None:  # the scheduler has refused it, say: its last words say why
+                raise self._ended(child) from None
+            self._stopping.wait(seconds)
+
+        await_health(self.addresses[name], access, Patience(_HEALTH_S, pause=pause))
+
     def _ended(self, child: _Child) -> Unavailable:
         code = child.process.returncode
         if code < 0:  # what it logged last is not why
@@ -266,25 +280,6 @@ def _environment(home: Path) -> dict[str, str]:
     """Return our environment for a program, whose access its flags say in full."""
     kept = {name: value for name, value in os.environ.items() if name not in ACCESS_VARIABLES}
     return {**kept, "NASMESH_HOME": str(home), "GRPC_ENABLE_FORK_SUPPORT": "0"}
-
-
-def _await_health(address: str, access: ClientAccess) -> None:
-    """Return once a program says that it serves; raises Unavailable when it does not within a few seconds."""
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    from nasmesh.client.patience import Patience, call_patiently
-    from nasmesh.rpc.channel import errors_from_rpc, open_channel
-
-    with open_channel(address, access=access) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-
-        def ask() -> None:
-            with errors_from_rpc(address):
-                answer = stub.Check(health_pb2.HealthCheckRequest())
-            if answer.status != health_pb2.HealthCheckResponse.SERVING:
-                raise Unavailable("NOT_SERVING", f"the program at {address} is up but does not serve; see its log")
-
-        call_patiently(ask, Patience(10.0))
 
 
 def _last_line(log: Path) -> str:

@@ -242,5 +242,5 @@ class _Run:
 
 def _folder(path: Path) -> Path:
     if not path.is_dir():
-        raise Invalid("EXPOSE_INVALID", f"expose: {path} is no directory", field="expose")
+        raise Invalid("EXPOSE_INVALID", f"program-reads: {path} is no directory", field="program-reads")
     return path.absolute()

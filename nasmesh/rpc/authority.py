@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -60,9 +61,11 @@ class Signer:
     key: ec.EllipticCurvePrivateKey
 
 
-def new_signer(*, days: float = AUTHORITY_DAYS, clock: Clock | None = None) -> Signer:
-    """Return a new authority, its key only in memory."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def new_signer(
+    key: ec.EllipticCurvePrivateKey | None = None, *, days: float = AUTHORITY_DAYS, clock: Clock | None = None
+) -> Signer:
+    """Return a new authority, its key, unless given, only in memory."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nasmesh authority")])
     usage = x509.KeyUsage(
         digital_signature=False,
@@ -114,13 +117,23 @@ def sign(signer: Signer, wish: Wish, *, clock: Clock | None = None) -> tuple[byt
 def init(directory: Path, hosts: Sequence[str], *, days: float = CERTIFICATE_DAYS) -> Issued:
     """Make an authority in a directory, and the scheduler's pair for these hosts; return the latter.
 
-    Raises Invalid (FILE_EXISTS, FILE_UNWRITABLE, HOST_INVALID, DAYS_INVALID).
+    What was killed in the middle is gone on with. Raises Invalid (FILE_EXISTS, FILE_UNWRITABLE, HOST_INVALID,
+    DAYS_INVALID).
     """
     wish = Wish("server", "scheduler", days, hosts)
-    signer = new_signer()
+    if (directory / CA_CERTIFICATE).exists():
+        raise Invalid(
+            "FILE_EXISTS",
+            f"dir: {directory} has an authority, which is left as it is; renew the scheduler's certificate with "
+            "`nasmesh certs issue --role server --name scheduler --host NAME`, or name another directory",
+            field="dir",
+        )
+    half = (directory / CA_KEY).exists()
+    signer = new_signer(_read_key(directory) if half else None)
     sign(signer, wish)  # every complaint before anything is written
     make_private_directory(directory, field="dir")
-    write_secret(directory / CA_KEY, _key_pem(signer.key), field="dir", replace=False)
+    if not half:
+        write_secret(directory / CA_KEY, _key_pem(signer.key), field="dir", replace=False)
     write_public(directory / CA_CERTIFICATE, _pem(signer.certificate), field="dir", replace=False)
     return issue(directory, wish)
 
@@ -144,12 +157,19 @@ def _open(directory: Path) -> Signer:
     facts = parse_certificates(pem, field="dir")[0]
     check_authority(facts, field="dir")
     facts.check_time(SystemClock().wall(), field="dir")
-    key_pem = read_secret(directory / CA_KEY, field="dir")
-    check_pair(facts, key_pem, field="dir")
-    key = serialization.load_pem_private_key(key_pem, password=None)
+    check_pair(facts, read_secret(directory / CA_KEY, field="dir"), field="dir")
+    return Signer(x509.load_pem_x509_certificate(pem), _read_key(directory))
+
+
+def _read_key(directory: Path) -> ec.EllipticCurvePrivateKey:
+    """Return the key of the authority in a directory."""
+    try:
+        key = serialization.load_pem_private_key(read_secret(directory / CA_KEY, field="dir"), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise Invalid("KEY_INVALID", f"dir: {directory / CA_KEY} is no elliptic-curve key", field="dir")
-    return Signer(x509.load_pem_x509_certificate(pem), key)
+    return key
 
 
 def _builder(

@@ -149,7 +149,7 @@ class TokenFile:
                 known = {}
                 _log.error("tokens_unreadable", reason=error.reason, text=error.message)
             else:
-                _log.info("tokens_read", tokens=len(known))
+                _log.info("tokens_read", count=len(known))
             self._by_hash = known
             self._stamp = now
 

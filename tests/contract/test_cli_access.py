@@ -60,3 +60,35 @@ def test_tokens_when_there_are_none_then_says_where_it_looked(run: Run, tmp_path
     made = run("token", "create", "--name", "alice", "--scope", "client:read", "--json")
     assert json.loads(made[1])["token"]
     assert [row["name"] for row in json.loads(run("token", "list", "--json")[1])] == ["alice"]
+
+
+def test_certs_init_when_done_again_then_nothing_changes_and_it_says_how_to_renew(run: Run, tmp_path: Path) -> None:
+    where = tmp_path / "certs"
+    assert run("certs", "init", where)[0] == 0
+    before = {path.name: path.read_bytes() for path in where.iterdir()}
+    code, _, err = run("certs", "init", where)
+    assert (code, "nasmesh certs issue --role server" in err) == (2, True), err
+    assert {path.name: path.read_bytes() for path in where.iterdir()} == before
+
+
+def test_certs_init_when_it_was_killed_in_the_middle_then_goes_on_with_its_key(run: Run, tmp_path: Path) -> None:
+    where = tmp_path / "certs"
+    assert run("certs", "init", where)[0] == 0
+    key = (where / "ca.key").read_bytes()
+    for rest in where.iterdir():
+        if rest.name != "ca.key":
+            rest.unlink()
+    code, _, err = run("certs", "init", where)
+    assert (code, (where / "ca.key").read_bytes() == key) == (0, True), err
+    assert run("certs", "issue", "--dir", where, "--role", "client", "--name", "alice")[0] == 0
+    (where / "ca.crt").unlink()
+    (where / "ca.key").write_bytes(b"rubbish")
+    code, _, err = run("certs", "init", where)
+    assert (code, str(where / "ca.key") in err, (where / "ca.crt").exists()) == (2, True, False), err
+
+
+def test_token_when_its_file_cannot_be_written_then_is_good_for_nothing(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "none" / "alice.token"
+    code, _, err = run("token", "create", "--name", "alice", "--scope", "admin", "--out", out)
+    assert (code, str(out) in err) == (2, True), err
+    assert [row["state"] for row in json.loads(run("token", "list", "--json")[1])] in ([], ["revoked"])

@@ -75,6 +75,7 @@ def test_bytes_that_are_no_answer_are_refused_before_they_cost_anything(
     with pytest.raises(Invalid, match=said) as caught:
         generator.propose(request("shell", chain()))
     assert caught.value.reason == "PROGRAM_OUTPUT_INVALID"
+    assert caught.value.message.count("the program's answer") == 1
     assert time.monotonic() - start < 2.0
 
 

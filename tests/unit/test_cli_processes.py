@@ -106,6 +106,21 @@ def test_a_program_that_cannot_start_is_named_with_its_last_words(tmp_path: Path
     assert children() == before
 
 
+def test_a_program_that_serves_and_then_ends_by_itself_is_named_with_its_last_words(
+    tmp_path: Path, programs: list[Program]
+) -> None:
+    # Nobody is there to say that it serves once its address is known, so no race decides what is seen.
+    source = PROGRAM.replace("life = Lifetime()", "life = Lifetime(); server.stop(0)").replace(
+        "life.wait()", "raise SystemExit('error: the scheduler does not want me')"
+    )
+    (tmp_path / "refused_program.py").write_text(source)
+    programs[1] = dataclasses.replace(programs[1], module="refused_program")
+    with pytest.raises(Unavailable) as caught, LocalMesh(tmp_path / "home", programs, True, print):
+        pytest.fail("it is no mesh")
+    assert caught.value.reason == "PROGRAM_ENDED"
+    assert "the train program ended with exit code 1: error: the scheduler does not want me" in caught.value.message
+
+
 def test_a_program_that_keeps_dying_ends_the_mesh(tmp_path: Path, programs: list[Program]) -> None:
     before = children()
     with LocalMesh(tmp_path / "home", programs, True, print) as mesh, pytest.raises((NasmeshError, KeyboardInterrupt)):

@@ -149,9 +149,14 @@ def create(  # noqa: PLR0913 - a flag each
 
     if out is not None and out.exists():
         raise Invalid("FILE_EXISTS", f"out: {out} exists and is left as it is; name another", field="out")
-    text, made = kept.create(_tokens(tokens), name, kept.parse_scopes(scope), days=days)
+    path = _tokens(tokens)
+    text, made = kept.create(path, name, kept.parse_scopes(scope), days=days)
     if out is not None:
-        write_secret(out, text.encode() + b"\n" + authority, field="out", replace=False)
+        try:
+            write_secret(out, text.encode() + b"\n" + authority, field="out", replace=False)
+        except Invalid:
+            kept.revoke(path, made.id)  # nobody has it, and a list of tokens should not say otherwise
+            raise
     if as_json:
         shown = {"path": str(out)} if out is not None else {"token": text}
         print_json({**_record(made, SystemClock().wall()), **shown})

@@ -11,6 +11,7 @@ import typer
 from clients.cli.options import SCHEDULER, AsJson, Insecure, Overwrite, Scheduler, connect
 from clients.cli.output import message_dict, print_json, print_line, print_messages, print_table
 from nasmesh.errors import Conflict, Invalid, Rejected
+from nasmesh.limits import STORE_LINK_S, STORE_LINK_S_MAX
 
 if TYPE_CHECKING:
     from nasmesh.client.client import Client, Exported
@@ -118,8 +119,11 @@ def link_network(
         Form, typer.Option(help="As of export; 8-bit copies and reports too, but for python.")
     ] = Form.DEFAULT,
     seconds: Annotated[
-        int, typer.Option("--for", metavar="SECONDS", help="How long it is good for, at most 604800 (7 days).")
-    ] = 3600,
+        int,
+        typer.Option(
+            "--for", min=1, max=STORE_LINK_S_MAX, metavar="SECONDS", help="How long it is good for, at most 7 days."
+        ),
+    ] = STORE_LINK_S,
     scheduler: Scheduler = SCHEDULER,
     as_json: AsJson = False,
     insecure: Insecure = False,
