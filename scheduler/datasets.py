@@ -54,6 +54,16 @@ class Datasets:
         dataset.owner = caller.name
         return await self._core.submit(partial(self._create, request, dataset, caller))
 
+    async def described(self, dataset: dataset_pb2.Dataset) -> dataset_pb2.Dataset:
+        """Return a data set of which only the manifest is known with what that says, any other as it is.
+
+        Raises NotFound (OBJECT_MISSING), Unavailable (STORE_DOWN), Invalid (OBJECT_CORRUPT, MANIFEST_INVALID).
+        """
+        if dataset.sample_dims or not dataset.HasField("manifest"):
+            return dataset
+        found = await asyncio.to_thread(manifest.fetch, self._store, dataset.manifest)
+        return manifest.dataset_of(found, dataset.name, dataset.manifest)
+
     def delete(self, request: pb.DeleteDatasetRequest, *, caller: Identity) -> pb.DeleteDatasetResponse:
         """Forget a name, as a command of the engine; raises what DeleteDataset documents."""
         act = partial(self._delete, request.name, caller)

@@ -94,10 +94,19 @@ class Listings:
         found, token = pages.take("datasets", request.page_size, rows)
         return pb.ListDatasetsResponse(datasets=found, next_page_token=token)
 
-    def dataset(self, name: str, *, caller: Identity = LOCAL) -> dataset_pb2.Dataset:
-        """Return a data set; raises NotFound (DATASET_UNKNOWN)."""
-        ids.parse_name("datasets", name)
+    def dataset(self, name: str, *, search: str = "", caller: Identity = LOCAL) -> dataset_pb2.Dataset:
+        """Return a data set, by its own name or as what a search uses.
+
+        One whose name was deleted, or stands for other data since, has nothing but its name and its manifest. Raises
+        NotFound (DATASET_UNKNOWN, SEARCH_UNKNOWN).
+        """
         known = self._datasets(caller)
+        if search:
+            data = self._searches.run(search, field="search", caller=caller).spec.data
+            name = data.dataset
+            if data.HasField("manifest") and (name not in known or known[name].manifest != data.manifest):
+                return dataset_pb2.Dataset(name=name, manifest=data.manifest)
+        ids.parse_name("datasets", name)
         if name not in known:
             raise NotFound("DATASET_UNKNOWN", f"there is no {name}; known: {', '.join(sorted(known))}", field="name")
         return known[name]

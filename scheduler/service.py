@@ -130,7 +130,8 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
 
     async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> pb.GetDatasetResponse:
         """Return one data set."""
-        return pb.GetDatasetResponse(dataset=await self._ask(self._listings.dataset, request.name))
+        found = await self._ask(partial(self._listings.dataset, search=request.search), request.name)
+        return pb.GetDatasetResponse(dataset=await self._datasets.described(found))
 
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
         """List data sets."""

@@ -20,6 +20,7 @@ _PASSES = 3.0  # forward and backward
 _NAC_TRIALS, _RANDOM_TRIALS = 6, 12
 _WIDTHS = (32, 24, 16, 12, 8, 6, 4)
 _SMALL = 5000
+_NAMES = 12
 _TABLE_MACS, _CHAIN_MACS = 50_000, 2_000_000  # where nothing was counted
 _PICTURES = (dataset_pb2.SAMPLE_KIND_UNSPECIFIED, dataset_pb2.SAMPLE_KIND_IMAGE)
 
@@ -87,10 +88,18 @@ def infer(dataset: dataset_pb2.Dataset, wish: Wish, generators: Sequence[str]) -
 
 def _told(dataset: dataset_pb2.Dataset, samples: int) -> str:
     kind = dataset_pb2.SampleKind.Name(dataset.kind or dataset_pb2.SAMPLE_KIND_IMAGE)
-    task = f"{dataset.targets} targets (regression)" if dataset.targets else f"{dataset.classes} classes"
+    task = (
+        f"{dataset.targets} target{'s' if dataset.targets > 1 else ''} (regression)"
+        if dataset.targets
+        else f"{dataset.classes} classes"
+    )
     dims = "x".join(map(str, dataset.sample_dims))
     word = kind.removeprefix("SAMPLE_KIND_").lower()
-    return f"data: {dataset.name}, {samples:,} {word} samples of {dims} to train on, {task}"
+    told = f"data: {dataset.name}, {samples:,} {word} samples of {dims} to train on, {task}"
+    if dataset.channel_names:
+        names = ", ".join(dataset.channel_names[:_NAMES]) + (" …" if len(dataset.channel_names) > _NAMES else "")
+        told += f", from {names}"
+    return f"{told}; content {dataset.content_digest}" if dataset.content_digest else told
 
 
 def _epochs(number: float) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from nasmesh.client.calls import Calls
+from nasmesh.client.names import search_name
 from nasmesh.client.transfer import chunks
 from nasmesh.clock import new_id
 from nasmesh.ids import format_name, parse_name
@@ -13,9 +14,12 @@ from nasmesh.v1 import scheduler_service_pb2 as pb
 class DatasetCalls(Calls):
     """Read, upload, create and delete data sets."""
 
-    def get_dataset(self, name: str) -> dataset_pb2.Dataset:
-        """Return one data set by "datasets/{id}" or its id; raises NotFound (DATASET_UNKNOWN)."""
-        request = pb.GetDatasetRequest(name=dataset_name(name))
+    def get_dataset(self, name: str, *, search: str = "") -> dataset_pb2.Dataset:
+        """Return one data set by "datasets/{id}" or its id; with `search`, what that search uses under this name.
+
+        Raises NotFound (DATASET_UNKNOWN, SEARCH_UNKNOWN, OBJECT_MISSING), Unavailable (STORE_DOWN).
+        """
+        request = pb.GetDatasetRequest(name=dataset_name(name), search=search_name(search) if search else "")
         return self._call(lambda: self._stub.GetDataset(request)).dataset
 
     def upload_dataset_object(self, content: bytes) -> object_pb2.ObjectRef:

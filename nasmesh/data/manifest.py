@@ -19,6 +19,7 @@ _RANKS = {IMAGE: 3, SERIES: 2, TABLE: 1}
 _SPLITS = (measurement_pb2.SPLIT_TRAIN, measurement_pb2.SPLIT_VALIDATION, measurement_pb2.SPLIT_TEST)
 _CLASSES = 100_000
 _NAME_CHARS = 256
+_LISTED_CHARS = 1 << 16  # of names of columns that a list of data sets holds
 _TEXT_CHARS = 1000
 _SKIPPED = 1000
 
@@ -65,6 +66,8 @@ def _faults(manifest: pb.DatasetManifest) -> Iterator[tuple[str, str]]:
     yield from _task_faults(manifest)
     channels = manifest.sample_dims[0] if manifest.sample_dims else 0
     yield from _statistics_faults("mean", "std", manifest.mean, manifest.std, channels)
+    yield from _name_faults("channel_names", manifest.channel_names, channels)
+    yield from _name_faults("target_names", manifest.target_names, manifest.targets)
     if len(manifest.content_digest) != 64 or set(manifest.content_digest) - set("0123456789abcdef"):
         yield "content_digest", "is no SHA-256"
     if len(manifest.description) > _TEXT_CHARS or len(manifest.source) > _NAME_CHARS:
@@ -112,10 +115,7 @@ def _task_faults(manifest: pb.DatasetManifest) -> Iterator[tuple[str, str]]:
         elif min(manifest.class_counts) < 1:
             empty = [index for index, count in enumerate(manifest.class_counts) if count < 1]
             yield "class_counts", f"class {empty[0]} has no sample"
-        if manifest.class_names and len(manifest.class_names) != manifest.classes:
-            yield "class_names", f"{len(manifest.class_names)} for {manifest.classes} classes"
-        if any(len(name) > _NAME_CHARS for name in manifest.class_names):
-            yield "class_names", f"a name has at most {_NAME_CHARS} characters"
+        yield from _name_faults("class_names", manifest.class_names, manifest.classes)
         if manifest.targets:
             yield "targets", "leave it at 0 for classification"
     elif manifest.task == REGRESSION:
@@ -128,6 +128,13 @@ def _task_faults(manifest: pb.DatasetManifest) -> Iterator[tuple[str, str]]:
             yield "classes", "leave classes, class_names and class_counts out for regression"
     else:
         yield "task", "say CLASSIFICATION or REGRESSION"
+
+
+def _name_faults(field: str, names: Sequence[str], count: int) -> Iterator[tuple[str, str]]:
+    if names and len(names) != count:
+        yield field, f"{len(names)} names for {count}"
+    if any(len(name) > _NAME_CHARS for name in names):
+        yield field, f"a name has at most {_NAME_CHARS} characters"
 
 
 def _statistics_faults(
@@ -167,6 +174,8 @@ def dataset_of(manifest: pb.DatasetManifest, name: str, ref: object_pb2.ObjectRe
         std=manifest.std,
         target_mean=manifest.target_mean,
         target_std=manifest.target_std,
+        channel_names=manifest.channel_names if sum(map(len, manifest.channel_names)) <= _LISTED_CHARS else (),
+        target_names=manifest.target_names if sum(map(len, manifest.target_names)) <= _LISTED_CHARS else (),
     )
 
 

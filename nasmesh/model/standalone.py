@@ -51,8 +51,9 @@ class Standalone:
 def standalone(model: onnx.ModelProto, facts: Mapping[str, object]) -> Standalone:
     """Return a trained network as a file of its own; `facts` is JSON that the file shows as FACTS.
 
-    Known facts: "title", "sample_type" ("uint8" where samples are bytes), "class_names", "target_mean", "target_std".
-    Raises what `to_module` raises, and Invalid (SEED_MISSING) for a network without weights.
+    Known facts: "title", "sample_type" ("uint8" where samples are bytes), "class_names", "target_mean", "target_std",
+    "channel_names", "target_names". Raises what `to_module` raises, and Invalid (SEED_MISSING) for a network without
+    weights.
     """
     module = to_module(model, seed=None)
     (name,) = data_inputs(model)

@@ -48,6 +48,8 @@ class DatasetManifest(_message.Message):
     SKIPPED_FIELD_NUMBER: _builtins.int
     SKIPPED_COUNT_FIELD_NUMBER: _builtins.int
     SPLITS_FIELD_NUMBER: _builtins.int
+    CHANNEL_NAMES_FIELD_NUMBER: _builtins.int
+    TARGET_NAMES_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """Version of this format; a reader refuses a higher one. Now 1."""
     description: _builtins.str
@@ -114,6 +116,14 @@ class DatasetManifest(_message.Message):
     def splits(self) -> _containers.RepeatedCompositeFieldContainer[_dataset_pb2.SplitSize]:
         """Samples in each split under the default fractions and seed 0."""
 
+    @_builtins.property
+    def channel_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the columns of a table, or of the channels of a series cut from one; empty where the files name none."""
+
+    @_builtins.property
+    def target_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the targets, for regression; empty where the files name none."""
+
     def __init__(
         self,
         *,
@@ -139,10 +149,12 @@ class DatasetManifest(_message.Message):
         skipped: _abc.Iterable[Global___SkippedFile] | None = ...,
         skipped_count: _builtins.int = ...,
         splits: _abc.Iterable[_dataset_pb2.SplitSize] | None = ...,
+        channel_names: _abc.Iterable[_builtins.str] | None = ...,
+        target_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_counts", b"class_counts", "class_names", b"class_names", "classes", b"classes", "content_digest", b"content_digest", "description", b"description", "format_version", b"format_version", "grouped", b"grouped", "kind", b"kind", "mean", b"mean", "sample_dims", b"sample_dims", "samples", b"samples", "shards", b"shards", "skipped", b"skipped", "skipped_count", b"skipped_count", "source", b"source", "splits", b"splits", "std", b"std", "target_mean", b"target_mean", "target_std", b"target_std", "targets", b"targets", "task", b"task", "test_samples", b"test_samples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_names", b"channel_names", "class_counts", b"class_counts", "class_names", b"class_names", "classes", b"classes", "content_digest", b"content_digest", "description", b"description", "format_version", b"format_version", "grouped", b"grouped", "kind", b"kind", "mean", b"mean", "sample_dims", b"sample_dims", "samples", b"samples", "shards", b"shards", "skipped", b"skipped", "skipped_count", b"skipped_count", "source", b"source", "splits", b"splits", "std", b"std", "target_mean", b"target_mean", "target_names", b"target_names", "target_std", b"target_std", "targets", b"targets", "task", b"task", "test_samples", b"test_samples"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

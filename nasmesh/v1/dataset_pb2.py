@@ -27,25 +27,25 @@ from nasmesh.v1 import measurement_pb2 as nasmesh_dot_v1_dot_measurement__pb2
 from nasmesh.v1 import object_pb2 as nasmesh_dot_v1_dot_object__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18nasmesh/v1/dataset.proto\x12\nnasmesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cnasmesh/v1/measurement.proto\x1a\x17nasmesh/v1/object.proto\"\x80\x04\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x13\n\x0bsample_dims\x18\x03 \x03(\x03\x12\x0f\n\x07\x63lasses\x18\x04 \x01(\x05\x12%\n\x06splits\x18\x05 \x03(\x0b\x32\x15.nasmesh.v1.SplitSize\x12\x16\n\x0e\x63ontent_digest\x18\x06 \x01(\t\x12\x11\n\tavailable\x18\x07 \x01(\x08\x12$\n\x04kind\x18\x08 \x01(\x0e\x32\x16.nasmesh.v1.SampleKind\x12&\n\x04task\x18\t \x01(\x0e\x32\x18.nasmesh.v1.LearningTask\x12\x13\n\x0b\x63lass_names\x18\n \x03(\t\x12\x0f\n\x07targets\x18\x0b \x01(\x05\x12\'\n\x08manifest\x18\x0c \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12\r\n\x05owner\x18\r \x01(\t\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x0f \x01(\x03\x12\x0f\n\x07grouped\x18\x10 \x01(\x08\x12\x14\n\x0ctest_samples\x18\x11 \x01(\x03\x12\x0c\n\x04mean\x18\x12 \x03(\x01\x12\x0b\n\x03std\x18\x13 \x03(\x01\x12\x13\n\x0btarget_mean\x18\x14 \x03(\x01\x12\x12\n\ntarget_std\x18\x15 \x03(\x01\">\n\tSplitSize\x12 \n\x05split\x18\x01 \x01(\x0e\x32\x11.nasmesh.v1.Split\x12\x0f\n\x07samples\x18\x02 \x01(\x03\"\x93\x02\n\x0b\x44\x61tasetSpec\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12 \n\x13validation_fraction\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rtest_fraction\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\nsplit_seed\x18\x04 \x01(\x03\x12*\n\x08\x64ivision\x18\x05 \x01(\x0e\x32\x18.nasmesh.v1.DivisionRule\x12\"\n\x04view\x18\x06 \x01(\x0b\x32\x14.nasmesh.v1.DataView\x12\'\n\x08manifest\x18\x07 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRefB\x16\n\x14_validation_fractionB\x10\n\x0e_test_fraction\"T\n\x08\x44\x61taView\x12\x15\n\x08\x66raction\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0bmax_samples\x18\x02 \x01(\x03\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\x05\x42\x0b\n\t_fraction*o\n\nSampleKind\x12\x1b\n\x17SAMPLE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11SAMPLE_KIND_IMAGE\x10\x01\x12\x16\n\x12SAMPLE_KIND_SERIES\x10\x02\x12\x15\n\x11SAMPLE_KIND_TABLE\x10\x03*m\n\x0cLearningTask\x12\x1d\n\x19LEARNING_TASK_UNSPECIFIED\x10\x00\x12 \n\x1cLEARNING_TASK_CLASSIFICATION\x10\x01\x12\x1c\n\x18LEARNING_TASK_REGRESSION\x10\x02*g\n\x0c\x44ivisionRule\x12\x1d\n\x19\x44IVISION_RULE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44IVISION_RULE_STRATIFIED\x10\x01\x12\x1a\n\x16\x44IVISION_RULE_BY_GROUP\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18nasmesh/v1/dataset.proto\x12\nnasmesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cnasmesh/v1/measurement.proto\x1a\x17nasmesh/v1/object.proto\"\xad\x04\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x13\n\x0bsample_dims\x18\x03 \x03(\x03\x12\x0f\n\x07\x63lasses\x18\x04 \x01(\x05\x12%\n\x06splits\x18\x05 \x03(\x0b\x32\x15.nasmesh.v1.SplitSize\x12\x16\n\x0e\x63ontent_digest\x18\x06 \x01(\t\x12\x11\n\tavailable\x18\x07 \x01(\x08\x12$\n\x04kind\x18\x08 \x01(\x0e\x32\x16.nasmesh.v1.SampleKind\x12&\n\x04task\x18\t \x01(\x0e\x32\x18.nasmesh.v1.LearningTask\x12\x13\n\x0b\x63lass_names\x18\n \x03(\t\x12\x0f\n\x07targets\x18\x0b \x01(\x05\x12\'\n\x08manifest\x18\x0c \x01(\x0b\x32\x15.nasmesh.v1.ObjectRef\x12\r\n\x05owner\x18\r \x01(\t\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x0f \x01(\x03\x12\x0f\n\x07grouped\x18\x10 \x01(\x08\x12\x14\n\x0ctest_samples\x18\x11 \x01(\x03\x12\x0c\n\x04mean\x18\x12 \x03(\x01\x12\x0b\n\x03std\x18\x13 \x03(\x01\x12\x13\n\x0btarget_mean\x18\x14 \x03(\x01\x12\x12\n\ntarget_std\x18\x15 \x03(\x01\x12\x15\n\rchannel_names\x18\x16 \x03(\t\x12\x14\n\x0ctarget_names\x18\x17 \x03(\t\">\n\tSplitSize\x12 \n\x05split\x18\x01 \x01(\x0e\x32\x11.nasmesh.v1.Split\x12\x0f\n\x07samples\x18\x02 \x01(\x03\"\x93\x02\n\x0b\x44\x61tasetSpec\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12 \n\x13validation_fraction\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rtest_fraction\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\nsplit_seed\x18\x04 \x01(\x03\x12*\n\x08\x64ivision\x18\x05 \x01(\x0e\x32\x18.nasmesh.v1.DivisionRule\x12\"\n\x04view\x18\x06 \x01(\x0b\x32\x14.nasmesh.v1.DataView\x12\'\n\x08manifest\x18\x07 \x01(\x0b\x32\x15.nasmesh.v1.ObjectRefB\x16\n\x14_validation_fractionB\x10\n\x0e_test_fraction\"T\n\x08\x44\x61taView\x12\x15\n\x08\x66raction\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0bmax_samples\x18\x02 \x01(\x03\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\x05\x42\x0b\n\t_fraction*o\n\nSampleKind\x12\x1b\n\x17SAMPLE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11SAMPLE_KIND_IMAGE\x10\x01\x12\x16\n\x12SAMPLE_KIND_SERIES\x10\x02\x12\x15\n\x11SAMPLE_KIND_TABLE\x10\x03*m\n\x0cLearningTask\x12\x1d\n\x19LEARNING_TASK_UNSPECIFIED\x10\x00\x12 \n\x1cLEARNING_TASK_CLASSIFICATION\x10\x01\x12\x1c\n\x18LEARNING_TASK_REGRESSION\x10\x02*g\n\x0c\x44ivisionRule\x12\x1d\n\x19\x44IVISION_RULE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44IVISION_RULE_STRATIFIED\x10\x01\x12\x1a\n\x16\x44IVISION_RULE_BY_GROUP\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nasmesh.v1.dataset_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SAMPLEKIND']._serialized_start=1071
-  _globals['_SAMPLEKIND']._serialized_end=1182
-  _globals['_LEARNINGTASK']._serialized_start=1184
-  _globals['_LEARNINGTASK']._serialized_end=1293
-  _globals['_DIVISIONRULE']._serialized_start=1295
-  _globals['_DIVISIONRULE']._serialized_end=1398
+  _globals['_SAMPLEKIND']._serialized_start=1116
+  _globals['_SAMPLEKIND']._serialized_end=1227
+  _globals['_LEARNINGTASK']._serialized_start=1229
+  _globals['_LEARNINGTASK']._serialized_end=1338
+  _globals['_DIVISIONRULE']._serialized_start=1340
+  _globals['_DIVISIONRULE']._serialized_end=1443
   _globals['_DATASET']._serialized_start=129
-  _globals['_DATASET']._serialized_end=641
-  _globals['_SPLITSIZE']._serialized_start=643
-  _globals['_SPLITSIZE']._serialized_end=705
-  _globals['_DATASETSPEC']._serialized_start=708
-  _globals['_DATASETSPEC']._serialized_end=983
-  _globals['_DATAVIEW']._serialized_start=985
-  _globals['_DATAVIEW']._serialized_end=1069
+  _globals['_DATASET']._serialized_end=686
+  _globals['_SPLITSIZE']._serialized_start=688
+  _globals['_SPLITSIZE']._serialized_end=750
+  _globals['_DATASETSPEC']._serialized_start=753
+  _globals['_DATASETSPEC']._serialized_end=1028
+  _globals['_DATAVIEW']._serialized_start=1030
+  _globals['_DATAVIEW']._serialized_end=1114
 # @@protoc_insertion_point(module_scope)

@@ -125,6 +125,8 @@ class Dataset(_message.Message):
     STD_FIELD_NUMBER: _builtins.int
     TARGET_MEAN_FIELD_NUMBER: _builtins.int
     TARGET_STD_FIELD_NUMBER: _builtins.int
+    CHANNEL_NAMES_FIELD_NUMBER: _builtins.int
+    TARGET_NAMES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name: "datasets/{id}"."""
     description: _builtins.str
@@ -187,6 +189,16 @@ class Dataset(_message.Message):
     def target_std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Standard deviation of each target, above 0: a network's numbers times this plus target_mean are targets."""
 
+    @_builtins.property
+    def channel_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the columns of a table, or of the channels of a series cut from one, in the order of sample_dims[0]; empty
+        where the files name none, or so many that no list holds them.
+        """
+
+    @_builtins.property
+    def target_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the targets, for regression; empty where the files name none."""
+
     def __init__(
         self,
         *,
@@ -211,10 +223,12 @@ class Dataset(_message.Message):
         std: _abc.Iterable[_builtins.float] | None = ...,
         target_mean: _abc.Iterable[_builtins.float] | None = ...,
         target_std: _abc.Iterable[_builtins.float] | None = ...,
+        channel_names: _abc.Iterable[_builtins.str] | None = ...,
+        target_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "class_names", b"class_names", "classes", b"classes", "content_digest", b"content_digest", "create_time", b"create_time", "description", b"description", "grouped", b"grouped", "kind", b"kind", "manifest", b"manifest", "mean", b"mean", "name", b"name", "owner", b"owner", "sample_dims", b"sample_dims", "size_bytes", b"size_bytes", "splits", b"splits", "std", b"std", "target_mean", b"target_mean", "target_std", b"target_std", "targets", b"targets", "task", b"task", "test_samples", b"test_samples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "channel_names", b"channel_names", "class_names", b"class_names", "classes", b"classes", "content_digest", b"content_digest", "create_time", b"create_time", "description", b"description", "grouped", b"grouped", "kind", b"kind", "manifest", b"manifest", "mean", b"mean", "name", b"name", "owner", b"owner", "sample_dims", b"sample_dims", "size_bytes", b"size_bytes", "splits", b"splits", "std", b"std", "target_mean", b"target_mean", "target_names", b"target_names", "target_std", b"target_std", "targets", b"targets", "task", b"task", "test_samples", b"test_samples"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

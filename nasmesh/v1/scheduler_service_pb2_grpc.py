@@ -383,7 +383,7 @@ class SchedulerServiceServicer:
     def GetDataset(self, request, context):
         """Returns one data set.
 
-        Errors: NOT_FOUND (DATASET_UNKNOWN).
+        Errors: NOT_FOUND (DATASET_UNKNOWN, SEARCH_UNKNOWN; OBJECT_MISSING: its manifest is gone); UNAVAILABLE (STORE_DOWN).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -148,7 +148,7 @@ class SchedulerServiceStub:
     GetDataset: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetDatasetRequest, _scheduler_service_pb2.GetDatasetResponse]
     """Returns one data set.
 
-    Errors: NOT_FOUND (DATASET_UNKNOWN).
+    Errors: NOT_FOUND (DATASET_UNKNOWN, SEARCH_UNKNOWN; OBJECT_MISSING: its manifest is gone); UNAVAILABLE (STORE_DOWN).
     """
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListDatasetsRequest, _scheduler_service_pb2.ListDatasetsResponse]
     """Lists the data sets that connected servers know.
@@ -339,7 +339,7 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     GetDataset: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetDatasetRequest, _scheduler_service_pb2.GetDatasetResponse]  # type: ignore[assignment]
     """Returns one data set.
 
-    Errors: NOT_FOUND (DATASET_UNKNOWN).
+    Errors: NOT_FOUND (DATASET_UNKNOWN, SEARCH_UNKNOWN; OBJECT_MISSING: its manifest is gone); UNAVAILABLE (STORE_DOWN).
     """
     ListDatasets: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListDatasetsRequest, _scheduler_service_pb2.ListDatasetsResponse]  # type: ignore[assignment]
     """Lists the data sets that connected servers know.
@@ -641,7 +641,7 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_scheduler_service_pb2.GetDatasetResponse, _abc.Awaitable[_scheduler_service_pb2.GetDatasetResponse]]:
         """Returns one data set.
 
-        Errors: NOT_FOUND (DATASET_UNKNOWN).
+        Errors: NOT_FOUND (DATASET_UNKNOWN, SEARCH_UNKNOWN; OBJECT_MISSING: its manifest is gone); UNAVAILABLE (STORE_DOWN).
         """
 
     @_abc_1.abstractmethod

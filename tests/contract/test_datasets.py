@@ -246,6 +246,40 @@ def test_a_deleted_name_is_gone_and_searches_keep_their_data(files: Path, tmp_pa
     go(body())
 
 
+def test_what_a_search_uses_is_still_described_when_its_name_is_gone_or_given_anew(files: Path) -> None:
+    async def body() -> None:
+        store = MemoryStore()
+        async with running(store=store) as scheduler, client(scheduler.address) as stub:
+            ref = await upload(stub, files)
+            made = (await stub.CreateDataset(pb.CreateDatasetRequest(dataset_id="mine", manifest=ref))).dataset
+            async with working(scheduler.address):
+                spec = make.make_spec(max_trials=1)
+                await create(stub, spec, search_id="built-in")
+                spec.data.dataset = made.name
+                await create(stub, spec, search_id="s")
+
+            async def used(search: str) -> dataset_pb2.Dataset:
+                return (await stub.GetDataset(pb.GetDatasetRequest(name="datasets/x", search=search))).dataset
+
+            assert await used("searches/s") == made
+            assert (await used("searches/built-in")).name == "datasets/digits"
+            await stub.DeleteDataset(pb.DeleteDatasetRequest(name=made.name))
+            np.savez(files, x=np.random.default_rng(3).normal(size=(40, 3)), y=np.random.default_rng(3).normal(size=40))
+            for _ in range(2):  # without the name, and with the name for something else
+                found = await used("searches/s")
+                assert (found.name, found.manifest, found.classes) == (made.name, ref, 3)
+                assert list(found.std) == list(made.std)
+                again = await upload(stub, files)
+                await stub.CreateDataset(pb.CreateDatasetRequest(dataset_id="mine", manifest=again, request_id="r"))
+            assert (await stub.GetDataset(pb.GetDatasetRequest(name=made.name))).dataset.targets == 1
+            asked = pb.GetDatasetRequest(name=made.name, search="searches/none")
+            assert (await refused(stub.GetDataset(asked), NotFound)).reason == "SEARCH_UNKNOWN"
+            store.delete(ref.key, min_age_s=0)
+            assert (await refused(used("searches/s"), NotFound)).reason == "OBJECT_MISSING"
+
+    go(body())
+
+
 def _let_time_pass(store: DirectoryStore) -> None:
     """Return once every object is older than a nanosecond by the clock that dates files."""
     while any(item.age_s <= 0 for item in store.objects()):

@@ -184,3 +184,12 @@ def test_truth_values_and_every_mark_between_columns_are_read(tmp_path: Path, ma
     assert (list(manifest.sample_dims), manifest.classes) == ([2], 2)
     assert splits.samples.array[:4].tolist() == [[0, 1], [0.25, 0], [0.5, 0], [0.75, 1]]
     assert splits.labels[:4].tolist() == [1, 0, 1, 0]
+
+
+def test_names_of_columns_and_targets_are_kept_in_order(tmp_path: Path) -> None:
+    rows = [(index / 7, f"s{index // 10}", -index / 3, index // 5 % 2, index / 9) for index in range(60)]
+    path = make.write_csv(tmp_path / "t.csv", ("warm", "who", "cold", "u", "v"), rows)
+    manifest, _ = make.added(path, target=("v", "u"), group="who")
+    assert (list(manifest.channel_names), list(manifest.target_names)) == (["warm", "cold"], ["v", "u"])
+    manifest, _ = make.added(path, label="u", group="who", window=5)
+    assert (list(manifest.channel_names), list(manifest.target_names)) == (["warm", "cold", "v"], [])

@@ -198,7 +198,7 @@ def test_options_that_the_files_have_no_use_for_are_refused(folder: Path, option
 
 
 def test_tables_whose_columns_are_unclear_name_what_there_is(tmp_path: Path) -> None:
-    path = make.write_csv(tmp_path / "t.csv", ("a", "b", "name"), [(i, i % 2, f"n{i}") for i in range(40)])
+    path = make.write_csv(tmp_path / "t.csv", ("a", "b", "name"), [(i / 9, i % 2, f"n{i}") for i in range(40)])
     refused(path, "DATASET_COLUMN_UNKNOWN", "--label", "a, b, name")
     refused(path, "DATASET_COLUMN_UNKNOWN", "'x'", label="x")
     refused(path, "DATASET_COLUMN_TEXT", "--drop name", label="b")
@@ -269,3 +269,18 @@ def test_pipes_are_not_waited_for(folder: Path, tmp_path: Path) -> None:
     refused(tmp_path / "pipe.csv", "DATASET_FORMAT_UNKNOWN", "neither a file nor a folder")
     os.mkfifo(folder / "a" / "pipe.png")
     refused(folder, "DATASET_FILES_CORRUPT", "a/pipe.png: is no file")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_column_that_only_numbers_the_rows_is_refused_by_name(tmp_path: Path, first: int, goes_on: bool) -> None:
+    for part in range(2):
+        start = first + 40 * part * goes_on
+        rows = [(start + index, index % 7, index % 2) for index in range(40)]
+        make.write_csv(tmp_path / f"{part}.csv", ("id", "v", "label"), rows)
+    error = refused(tmp_path, "DATASET_COLUMN_NUMBERS_ROWS", "column id", "--drop id")
+    assert error.field == "drop"
+    assert list(make.added(tmp_path, drop=("id",))[0].channel_names) == ["v"]
+    rows[7] = (3, 0, 1)  # an amount that happens to grow is none
+    make.write_csv(tmp_path / "1.csv", ("id", "v", "label"), rows)
+    assert list(make.added(tmp_path)[0].channel_names) == ["id", "v"]

@@ -25,6 +25,7 @@ from nasmesh.client import Client, read_spec
 from nasmesh.errors import Conflict, Invalid, NasmeshError, Stale
 from nasmesh.store.keys import ObjectKind, object_ref
 from nasmesh.v1 import search_pb2
+from nasmesh.v1.dataset_pb2 import Dataset
 from tests.builders.fake_scheduler import EXAMPLES, FakeScheduler, make_trial, played_search, running_fake
 
 PLOT = b"\x89PNG\r\n\x1a\n and so on"
@@ -320,7 +321,7 @@ def test_predict_py_tells_numbers_in_their_own_units(ended: tuple[FakeScheduler,
     np.save(tmp_path / "images.npy", images)
     code = "import predict, numpy; numpy.save('given.npy', predict.run(numpy.load('../images.npy')))"
     run(code, tmp_path / "out")
-    (tmp_path / "out" / "predict.py").write_text(predict_py(mean, std))
+    (tmp_path / "out" / "predict.py").write_text(predict_py(Dataset(target_mean=mean, target_std=std)))
     told = subprocess.run(
         [sys.executable, "out/predict.py", "images.npy"], cwd=tmp_path, capture_output=True, text=True, check=True
     )

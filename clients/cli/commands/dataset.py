@@ -12,7 +12,7 @@ from clients.cli.output import message_dict, print_json, print_line, print_messa
 from nasmesh.errors import Conflict, Invalid, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from nasmesh.client import Client
     from nasmesh.data.adding.options import Options
@@ -22,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="Data sets: built-in ones, and thos
 Name = Annotated[str, typer.Argument(metavar="NAME", help='Id of the data set, or "datasets/{id}".')]
 # Shards are a few megabytes each; a scheduler that is restarted meanwhile is waited for.
 _PATIENCE_S = 30.0
+_NAMES = 12
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
@@ -241,11 +242,13 @@ def _print_dataset(item: "dataset_pb2.Dataset") -> None:
 
     kind = pb.SampleKind.Name(item.kind).removeprefix("SAMPLE_KIND_").lower()
     rows = [("description", item.description), ("sample", f"{kind} {_dims(item)}")]
+    if item.channel_names:
+        word = "channels" if item.kind == pb.SAMPLE_KIND_SERIES else "columns"
+        rows.append((word, named(len(item.channel_names), item.channel_names)))
     if item.targets:
-        rows.append(("targets", str(item.targets)))
+        rows.append(("targets", named(item.targets, item.target_names)))
     else:
-        names = ", ".join(item.class_names[:12]) + (" …" if len(item.class_names) > 12 else "")
-        rows.append(("classes", f"{item.classes}{f': {names}' if names else ''}"))
+        rows.append(("classes", named(item.classes, item.class_names)))
     rows.append(("splits", _splits(item) + (", by group" if item.grouped else "")))
     rows.append(("content", item.content_digest or "not known"))
     if item.HasField("manifest"):
@@ -265,8 +268,14 @@ def _dims(item: "dataset_pb2.Dataset") -> str:
     return "x".join(str(dim) for dim in item.sample_dims)
 
 
+def named(count: int, names: "Sequence[str]") -> str:
+    """Return a number of things and the first of their names, where they have some."""
+    shown = ", ".join(names[:_NAMES]) + (" …" if len(names) > _NAMES else "")
+    return f"{count}: {shown}" if shown else str(count)
+
+
 def _learned(item: "dataset_pb2.Dataset") -> str:
-    return f"{item.targets} targets" if item.targets else str(item.classes)
+    return f"{item.targets} target{'s' if item.targets > 1 else ''}" if item.targets else str(item.classes)
 
 
 def _splits(item: "dataset_pb2.Dataset") -> str:

@@ -93,10 +93,7 @@ def gather(client: Client, collected: Collected, wanted: Wanted) -> Artefacts:
 
 
 def _loader(collected: Collected) -> str:
-    data = collected.dataset
-    if data is None:
-        return predict_py()
-    return predict_py(data.target_mean, data.target_std, collected.class_names)
+    return predict_py(collected.dataset, collected.class_names)
 
 
 def in_opset(content: bytes, opset: int) -> bytes:

@@ -1,6 +1,8 @@
 """Writes card.md: what the model is, how it is loaded, how good it is, how it came to be, what is not known of it."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from clients.cli.display.view import (
     format_duration,
@@ -14,22 +16,40 @@ from clients.cli.report.artefacts import CHECKPOINT, INT8, LOADER, PYTHON, Artef
 from clients.cli.report.collect import Collected, split_text
 from clients.cli.report.figures import constraints_json, measurements
 from clients.cli.report.verify import ModelFacts
-from nasmesh.v1 import training_pb2
+from nasmesh.v1 import dataset_pb2, training_pb2
 from nasmesh.v1.search_pb2 import Trial
 
+
+class Units(NamedTuple):
+    """What turns a network's numbers into targets: times `std`, plus `mean`; both empty for classes."""
+
+    mean: Sequence[float] = ()
+    std: Sequence[float] = ()
+
+
+_CLASSES = Units()
+_LISTED, _SEVERAL = 100, 2
 _HIDDEN = ("class_", "train_", "accuracy_low", "accuracy_high")
 
 
-def snippet(facts: ModelFacts | None, *, pictures: bool = True) -> str:
+def units_of(collected: Collected) -> Units:
+    """Return the units of what is predicted, as far as they are known."""
+    data = collected.dataset
+    return Units(data.target_mean, data.target_std) if data is not None else Units()
+
+
+def snippet(facts: ModelFacts | None, *, pictures: bool = True, units: Units = _CLASSES) -> str:
     """Return five lines of Python that load best.onnx and ask it about an array of samples."""
     if facts is None or facts.per_image:
         dims = ", ".join(str(dim) for dim in facts.dims) if facts else "1, 28, 28"
+        asked = "print(predict.amounts(images))\n"
+        if not units.std:
+            asked = "classes, probabilities = predict.classify(images)\nprint(classes)\n"
         return (
             "import numpy\n"
             "import predict  # predict.py beside best.onnx\n"
             f'images = numpy.zeros((1, {dims}), "uint8")  # yours: bytes [N, channels, height, width]\n'
-            "classes, probabilities = predict.classify(images)\n"
-            "print(classes)\n"
+            f"{asked}"
         )
     scaled = 'images.astype("float32") / 255' if pictures else "samples"
     rank = len(facts.dims)
@@ -49,8 +69,15 @@ def snippet(facts: ModelFacts | None, *, pictures: bool = True) -> str:
         'session = onnxruntime.InferenceSession("best.onnx", providers=["CPUExecutionProvider"])\n'
         f"{given}\n"
         f"x = {scaled}\n"
-        f"print({asked}{'.argmax(axis=1)' if pictures else ''})\n"
+        f"print({asked}{_in_units(units)})\n"
     )
+
+
+def _in_units(units: Units) -> str:
+    if not units.std:
+        return ".argmax(axis=1)"
+    std, mean = (", ".join(f"{value!r}" for value in values) for values in (units.std, units.mean))
+    return f" * numpy.float32([{std}]) + numpy.float32([{mean}])"
 
 
 def _constants(values: tuple[float, ...], rank: int) -> str:
@@ -89,8 +116,9 @@ def _what(collected: Collected) -> list[str]:
 
 def _load(collected: Collected, artefacts: Artefacts) -> list[str]:
     """Return how each file is loaded."""
+    units = units_of(collected)
     lines = ["## Load it", "", "```python"]
-    lines += [snippet(artefacts.verification.facts, pictures=collected.has_pictures).rstrip(), "```", ""]
+    lines += [snippet(artefacts.verification.facts, pictures=collected.has_pictures, units=units).rstrip(), "```", ""]
     lines.append(f"* `python {LOADER} SAMPLES.npy` does the same; numpy and onnxruntime only. The batch size is free.")
     if PYTHON in artefacts.files:
         lines.append(f"* `python {PYTHON} SAMPLES.npy`, or `import model; model.load()`: PyTorch, and nothing of ours.")
@@ -100,9 +128,8 @@ def _load(collected: Collected, artefacts: Artefacts) -> list[str]:
         )
     if INT8 in artefacts.files:
         lines.append(f"* `{INT8}` is the 8-bit copy, loaded and fed like best.onnx; its scores are below.")
-    data = collected.dataset
-    if data is not None and data.target_std:
-        shown = f"{_numbers(data.target_std)} and add {_numbers(data.target_mean)}"
+    if units.std:
+        shown = f"{_numbers(units.std)} and add {_numbers(units.mean)}"
         lines.append(
             f"* The ONNX files give deviations of the targets: multiply by {shown}. {PYTHON} and {LOADER}, run, do so."
         )
@@ -127,7 +154,23 @@ def _scores(collected: Collected, artefacts: Artefacts) -> list[str]:
     headers = [f"| metric | split | value | {confidence:.0%} interval |", "| --- | --- | --- | --- |"]
     final = collected.best_final
     found = [f"Final trainings of this network, scored once each on the test split: **{final}**.", ""] if final else []
-    return ["## Scores", "", *found, *headers, *rows, "", _score_note(collected)]
+    by_target = _by_target(collected, artefacts.evaluation)
+    return ["## Scores", "", *found, *headers, *rows, "", *by_target, _score_note(collected)]
+
+
+def _by_target(collected: Collected, evaluation: Mapping[str, object]) -> list[str]:
+    """Return the errors of each target, where there are several: each has units of its own."""
+    found = evaluation.get("targets")
+    if not isinstance(found, list) or len(found) < _SEVERAL:
+        return []
+    names = list(collected.dataset.target_names) if collected.dataset is not None else []
+    rows = []
+    for index, entry in enumerate(found[:_LISTED]):
+        mae = entry["mae"]
+        ends = f"{mae['low']:.4g} to {mae['high']:.4g}" if "low" in mae else ""
+        name = _cell(names[index]) if names else str(index)
+        rows.append(f"| {name} | {mae['value']:.4g} | {ends} | {entry['rmse']:.4g} | {entry['r2']:.2%} |")
+    return ["| target | mae | interval | rmse | r2 |", "| --- | --- | --- | --- | --- |", *rows, ""]
 
 
 def interval(trial: Trial, metric: str, evaluation: Mapping[str, object]) -> tuple[float | None, float | None]:
@@ -135,7 +178,12 @@ def interval(trial: Trial, metric: str, evaluation: Mapping[str, object]) -> tup
     ends = {item.metric: item.value for item in trial.measurements if not item.element}
     if f"{metric}_low" in ends and f"{metric}_high" in ends:
         return ends[f"{metric}_low"], ends[f"{metric}_high"]
-    found = evaluation.get(metric)
+    targets = evaluation.get("targets")
+    # What is predicted is one number: its entry says what the whole's does, and the interval too.
+    of_target = targets[0] if isinstance(targets, list) and len(targets) == 1 else {}
+    if metric == "rmse" and isinstance(of_target.get("mse"), dict) and "low" in of_target["mse"]:
+        return math.sqrt(max(0.0, of_target["mse"]["low"])), math.sqrt(of_target["mse"]["high"])
+    found = of_target.get(metric, evaluation.get(metric))
     if isinstance(found, dict) and {"low", "high"} <= found.keys():
         return float(found["low"]), float(found["high"])
     return None, None
@@ -151,12 +199,25 @@ def _score_note(collected: Collected) -> str:
 
 def _data(collected: Collected) -> list[str]:
     spec, best = collected.search.spec.data, collected.best
-    names = f"; classes: {', '.join(collected.class_names[:100])}" if collected.class_names else ""
+    names = _listed("classes", collected.class_names)
+    if collected.dataset is not None:
+        word = "channels" if collected.dataset.kind == dataset_pb2.SAMPLE_KIND_SERIES else "columns"
+        names += _listed(f"{word}, in this order", collected.dataset.channel_names)
+        names += _listed("predicted", collected.dataset.target_names)
     return [
         "## Data",
         "",
         f"{spec.dataset}, content SHA-256 {best.data_digest or 'not recorded'}, {split_text(collected)}{names}.",
     ]
+
+
+def _cell(name: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in name.replace("|", "/"))
+
+
+def _listed(what: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"; {what}: {', '.join(map(_cell, names[:_LISTED]))}{more}" if names else ""
 
 
 def _training(trial: Trial) -> list[str]:

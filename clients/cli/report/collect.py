@@ -107,6 +107,9 @@ def facts_of(trial: Trial, search: Search, dataset: dataset_pb2.Dataset | None) 
         facts["class_names"] = names
     if dataset.target_std:
         facts |= {"target_mean": list(dataset.target_mean), "target_std": list(dataset.target_std)}
+    for key, given in (("channel_names", dataset.channel_names), ("target_names", dataset.target_names)):
+        if given:
+            facts[key] = list(given)
     return facts
 
 
@@ -138,10 +141,10 @@ def _origins(client: Client, search: Search) -> list[Trial]:
 
 def _dataset(client: Client, search: Search) -> dataset_pb2.Dataset | None:
     try:
-        found = client.get_dataset(search.spec.data.dataset)
+        found = client.get_dataset(search.spec.data.dataset, search=search.name)
     except NasmeshError:  # its servers may have left since; the report says less, and is right
         return None
-    # The name of a data set that was deleted may stand for another by now.
+    # An older scheduler goes by the name alone, which may stand for another data set by now.
     return found if found.manifest == search.spec.data.manifest else None
 
 

@@ -1,6 +1,9 @@
 """The text of predict.py: how anyone runs best.onnx with onnxruntime alone, fed as it was trained."""
 
+import re
 from collections.abc import Sequence
+
+from nasmesh.v1 import dataset_pb2
 
 _PREDICT_PY = '''"""Runs best.onnx. Needs numpy and onnxruntime only.
 
@@ -18,6 +21,8 @@ import onnxruntime
 TARGET_MEAN, TARGET_STD = @TARGETS@
 # Of classes, by number; empty where they have no names.
 CLASS_NAMES = @CLASSES@
+# Of the columns of a sample (the channels of a series) and of what is predicted, in order; empty as above.
+COLUMNS, TARGETS = @COLUMNS@
 
 
 def load(path=pathlib.Path(__file__).with_name("best.onnx")):
@@ -56,12 +61,16 @@ def classify(samples, session=None):
     return logits.argmax(axis=1), odds / odds.sum(axis=1, keepdims=True)
 
 
+def amounts(samples, session=None):
+    """Return the targets that the network predicts for samples, in their own units."""
+    return run(samples, session) * numpy.float32(TARGET_STD) + numpy.float32(TARGET_MEAN)
+
+
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     if TARGET_STD:
-        for index, row in enumerate(run(numpy.load(sys.argv[1], allow_pickle=False))):
-            values = row * numpy.float32(TARGET_STD) + numpy.float32(TARGET_MEAN)
+        for index, values in enumerate(amounts(numpy.load(sys.argv[1], allow_pickle=False))):
             print(f"sample {index}: {' '.join(format(value, '.6g') for value in values)}")
         sys.exit()
     classes, odds = classify(numpy.load(sys.argv[1], allow_pickle=False))
@@ -70,9 +79,13 @@ if __name__ == "__main__":
 '''
 
 
-def predict_py(
-    target_mean: Sequence[float] = (), target_std: Sequence[float] = (), class_names: Sequence[str] = ()
-) -> str:
-    """Return the loader; it reads the preprocessing from the model it loads, and is told targets' units and names."""
-    text = _PREDICT_PY.replace("@TARGETS@", f"{list(target_mean)!r}, {list(target_std)!r}")
-    return text.replace("@CLASSES@", ascii(list(class_names)))
+def predict_py(dataset: dataset_pb2.Dataset | None = None, class_names: Sequence[str] = ()) -> str:
+    """Return the loader; it reads the preprocessing from the model it loads, and is told units and names here."""
+    data = dataset or dataset_pb2.Dataset()
+    told = {
+        "@TARGETS@": f"{list(data.target_mean)!r}, {list(data.target_std)!r}",
+        "@COLUMNS@": f"{list(data.channel_names)!a}, {list(data.target_names)!a}",
+        "@CLASSES@": ascii(list(class_names)),
+    }
+    # In one pass: names are somebody's text, and may be one of these marks.
+    return re.sub("|".join(told), lambda match: told[match[0]], _PREDICT_PY)

@@ -16,7 +16,7 @@ from clients.cli.display.view import (
     told_partly_trained,
 )
 from clients.cli.output import message_dict
-from clients.cli.report.card import snippet
+from clients.cli.report.card import snippet, units_of
 from clients.cli.report.collect import Collected
 from clients.cli.report.reached import reached
 from clients.cli.report.verify import Verification
@@ -29,7 +29,7 @@ def report_md(collected: Collected, verification: Verification, *, plot: bool) -
     parts = [
         _result(collected),
         ["![growth of the network](growth.png)"] if plot else [],
-        ["## Load it", "", "```python", snippet(verification.facts, pictures=collected.has_pictures).rstrip(), "```"],
+        _load(collected, verification),
         _networks(collected),
         _lineage(collected),
         _cost(collected),
@@ -38,6 +38,11 @@ def report_md(collected: Collected, verification: Verification, *, plot: bool) -
         _settings(collected),
     ]
     return "\n".join("\n".join(part) + "\n" for part in parts if part)
+
+
+def _load(collected: Collected, verification: Verification) -> list[str]:
+    text = snippet(verification.facts, pictures=collected.has_pictures, units=units_of(collected))
+    return ["## Load it", "", "```python", text.rstrip(), "```"]
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

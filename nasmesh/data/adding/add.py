@@ -64,7 +64,9 @@ def describe(found: Found, path: Path) -> str:
     """Return one line for people."""
     dims = "x".join(str(size) for size in found.dims)
     noun = {IMAGE: "images", SERIES: "series"}.get(found.kind, "rows")
-    learned = f"{found.targets} targets" if found.targets else f"{found.classes} classes"
+    learned = (
+        f"{found.targets} target{'s' if found.targets > 1 else ''}" if found.targets else f"{found.classes} classes"
+    )
     return f"{noun} of {dims}, {learned}, from {path.name}"
 
 

@@ -79,6 +79,36 @@ class Columns:
                 raise corrupt(path, error) from error
 
 
+class Numbering:
+    """Looks for columns that only number the rows, from 0 or 1: all they can teach is the order of the rows."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Begin before the first row of features of these names."""
+        self._names = names
+        # By where numbers begin, and whether they go on from one file to the next.
+        self._fits = np.ones((2, 2, len(names)), dtype=bool)
+
+    def goes_on(self, values: NDArray[Any], row: int, row_in_file: int) -> bool:
+        """Look at rows [n, columns] that begin at these numbers, and say whether a column may still be such."""
+        for place in np.flatnonzero(self._fits.any(axis=(0, 1))).tolist():
+            for base in (0, 1):
+                for how, first in enumerate((row, row_in_file)):
+                    numbers = np.arange(first + base, first + base + len(values))
+                    self._fits[base, how, place] &= bool((values[:, place] == numbers).all())
+        return bool(self._fits.any())
+
+    def refuse(self) -> None:
+        """Raise Invalid (DATASET_COLUMN_NUMBERS_ROWS) where there is such a column, once all rows were looked at."""
+        found = [self._names[place] for place in np.flatnonzero(self._fits.any(axis=(0, 1))).tolist()]
+        if found:
+            raise Invalid(
+                "DATASET_COLUMN_NUMBERS_ROWS",
+                f"path: column {found[0]} only numbers the rows, and would tell a row's class where files are sorted;"
+                f" leave it out: --drop {found[0]}",
+                field="drop",
+            )
+
+
 def find_tables(path: Path) -> list[Path]:
     """Return the tables at a path: itself, or those in a folder, sorted; nothing where there are none."""
     if path.is_file():
@@ -150,3 +180,17 @@ def _numbers(column: Any) -> NDArray[np.float64]:
         column = column.cast(pa.uint8())
     values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     return np.asarray(values, dtype=np.float64)
+
+
+def number_or_text(value: str | None) -> float | str | None:
+    """Return what a cell says."""
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return value
+
+
+def numbered(values: Sequence[Any]) -> NDArray[np.int64]:
+    """Return numbers for group names, in their sorted order; a missing name is a group of its own."""
+    names = {value: number for number, value in enumerate(sorted({str(value) for value in values}))}
+    return np.asarray([names[str(value)] for value in values], dtype=np.int64)

@@ -29,6 +29,8 @@ class Found:
     classes: int = 0
     targets: int = 0
     grouped: bool = False
+    channel_names: tuple[str, ...] = ()
+    target_names: tuple[str, ...] = ()
 
     @property
     def task(self) -> pb.LearningTask.ValueType:

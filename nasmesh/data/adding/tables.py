@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nasmesh.data.adding.columns import Columns, find_tables
+from nasmesh.data.adding.columns import Columns, Numbering, find_tables, number_or_text, numbered
 from nasmesh.data.adding.images import Entry, ImageFiles
 from nasmesh.data.adding.options import Options
 from nasmesh.data.adding.reader import BadFiles, Batch, Found, check_are_classes, number_labels
@@ -34,6 +34,7 @@ TAKES = frozenset(
 )
 _LABELS = ("label", "class", "target", "y", "category")
 _IMAGES = ("image", "path", "file", "filename", "file_name", "filepath", "image_path")
+_NAME_CHARS = 256
 _TEST = frozenset({"test", "testing"})
 
 
@@ -64,12 +65,14 @@ class Tables:
         self._regression, names, self._known = self._read_known()
         grouped = bool(options.group) or (bool(options.window) and len(self._columns.paths) > 1)
         check_apart(options.window, options.stride, grouped=grouped)
-        classes = {"targets": len(self._wanted)} if self._regression else {"classes": len(names)}
+        learned: dict[str, Any] = {"class_names": tuple(names), "classes": len(names)}
+        if self._regression:
+            learned = {"targets": len(self._wanted), "target_names": _cut(self._wanted)}
         self._images: ImageFiles | None = None
         if self._image:
             self._refuse("window", options.window)
             self._images = ImageFiles(self._entries(), options, self.bad, grouped=grouped)
-            self.found = Found("image-table", IMAGE, self._images.dims, tuple(names), grouped=grouped, **classes)
+            self.found = Found("image-table", IMAGE, self._images.dims, grouped=grouped, **learned)
             return
         self._refuse("size", options.size)
         self._refuse("mode", options.mode)
@@ -78,7 +81,7 @@ class Tables:
         source, kind, dims = (
             ("series-table", SERIES, (width, options.window)) if options.window else ("table", TABLE, (width,))
         )
-        self.found = Found(source, kind, tuple(dims), tuple(names), grouped=grouped, **classes)
+        self.found = Found(source, kind, tuple(dims), grouped=grouped, channel_names=_cut(self._features), **learned)
 
     def batches(self) -> Iterator[Batch]:
         """Yield the samples; rows that cannot be used are noted."""
@@ -86,6 +89,8 @@ class Tables:
             yield from self._images.batches(np.dtype(np.float32 if self._regression else np.int64))
             return
         self._note_rows()
+        if not self._options.window:
+            self._check_numbering()
         for is_test in (False, True):
             if (self._known.is_test == is_test).any():
                 yield from self._windows(is_test) if self._options.window else self._rows(is_test)
@@ -108,6 +113,13 @@ class Tables:
                 known.groups[here][keep] if self.found.grouped else None,
                 is_test,
             )
+
+    def _check_numbering(self) -> None:
+        numbering = Numbering(self._features)
+        for first, file, values in self._values():
+            if not numbering.goes_on(values, first, first - self._known.starts[file]):
+                return
+        numbering.refuse()
 
     def _windows(self, is_test: bool) -> Iterator[Batch]:
         windows = Windows(self._options.window, self._options.stride or self._options.window, self._regression)
@@ -237,7 +249,7 @@ class Tables:
             raise Invalid("DATASET_EMPTY", "path: there is no row in it", field="path")
         numbers = np.concatenate(parts) if parts else None
         regression, names, answers, usable = self._answers(numbers, seen)
-        groups = _numbered(seen[options.group]) if options.group else np.concatenate(files)
+        groups = numbered(seen[options.group]) if options.group else np.concatenate(files)
         split = seen.get(options.split, [])
         is_test = np.asarray([str(value).lower() in _TEST for value in split], dtype=bool)
         known = Known(
@@ -261,7 +273,7 @@ class Tables:
         elif options.task == "regression" or options.target:
             raise Invalid("DATASET_LABELS_INVALID", f"{where}: holds no numbers to predict", field="target")
         else:
-            values = [_number_or_text(value) for value in seen[self._wanted[0]]]
+            values = [number_or_text(value) for value in seen[self._wanted[0]]]
             if not all(isinstance(value, float) for value in values if value is not None):
                 values = seen[self._wanted[0]]
         present = [value for value in values if value is not None]
@@ -275,14 +287,5 @@ class Tables:
         return False, names, found, found >= 0
 
 
-def _number_or_text(value: str | None) -> float | str | None:
-    try:
-        return None if value is None else float(value)
-    except ValueError:
-        return value
-
-
-def _numbered(values: Sequence[Any]) -> NDArray[np.int64]:
-    """Return numbers for group names, in their sorted order; a missing name is a group of its own."""
-    names = {value: number for number, value in enumerate(sorted({str(value) for value in values}))}
-    return np.asarray([names[str(value)] for value in values], dtype=np.int64)
+def _cut(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name[:_NAME_CHARS] for name in names)

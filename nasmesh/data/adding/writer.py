@@ -124,6 +124,8 @@ class _Writer:
             content_digest=self._digest.hexdigest(),
             grouped=found.grouped,
             source=found.source,
+            channel_names=found.channel_names,
+            target_names=found.target_names,
             splits=_splits(found, answers, groups, self._test),
         )
 
