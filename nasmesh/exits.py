@@ -1,6 +1,8 @@
 """What the failure of any of our programs looks like from outside: sentences on standard error, and an exit code."""
 
 import json
+import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
@@ -75,9 +77,25 @@ def guarded(main: Callable[[], int], *, as_json: bool = False) -> int:
 def guarded_command(main: Callable[[], int], *, as_json: bool) -> int:
     """As guarded, for a program that a person waits for: whatever else goes wrong is kept in a file, never shown."""
     try:
-        return guarded(main, as_json=as_json)
+        code = guarded(main, as_json=as_json)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError as error:
+        return FAILED if _is_unread() else tell_unexpected(error, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last resort: a person never sees a stack trace
         return tell_unexpected(error, as_json=as_json)
+
+
+def _is_unread() -> bool:
+    """Say whether whoever read our standard output has gone (`| head`); what is left of it then goes nowhere."""
+    watched = select.poll()
+    watched.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in watched.poll(0)):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return True
 
 
 def _tell_json(reason: str, message: str, field: str) -> None:
