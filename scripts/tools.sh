@@ -109,6 +109,13 @@ systemd_analyze() {  # checks of systemd's units; seconds, and nothing where sys
   [ -e .tools/systemd/bin ] || ln -s usr/bin .tools/systemd/bin  # where Debian has no /bin of its own any more
 }
 
+systemd_init() {  # the first process of machines on which tests run the units; nothing where systemd is installed
+  if [ -x /usr/lib/systemd/systemd ] || [ -x /lib/systemd/systemd ]; then return; fi
+  { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+    && apt-get -qq -o Acquire::Retries="$retries" -o Acquire::http::Timeout=20 install --yes --no-install-recommends systemd; } \
+    || missing "systemd is not installed, and only root may install Debian's"
+}
+
 ray() {  # for tests of the deployer's Ray engine: 75 MB to fetch, 240 MB; only where CI or RAY=1 asks for it; half a minute
   if .venv/bin/python -c 'import ray' 2>/dev/null; then return; fi
   if [ "${CI:-}" != true ] && [ -z "${RAY:-}" ]; then return; fi
@@ -125,3 +132,4 @@ helm
 kubernetes_models
 promtool
 systemd_analyze
+systemd_init
