@@ -38,6 +38,8 @@ class ServerSettings:
     store: str
     """URL of the object store."""
     work_dir: Path
+    has_usual_place: bool
+    """Whether nothing was said of where it serves and keeps its state."""
     slots: int
     name: str
     """Agent id; empty: made of host, program and port."""
@@ -65,7 +67,7 @@ def parse_server_flags(
     Raises Invalid: USAGE for flags that are wrong, and others for their values.
     """
     parser = FlagParser(f"nasmesh serve {program.removesuffix('_svc')}")
-    parser.add_argument("--listen", default=listen, metavar="HOST:PORT", help=f"serve here; port 0: any [{listen}]")
+    parser.add_argument("--listen", metavar="HOST:PORT", help=f"serve here; port 0: any [{listen}]")
     parser.add_argument("--port-file", type=Path, metavar="PATH", help="write the address here once serving")
     parser.add_argument(
         "--scheduler", default="", metavar="HOST:PORT", help="work for this scheduler; more with commas [none]"
@@ -78,16 +80,19 @@ def parse_server_flags(
     if add_own is not None:
         add_own(parser)
     flags = parser.parse_args(argv)
-    parse_address(flags.listen, field="listen")
+    has_usual_place = flags.listen is None and flags.work_dir is None
+    listen = listen if flags.listen is None else flags.listen
+    parse_address(listen, field="listen")
     if flags.scheduler:
         parse_addresses(flags.scheduler, field="scheduler")
     return ServerSettings(
         program=program,
-        listen=flags.listen,
+        listen=listen,
         port_file=flags.port_file,
         scheduler=flags.scheduler,
         store=flags.store or settings.store,
         work_dir=(flags.work_dir or settings.home / program).expanduser().absolute(),
+        has_usual_place=has_usual_place,
         slots=_checked_slots(flags.slots),
         name=_checked_name(flags.name),
         labels=_labels(flags.label),

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from nasmesh.agent.beside import held_place
 from nasmesh.agent.drivers.driver import Driver
 from nasmesh.agent.flags import AddFlags, ServerSettings, default_name, parse_server_flags
-from nasmesh.agent.lifetime import Lifetime, locked_directory, write_address
+from nasmesh.agent.lifetime import Lifetime, write_address
 from nasmesh.agent.loop import DRAIN_S, Agent
 from nasmesh.exits import guarded
 from nasmesh.jobs.table import JobTable
@@ -55,13 +56,13 @@ def run_server_program(program: Program, argv: Sequence[str] | None = None) -> i
 
     def main() -> int:
         forbid_unpickling()
-        settings = parse_server_flags(
+        told = parse_server_flags(
             program.name, listen=program.listen, slots=program.slots, argv=argv, add_own=program.add_flags
         )
-        configure(program.name, settings=settings.environment)
-        configure_tracing(program.name, settings.environment)
+        configure(program.name, settings=told.environment)
+        configure_tracing(program.name, told.environment)
         lifetime = Lifetime()
-        with locked_directory(settings.work_dir):
+        with held_place(told) as settings:
             served = program.build(settings)
             try:
                 return _serve(settings, served, lifetime)
