@@ -67,9 +67,9 @@ bench: ## run every benchmark quickly, with the scheduler compiled
 	@$(BIN)/python scripts/compile.py || true
 	@for name in train_step layouts epoch fashion_mnist checkpoints instruments evaluate data_stream cell_table slot_idle first_step packing ga_modes startup control_plane journals agents utilisation queries growth restart sizing store; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
-fuzz: ## long tiers of hostile input: 5,000,000 mutants, ten minutes of raw bytes, every hostile generator (an hour)
+fuzz: ## long tiers of hostile input: 5,000,000 mutants and keys, messages of every kind, raw bytes, hostile generators (an hour)
 	@scripts/setup.sh dev
-	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/fuzz --long -s
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/fuzz tests/security --long -s
 
 SEEDS ?= 0:100000
 sim: ## live 100,000 simulated lives with faults (SEEDS=FROM:TO), or one of them (SEED=n)

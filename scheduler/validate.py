@@ -94,7 +94,7 @@ def _summary(found: Sequence[FieldViolation]) -> str:
 def _absent(name: str, generators: Sequence[generate_service_pb2.Generator]) -> Unavailable:
     known = [generator.name for generator in generators]
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else "."
     served = ", ".join(known) or "none"
     return Unavailable(
         "GENERATOR_ABSENT",
