@@ -10,7 +10,7 @@ from clients.cli.processes import LocalMesh, Program
 from nasmesh.client import Client, parse_spec
 from nasmesh.errors import Invalid
 from tests.builders.cli_runs import Run, runner
-from tests.builders.data_files import write_folder
+from tests.builders.data_files import write_csv, write_folder
 from tests.builders.fake_scheduler import EXAMPLES
 
 
@@ -84,6 +84,25 @@ def test_a_data_set_of_ones_own_is_added_shown_and_deleted(run: Run, tmp_path: P
     assert run("dataset", "delete", "birds")[0] == 0
     assert run("dataset", "delete", "birds")[0] == 4
     assert run("dataset", "delete", "digits")[0] == 1
+
+
+def test_the_same_data_from_another_place_is_there_already_and_other_names_for_it_are_told(
+    run: Run, tmp_path: Path
+) -> None:
+    rows = [(index / 7, -index / 3, "ab"[index % 2]) for index in range(60)]
+    write_csv(tmp_path / "rows.csv", ("warm", "cold", "label"), rows)
+    write_csv(tmp_path / "copy.csv", ("warm", "cold", "label"), rows)
+    code, out, _ = run("dataset", "add", "rows", tmp_path / "rows.csv")
+    assert code == 0
+    assert "columns      2: warm, cold" in out
+    assert run("dataset", "add", "rows", tmp_path / "copy.csv")[0] == 0
+    write_csv(tmp_path / "rows.csv", ("warm", "wet", "label"), rows)
+    code, _, err = run("dataset", "add", "rows", tmp_path / "rows.csv")
+    assert code == 5
+    assert "its samples are the same, but classes, columns" in err
+    code, _, err = run("dataset", "add", "digits", tmp_path / "rows.csv")
+    assert code == 5
+    assert "is built in; choose another name" in err
 
 
 def test_unknown_names_are_exit_code_4(run: Run) -> None:

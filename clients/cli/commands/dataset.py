@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clients.cli.adding import listed, nowhere, read_dataset, store_dataset
 from clients.cli.options import SCHEDULER, AsJson, Insecure, Scheduler, connect
 from clients.cli.output import message_dict, print_json, print_line, print_messages, print_table
-from nasmesh.errors import Conflict, Invalid, Unavailable
+from nasmesh.errors import Invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from nasmesh.client import Client
     from nasmesh.data.adding.options import Options
-    from nasmesh.v1 import dataset_manifest_pb2, dataset_pb2, object_pb2
+    from nasmesh.v1 import dataset_pb2
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: built-in ones, and those that were added.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help='Id of the data set, or "datasets/{id}".')]
@@ -130,8 +130,8 @@ def add_dataset(  # noqa: PLR0913 - the flags of a command
     )
     dataset_name(name)
     if check:
-        manifest, ref = read_dataset(path, options, _nowhere)
-        item, skipped = _listed(manifest, name, ref), manifest.skipped_count
+        manifest, ref = read_dataset(path, options, nowhere)
+        item, skipped = listed(manifest, name, ref), manifest.skipped_count
     else:
         with connect(scheduler, insecure=insecure, patience_s=_PATIENCE_S) as client:
             item, skipped = store_dataset(client, name, path, options)
@@ -166,47 +166,6 @@ def delete_dataset(
         print_line(f"deleted {dataset_name(name)}; its objects go with `nasmesh admin sweep` once no search names them")
 
 
-def store_dataset(client: "Client", name: str, path: Path, options: "Options") -> "tuple[dataset_pb2.Dataset, int]":
-    """Return a data set that is read, uploaded and named, and how much was left out; the same data again is no error.
-
-    Raises Conflict (DATASET_CHANGED) where the name is taken by other content, and what reading and uploading raise.
-    """
-    from nasmesh.client.datasets import dataset_name
-
-    manifest, ref = read_dataset(path, options, client.upload_dataset_object)
-    try:
-        return client.create_dataset(dataset_name(name).partition("/")[2], ref), manifest.skipped_count
-    except Conflict as error:
-        if error.reason != "DATASET_EXISTS":
-            raise
-        there = client.get_dataset(name)
-        if there.manifest.sha256 == ref.sha256:
-            return there, manifest.skipped_count
-        what = "has changed since it was added" if there.HasField("manifest") else "is not the built-in data set"
-        raise Conflict(
-            "DATASET_CHANGED",
-            f"name: {there.name} exists and {path} {what} (digest {there.content_digest[:12] or 'unknown'}, now"
-            f" {manifest.content_digest[:12]}); choose another name, or delete it first",
-            field="name",
-        ) from error
-
-
-def read_dataset(
-    path: Path, options: "Options", put: "Callable[[bytes], object_pb2.ObjectRef]"
-) -> "tuple[dataset_manifest_pb2.DatasetManifest, object_pb2.ObjectRef]":
-    """Return the manifest of what is at a path, and its object.
-
-    Raises Invalid (DATASET_…), Unavailable (EXTRA_ABSENT) where the libraries that read data are not installed.
-    """
-    try:
-        from nasmesh.data.adding.add import add
-    except ModuleNotFoundError as error:
-        raise Unavailable(
-            "EXTRA_ABSENT", f"adding data needs {error.name}; run: pip install 'nasmesh[data]'", field="path"
-        ) from error
-    return add(path, options, put)
-
-
 def _options(**given: object) -> "Options":
     from nasmesh.data.adding.options import Options
 
@@ -220,21 +179,6 @@ def _parse_size(text: str) -> tuple[int, int] | None:
     if match is None:
         raise Invalid("DATASET_OPTION_INVALID", f"size: {text[:40]!r} is not HxW, for example 32x32", field="size")
     return int(match[1]), int(match[2])
-
-
-def _nowhere(content: bytes) -> "object_pb2.ObjectRef":
-    from nasmesh.store.keys import ObjectKind, object_ref
-
-    return object_ref(ObjectKind.DATASET, content, extension="bin")
-
-
-def _listed(
-    manifest: "dataset_manifest_pb2.DatasetManifest", name: str, ref: "object_pb2.ObjectRef"
-) -> "dataset_pb2.Dataset":
-    from nasmesh.client.datasets import dataset_name
-    from nasmesh.data.manifest import dataset_of
-
-    return dataset_of(manifest, dataset_name(name), ref)
 
 
 def _print_dataset(item: "dataset_pb2.Dataset") -> None:

@@ -150,7 +150,7 @@ def _dataset(client: "Client", data: str, label: str, target: Sequence[str]) -> 
             message = "--label, --target: say how files are read, and a named data set has been read already; drop them"
             raise Invalid("USAGE", message, field="label")
         return client.get_dataset(data)
-    from clients.cli.commands.dataset import store_dataset
+    from clients.cli.adding import store_dataset
     from nasmesh.data.adding.options import Options
 
     options = Options(label=label, target=tuple(target))
