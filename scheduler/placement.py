@@ -14,7 +14,7 @@ from scheduler.fair_queue import FairQueue, Place
 from scheduler.gangs import Gangs
 from scheduler.waiting_line import WaitingLine
 
-# Stands in a need between the data set and the bytes that a device must give; names of data sets have no spaces.
+# Stands in a need between the data set and what an agent must have of memory and slots; data sets have no spaces.
 _ROOMY = " within "
 # The order in which kinds are served; scoring first, since it frees results that generators wait for.
 _KINDS = (TaskKind.EVALUATE, TaskKind.GENERATE, TaskKind.TRAIN)
@@ -24,7 +24,8 @@ _KINDS = (TaskKind.EVALUATE, TaskKind.GENERATE, TaskKind.TRAIN)
 class Waiting:
     """A queued task. `need` is the generator or data set that its agent must serve, `size` how many agents it needs.
 
-    `memory`: bytes that the device of the one that it needs must give, at least; 0: anything.
+    `memory`: bytes that the device of the one that it needs must give, at least; 0: anything. `slots`: how many that
+    one must have, whether they are free or not: its server waits for them.
     """
 
     task: str
@@ -35,6 +36,7 @@ class Waiting:
     order: int
     size: int = 1
     memory: int = 0
+    slots: int = 1
 
 
 class Placement:
@@ -56,8 +58,8 @@ class Placement:
         need = waiting.need
         if waiting.size != 1:
             need = self._gangs.need(need, waiting.size)
-        elif waiting.memory:
-            need = roomy_need(need, waiting.memory)
+        elif waiting.memory or waiting.slots != 1:
+            need = roomy_need(need, waiting.memory, waiting.slots)
         queues = self._queues[waiting.kind]
         queue = queues.get(need)
         if queue is None:
@@ -170,12 +172,14 @@ class Placement:
         return [] if agent is None else [agent]
 
     def _roomy(self, kind: TaskKind, need: str) -> AgentEntry | None:
-        """Return the agent that can take the next task that needs so much memory, which is looked for one by one."""
+        """Return the agent that can take the next task that needs so much of one, which is looked for one by one."""
         data, _, least = need.partition(_ROOMY)
-        least_bytes = int(least)
+        memory, _, slots = least.partition(" ")
+        least_bytes, least_slots = int(memory), int(slots)
 
         def is_passed(agent: AgentEntry) -> bool:
-            return agent.gives_bytes < least_bytes or self._gangs.keeps(agent)
+            is_small = agent.gives_bytes < least_bytes or agent.slots.get(kind, 0) < least_slots
+            return is_small or self._gangs.keeps(agent)
 
         found = self._lines[kind].first(data, is_passed)
         return found if found is not None or self._gangs.awaits else self._ahead[kind].first(data, is_passed)
@@ -220,6 +224,6 @@ class Placement:
                 yield queue
 
 
-def roomy_need(data: str, memory: int) -> str:
-    """Return the name of a need: an agent with a data set ("": any) whose device gives so many bytes."""
-    return f"{data}{_ROOMY}{memory}"
+def roomy_need(data: str, memory: int, slots: int = 1) -> str:
+    """Return the name of a need: an agent with a data set ("": any) and so many slots, whose device gives so much."""
+    return f"{data}{_ROOMY}{memory} {slots}"

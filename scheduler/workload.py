@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from scheduler.agents import AgentEntry, Agents
 from scheduler.domain import OPEN_SEARCHES, SearchRun, SearchState, State, Task, TaskKind, TaskState
 from scheduler.facts import Change, NeedUnmet, SearchExpired
-from scheduler.machine.tasks import gang_size, is_profile
+from scheduler.machine.tasks import is_profile, spread
 from scheduler.needs import Needs
 from scheduler.placement import Placement, Waiting
 from scheduler.timers import Alarms, Leases, backoff_s
@@ -140,7 +140,25 @@ class Workload:
             task = state.tasks.open(task_id)
             if task is not None and task.state is TaskState.QUEUED:
                 return f"trial {task.trial} waits: {why}"
-        return self.needs.lacking(state, run)
+        return self.needs.lacking(state, run) or self._short_of_slots(state, run)
+
+    def _short_of_slots(self, state: State, run: SearchRun) -> str:
+        """Return which training of a search waits since no connected agent has as many slots; "" for none."""
+        for task_id in run.open_tasks:
+            task = state.tasks[task_id]
+            slots = spread(run, task)[1]
+            if slots > 1 and task.state is TaskState.QUEUED and not run.paused:
+                need, most = need_of(run, task), 0
+                for entry in self._agents.connected():
+                    if entry.can_train(need):
+                        most = max(most, entry.slots[TaskKind.TRAIN])
+                if 0 < most < slots:
+                    return (
+                        f"trial {task.trial} waits: a training over {slots} processes takes as many slots of one train "
+                        f"server, and the connected ones have {most} at most; start one with more (--slots)"
+                    )
+                return ""
+        return ""
 
     def match(self, state: State, lease: Callable[[str, list[AgentEntry]], None], *, most: int) -> bool:
         """Call `lease` for queued tasks that agents can take now, rank 0 first; returns whether `most` cut it short."""
@@ -154,8 +172,11 @@ class Workload:
     def _enqueue(self, run: SearchRun, task: Task) -> None:
         if run.paused:
             return
-        need, size, memory = need_of(run, task), gang_size(run, task), task.need_bytes
-        self._placement.add(Waiting(task.id, run.id, task.kind, need, run.spec.priority, task.order, size, memory))
+        need, memory = need_of(run, task), task.need_bytes
+        size, slots = spread(run, task)
+        self._placement.add(
+            Waiting(task.id, run.id, task.kind, need, run.spec.priority, task.order, size, memory, slots)
+        )
         if memory:
             self.needs.add(task.id, need)
 

@@ -128,12 +128,21 @@ def renames(name: str) -> Iterator[str]:
         yield f"{name}-{number}"
 
 
-def gang_size(run: SearchRun, task: Task) -> int:
-    """Return how many agents a task is leased to, all at once or none: above 1 for a training over several servers."""
+def spread(run: SearchRun, task: Task) -> tuple[int, int]:
+    """Return how many agents a task is leased to, all at once or none, and how many slots an agent must have for it.
+
+    The first is above 1 for a training over several servers, the second for one over several processes of a server.
+    """
     if task.kind is not TaskKind.TRAIN:
-        return 1
+        return 1, 1
     distribution = run.trials[task.trial - 1].train.distribution
-    return max(1, distribution.processes) if distribution.across_hosts else 1
+    processes = max(1, distribution.processes)
+    return (processes, 1) if distribution.across_hosts else (1, processes)
+
+
+def gang_size(run: SearchRun, task: Task) -> int:
+    """Return how many agents a task is leased to, as `spread` says."""
+    return spread(run, task)[0]
 
 
 def lease(work: Work, task: Task, agent: str, members: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from nasmesh import spaces
 from nasmesh.clock import ManualClock
 from nasmesh.errors import Invalid, NasmeshError
 from nasmesh.store.keys import ObjectKind, object_ref
+from nasmesh.training_rules import MOST_PROCESSES
 from nasmesh.v1 import architecture_pb2, dataset_pb2, job_pb2, measurement_pb2, search_pb2
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2 as api
@@ -136,7 +137,9 @@ class World:
                     self._hear(agent, message)
 
     def _connect(self, agent: VirtualAgent, dataset: str) -> None:
-        hello = pb.AgentHello(agent=agent.name, slots=[pb.AgentSlots(kind=agent.kind, slots=agent.slots)])
+        # It takes as many tasks at once as it says below; a training may be over several processes all the same.
+        slots = max(agent.slots, MOST_PROCESSES)
+        hello = pb.AgentHello(agent=agent.name, slots=[pb.AgentSlots(kind=agent.kind, slots=slots)])
         if agent.kind == search_pb2.TASK_KIND_GENERATE:
             hello.server.CopyFrom(self._server)
         else:

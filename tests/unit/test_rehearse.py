@@ -55,6 +55,11 @@ def timeless(found: Rehearsal) -> Rehearsal:
     return dataclasses.replace(found, took_s=0.0, generator_took_s=0.0)
 
 
+def test_rehearsal_when_trainings_are_over_processes_of_a_server_then_each_is_one_of_a_host(generator: Timed) -> None:
+    many = spec(CHAIN, "train.distribution.processes=4")
+    assert rehearse(many, 2, generator, BY_HAND).wall_time_s == rehearse(spec(), 2, generator, BY_HAND).wall_time_s
+
+
 def test_rehearsal_when_counted_by_hand_then_the_same_seconds(generator: Timed) -> None:
     # 0.5 both proposed; 10.5 trained; 11.5 scored; 12.0 the third and 12.5 the fourth proposed; the last ends 11 later.
     found = rehearse(spec(), 2, generator, BY_HAND)

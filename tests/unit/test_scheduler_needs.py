@@ -32,8 +32,16 @@ class Hosts(LifecycleWorld):
         for name, gibs in gives.items():
             self.join(name, gibs)
 
-    def join(self, name: str, gibs: int, *, kinds: tuple[int, ...] = (TRAIN,), data: str = "datasets/digits") -> None:
-        hello = make.make_hello(name, kinds=kinds)
+    def join(
+        self,
+        name: str,
+        gibs: int,
+        *,
+        kinds: tuple[int, ...] = (TRAIN,),
+        data: str = "datasets/digits",
+        slots: int = 2,
+    ) -> None:
+        hello = make.make_hello(name, kinds=kinds, slots=slots)
         hello.server.datasets[0].name = data
         if gibs:
             hello.server.devices.add(id="cpu", job_memory_bytes=gibs * GIB)
@@ -58,9 +66,11 @@ class Hosts(LifecycleWorld):
         kind = TRAIN if name != "generator" else search_pb2.TASK_KIND_GENERATE
         self.step(partial(self.desk.ready, self.entries[name], pb.AgentReady(kind=kind, free=2)))
 
-    def begin(self) -> None:
+    def begin(self, *, processes: int = 1) -> None:
         """Create a search of one trial, whose training is queued then."""
-        self.create("s", make.make_spec(max_trials=1, parallelism=1))
+        spec = make.make_spec(max_trials=1, parallelism=1)
+        spec.train.distribution.processes = processes
+        self.create("s", spec)
         lease = self.lease("generator")
         assert lease is not None
         self.report("generator", make.make_outcome(lease))
@@ -115,6 +125,22 @@ def test_training_when_it_did_not_fit_then_only_who_gives_as_much_is_given_it() 
     assert hosts.lease("middle") is None
     hosts.report("large", make.make_outcome(lease))
     assert hosts.trial.phase == search_pb2.TRIAL_PHASE_EVALUATE_QUEUED
+    assert hosts.replayed() == hosts.engine.state
+
+
+def test_training_over_processes_when_servers_have_fewer_slots_then_it_waits_for_one_that_has_them() -> None:
+    hosts = settled(small=1, large=4)
+    hosts.begin(processes=4)
+    run = hosts.engine.state.searches["s"]
+    for _ in range(3):
+        hosts.pass_s(LOOK_S)
+    assert hosts.task.state is TaskState.QUEUED
+    told = hosts.engine.work.lacking(hosts.engine.state, run)
+    assert told.startswith("trial 1 waits: a training over 4 processes")
+    assert "have 2 at most" in told
+    hosts.join("wide", 0, slots=4)
+    assert hosts.task.current().agent == "agents/wide"
+    assert not hosts.engine.work.lacking(hosts.engine.state, run)
     assert hosts.replayed() == hosts.engine.state
 
 

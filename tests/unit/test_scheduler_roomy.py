@@ -10,26 +10,28 @@ TRAIN = TaskKind.TRAIN
 
 
 class Mesh:
-    """Agents with one slot each and a placement; what is leased runs until it is ended."""
+    """Agents with one slot each, unless it is said, and a placement; what is leased runs until it is ended."""
 
     def __init__(self) -> None:
         self.agents, self.placement = Agents(), Placement()
         self.running: dict[str, list[str]] = {}
         self.order = 0
 
-    def join(self, name: str, gives: int, *, free: int = 1, ahead: int = 0, data: str = "datasets/d") -> AgentEntry:
+    def join(
+        self, name: str, gives: int, *, slots: int = 1, free: int = 1, ahead: int = 0, data: str = "datasets/d"
+    ) -> AgentEntry:
         server = job_pb2.Server()
         server.datasets.add(name=data, available=True)
-        entry = AgentEntry(name, {TRAIN: 1}, server, {}, make.Recorder(), 0, gives_bytes=gives)
+        entry = AgentEntry(name, {TRAIN: slots}, server, {}, make.Recorder(), 0, gives_bytes=gives)
         entry.gang_address = f"{name}.example:7500"
         entry.free, entry.ahead, entry.most_ahead = {TRAIN: free}, {TRAIN: ahead}, {TRAIN: ahead}
         self.agents.put(entry)
         self.placement.offer(entry)
         return entry
 
-    def queue(self, task: str, memory: int = 0, *, size: int = 1, need: str = "datasets/d") -> None:
+    def queue(self, task: str, memory: int = 0, *, size: int = 1, slots: int = 1, need: str = "datasets/d") -> None:
         self.order += 1
-        self.placement.add(Waiting(task, "s", TRAIN, need, 0, self.order, size, memory))
+        self.placement.add(Waiting(task, "s", TRAIN, need, 0, self.order, size, memory, slots))
 
     def match(self) -> dict[str, list[str]]:
         before = set(self.running)
@@ -83,6 +85,20 @@ def test_need_when_nobody_has_room_then_it_waits_before_what_came_later_and_hold
     mesh.queue("last")
     mesh.end("first")
     assert mesh.match() == {"big": ["large"]}
+
+
+def test_need_of_slots_when_some_have_fewer_then_they_are_passed_over_and_do_what_needs_less() -> None:
+    mesh = Mesh()
+    mesh.join("one", 8)
+    mesh.queue("pair", slots=2)
+    assert mesh.match() == {}
+    mesh.join("two", 4, slots=2)
+    mesh.join("many", 8, slots=4)
+    mesh.queue("any")
+    assert mesh.match() == {"pair": ["two"], "any": ["one"]}
+    mesh.queue("large pair", 5, slots=2)
+    mesh.queue("nobody's", 5, slots=8)
+    assert mesh.match() == {"large pair": ["many"]}
 
 
 def test_need_when_the_one_that_meets_it_takes_leases_ahead_then_it_waits_there() -> None:
