@@ -70,6 +70,7 @@ def evaluate(
     if copy is not None:
         found.extend(copy.measurements(config))
     made = environment(subject.engine.device, subject.versions, config, timed.processors)
+    made["samples"] = str(scored.samples)
     written = report(config, splits, Findings(scored, timed, peak, copy.entry() if copy else None, made))
     return pb.EvaluateResult(
         measurements=found,

@@ -157,6 +157,7 @@ def _environment(training: Training, published: Published) -> dict[str, str]:
         "device": describe(training.device),
         "cpu": cpu_model(),
         "threads": str(training.threads),
+        "samples": str(training.feed.samples),
         "processes": str(training.team.size),
         "precision": training.choice.precision,
         "layout": training.choice.layout,

@@ -108,6 +108,21 @@ def test_best_writes_the_report(ended: FakeScheduler, run: Run, tmp_path: Path) 
     assert json.loads(run("search", "best", "one", "--out", str(out_dir), "--json")[1])["parameters"] == 130500
 
 
+def test_best_without_a_folder_says_which_and_writes_nothing(
+    ended: FakeScheduler, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("search", "best", "one")
+    assert code == 0
+    assert "97.80%, scored once, by the final network" in out
+    assert "nasmesh search best one --out DIR" in out
+    told = json.loads(run("search", "best", "one", "--json")[1])
+    assert (told["bestTrial"], told["testAccuracy"], told["paths"]) == ("searches/one/trials/7", 0.978, {})
+    ended.searches["searches/one"].spec.evaluate.table = "tables/t"
+    assert "nothing was trained" in run("search", "best", "one")[1]
+    assert not [path for path in tmp_path.iterdir() if path.is_dir() and path.name != "home"]
+
+
 def test_networks_are_listed_shown_exported_and_imported(ended: FakeScheduler, run: Run, tmp_path: Path) -> None:
     assert "21.5K" in run("network", "list")[1]
     assert json.loads(run("network", "show", f"{1:064x}", "--json")[1])["parameters"] == "21500"
@@ -191,7 +206,8 @@ def test_lists_say_what_to_do_when_they_are_empty(fake: FakeScheduler, run: Run)
             "train.epoch: there is no such field; did you",
         ),
         (("search", "create", "-f", DIGITS, "--out", DIGITS), 2, "is a file; name a folder"),
-        (("search", "best", "none"), 2, "--out: say which folder"),
+        (("search", "best", "none"), 4, "there is no searches/none"),
+        (("search", "best", "none", "--int8"), 2, "--out: say which folder"),
         (("generator", "show", "nas"), 4, "known: generators/nac"),
         (("network", "import", "none.onnx"), 2, "none.onnx: cannot be read"),
         (("network", "show", "xyz"), 2, "network: 'xyz' is no id of networks; use 64 hexadecimal"),

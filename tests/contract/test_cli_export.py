@@ -135,3 +135,13 @@ def test_export_when_nothing_is_named_or_nobody_takes_it_then_says_so(run: Run, 
     assert (code, "cannot be written" in err) == (2, True)
     code, _, err = run("search", "export", "one", "--mlflow", "nonsense://x")
     assert (code, "cannot be opened" in err) == (2, True), err
+
+
+@pytest.mark.usefixtures("ended")
+def test_export_to_a_database_without_what_keeps_them_then_says_what_to_install(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clients.cli.export.mlflow.find_spec", lambda name: None if name == "sqlalchemy" else name)
+    code, _, err = run("search", "export", "one", "--mlflow", f"sqlite:///{tmp_path}/runs.db")
+    assert (code, "which needs the whole of MLflow; pip install mlflow" in err) == (2, True), err
+    assert not list(tmp_path.glob("*.db"))

@@ -67,6 +67,7 @@ def test_evaluate_when_trained_then_gives_every_metric_of_the_vocabulary(trained
     assert 0 < found["latency_p50"].value <= found["latency_p99"].value
     assert scored.data_digest == load(DIGITS).digest == result.data_digest
     assert {"onnxruntime", "cpu", "threads", "device"} <= set(scored.environment)
+    assert scored.environment["samples"] == "143"
 
 
 def test_evaluate_when_computed_by_torch_then_scores_are_the_same(trained):

@@ -11,10 +11,12 @@ import numpy as np
 import onnx
 import pytest
 
+from clients.cli.display.summary import summary_lines
+from clients.cli.display.view import view_of
 from clients.cli.report import artefacts
 from clients.cli.report import folder as report_folder
-from clients.cli.report.artefacts import EVALUATION, INT8, Wanted
-from clients.cli.report.card import snippet
+from clients.cli.report.artefacts import EVALUATION, INT8, Artefacts, Wanted
+from clients.cli.report.card import card, snippet
 from clients.cli.report.collect import collect
 from clients.cli.report.figures import report_json
 from clients.cli.report.folder import FILES, check_folder, write_report
@@ -24,12 +26,13 @@ from clients.cli.report.verify import ModelFacts, Verification, verify
 from nasmesh.client import Client, read_spec
 from nasmesh.errors import Conflict, Invalid, NasmeshError, Stale
 from nasmesh.store.keys import ObjectKind, object_ref
-from nasmesh.v1 import search_pb2
+from nasmesh.v1 import measurement_pb2, search_pb2
 from nasmesh.v1.dataset_pb2 import Dataset
 from tests.builders.fake_scheduler import EXAMPLES, FakeScheduler, make_trial, played_search, running_fake
 
 PLOT = b"\x89PNG\r\n\x1a\n and so on"
 WRITTEN_OUT = artefacts.written_out
+NOTHING = Artefacts({}, Verification((), None), {}, ())
 
 
 @pytest.fixture(autouse=True)
@@ -283,13 +286,29 @@ def test_several_final_trainings_are_reported_with_mean_and_spread(ended: tuple[
     fake.trials["searches/one"][8] = second
     collected = collect(client, "one")
     text = report_md(collected, Verification((), None), plot=False)
-    assert "2 final trainings were scored once each" in text
+    assert "2 final trainings were scored once each, and this is the one that scored best, which is partly luck" in text
+    assert "partly luck" in card(collected, NOTHING)
+    ended_search = client.get_search("one")
+    lines = summary_lines(ended_search, view_of(ended_search, collected.trials), None)
+    assert "97.80%, the best of 2 final trainings, scored once each, so partly luck" in lines[1]
+    assert "97.40% ± 0.57%" in lines[2]
     assert "searches/one/trials/6: 97.40% ± 0.57% (mean ± s.d. of 2 seeds)" in text
     (final,) = report_json(collected, verification=(), files=())["finals"]
     assert final["values"] == [0.978, 0.97]
     assert final["mean"] == pytest.approx(0.974)
     assert final["standardDeviation"] == pytest.approx(0.008 / 2**0.5)
     assert final["trials"] == ["searches/one/trials/7", "searches/one/trials/8"]
+
+
+def test_samples_are_told_as_the_servers_counted_them(ended: tuple[FakeScheduler, Client]) -> None:
+    fake, client = ended
+    collected = collect(client, "one")
+    assert report_json(collected, verification=(), files=())["data"]["samples"] == {}  # not recorded then
+    fake.trials["searches/one"][7].environment.update({"train.samples": "1438", "evaluate.samples": "359"})
+    fake.trials["searches/one"][7].evaluate.split = measurement_pb2.SPLIT_TEST
+    collected = collect(client, "one")
+    assert report_json(collected, verification=(), files=())["data"]["samples"] == {"trained": 1438, "tested": 359}
+    assert "1,438 samples trained; 359 samples tested" in card(collected, NOTHING)
 
 
 def test_a_search_without_a_result_has_no_report(tmp_path: Path) -> None:

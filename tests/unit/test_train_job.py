@@ -75,6 +75,7 @@ def test_train_when_digits_then_learns_and_returns_what_the_contract_says(store)
     assert result.device_time_s > 0
     for key in ("torch", "onnxruntime", "device", "cpu", "threads", "precision", "layout", "export_max_abs_diff"):
         assert result.environment[key]
+    assert result.environment["samples"] == "1295"
     assert float(result.environment["export_max_abs_diff"]) < 1e-4
     assert result.checkpoint.size_bytes > result.model.size_bytes
     model = onnx.ModelProto.FromString(store.get(result.model))

@@ -28,16 +28,24 @@ def best(  # noqa: PLR0913 - the flags of a command
     scheduler: Scheduler = SCHEDULER,
     insecure: Insecure = False,
 ) -> None:
-    """Write the best network so far, also while the search runs: ONNX, PyTorch, checkpoint, model card, report."""
-    if out is None:
+    """Say which network is the best so far, also while the search runs, and with --out write all of it.
+
+    That is ONNX, PyTorch, checkpoint, model card and report.
+    """
+    if out is None and (opset or int8 or force):
         raise Invalid("OUT_MISSING", "--out: say which folder gets best.onnx and the report", field="out")
     from clients.cli.display.summary import summary_json, summary_lines
     from clients.cli.display.view import view_of
-    from clients.cli.report.artefacts import Wanted
-    from clients.cli.report.folder import write_report
 
     with connect(scheduler, insecure=insecure) as client:
-        written = write_report(client, search, out, force=force, wanted=Wanted(opset=opset, int8=int8))
+        written = None
+        if out is None:
+            client.best(search)  # refused as with --out where there is none yet
+        else:
+            from clients.cli.report.artefacts import Wanted
+            from clients.cli.report.folder import write_report
+
+            written = write_report(client, search, out, force=force, wanted=Wanted(opset=opset, int8=int8))
         found = client.get_search(search)
         view = view_of(found, client.list_trials(search))
     if as_json:

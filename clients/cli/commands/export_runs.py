@@ -55,3 +55,5 @@ def export_search(
         print_line(f"{folder}: {written} of {len(runs)} ended trials are new")
     if mlflow:
         print_line(f"{uri}, experiment {search.name}: {logged} of {len(runs)} ended trials are new")
+        if uri.startswith("file:"):  # MLflow opens folders only for those who ask
+            print_line(f"see them with: MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri {uri}")

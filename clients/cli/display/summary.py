@@ -50,17 +50,21 @@ def summary_lines(search: Search, view: SearchView, written: Written | None) -> 
     test = score(best, metric, measurement_pb2.SPLIT_TEST)
     if test is not None:
         title = f"test {metric}"
-        lines.append(f"  {title:<13}  {format_metric(metric, test)}, scored once, by the final network ({size})")
-        lines += [
-            f"  over seeds     {final}"
-            for final in finals(view.trials.values(), metric)
-            if best in final.trials and len(final.trials) > 1
-        ]
+        found = finals(view.trials.values(), metric)
+        trained = sum(len(final.trials) for final in found)
+        how = "scored once, by the final network"
+        if trained > 1:  # who is picked by a score has a lucky one
+            how = f"the best of {trained} final trainings, scored once each, so partly luck"
+        lines.append(f"  {title:<13}  {format_metric(metric, test)}, {how} ({size})")
+        lines += [f"  over seeds     {final}" for final in found if best in final.trials and len(final.trials) > 1]
     else:
         validation = format_metric(metric, score(best, metric, measurement_pb2.SPLIT_VALIDATION))
         lines.append(f"  best network   validation {metric} {validation} ({size}); the test split was not used")
         if is_partly_trained(best):
             lines.append(f"  training       {told_partly_trained(best)}")
+    if written is None and search.spec.evaluate.table:
+        lines.append(f"  looked up in   {search.spec.evaluate.table}; nothing was trained, so there is no model")
+        return lines
     if written is None:
         lines.append(f"  get it with    nasmesh search best {short(search.name)} --out DIR")
         return lines

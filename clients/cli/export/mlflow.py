@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
 from clients.cli.export.runs import Run
@@ -14,6 +15,9 @@ _TRIAL = "nasmesh.trial"
 _STATUS = {"failed": "FAILED", "lost": "KILLED", "stopped": "KILLED"}
 # What one call of a tracking server takes.
 _METRICS, _PARAMETERS = 1000, 100
+# Kept by libraries that the client alone (mlflow-skinny) does not bring.
+_DATABASES = frozenset({"sqlite", "postgresql", "mysql", "mssql"})
+_FOR_DATABASES = ("sqlalchemy", "alembic")
 
 Item = TypeVar("Item")
 
@@ -50,6 +54,9 @@ def _open(uri: str) -> "tuple[MlflowClient, type[Exception]]":
     except ModuleNotFoundError as error:
         message = f"--mlflow needs {error.name}, which is not installed; pip install 'nasmesh[tracking]'"
         raise Invalid("MLFLOW_MISSING", message, field="mlflow") from error
+    if uri.split(":")[0].split("+")[0] in _DATABASES and not all(map(find_spec, _FOR_DATABASES)):
+        message = f"--mlflow: {uri.split(':')[0]} is a database, which needs the whole of MLflow; pip install mlflow"
+        raise Invalid("MLFLOW_MISSING", message, field="mlflow")
     try:
         return MlflowClient(tracking_uri=uri), MlflowException
     except MlflowException as error:

@@ -14,7 +14,7 @@ from clients.cli.display.view import (
 )
 from clients.cli.report.artefacts import CHECKPOINT, INT8, LOADER, PYTHON, Artefacts
 from clients.cli.report.collect import Collected, split_text
-from clients.cli.report.figures import constraints_json, measurements
+from clients.cli.report.figures import constraints_json, measurements, sample_counts
 from clients.cli.report.verify import ModelFacts
 from nasmesh.v1 import dataset_pb2, training_pb2
 from nasmesh.v1.search_pb2 import Trial
@@ -194,21 +194,26 @@ def _score_note(collected: Collected) -> str:
         return (
             "The test split was not used: this network was scored on the validation split that the search decides by."
         )
-    return "The test split was used once, by the final evaluation; the search saw train and validation only."
+    seen = "The search saw train and validation only."
+    trainings = sum(len(final.trials) for final in collected.finals)
+    if trainings < _SEVERAL:
+        return f"The test split was used once, by the final evaluation. {seen}"
+    return (
+        f"The test split was used by {trainings} final evaluations, once each, and this training is the one that "
+        f"scored best there: its own score is partly luck. {seen}"
+    )
 
 
 def _data(collected: Collected) -> list[str]:
     spec, best = collected.search.spec.data, collected.best
+    counts = "".join(f"; {count:,} samples {name}" for name, count in sample_counts(best).items())
     names = _listed("classes", collected.class_names)
     if collected.dataset is not None:
         word = "channels" if collected.dataset.kind == dataset_pb2.SAMPLE_KIND_SERIES else "columns"
         names += _listed(f"{word}, in this order", collected.dataset.channel_names)
         names += _listed("predicted", collected.dataset.target_names)
-    return [
-        "## Data",
-        "",
-        f"{spec.dataset}, content SHA-256 {best.data_digest or 'not recorded'}, {split_text(collected)}{names}.",
-    ]
+    divided = f"{split_text(collected)}{counts}{names}"
+    return ["## Data", "", f"{spec.dataset}, content SHA-256 {best.data_digest or 'not recorded'}, {divided}."]
 
 
 def _cell(name: str) -> str:

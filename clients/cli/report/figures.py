@@ -9,7 +9,7 @@ from clients.cli.output import message_dict
 from clients.cli.report.collect import Collected
 from clients.cli.report.finals import final_json
 from clients.cli.report.reached import reached, step_json
-from nasmesh.v1 import dataset_pb2, measurement_pb2, search_pb2
+from nasmesh.v1 import measurement_pb2, search_pb2
 from nasmesh.v1.search_pb2 import Trial
 
 FORMAT = "nasmesh.report/1"
@@ -118,7 +118,7 @@ def _data_json(collected: Collected) -> dict[str, object]:
         "dataset": data.dataset,
         "digest": collected.best.data_digest,
         "splitSeed": data.split_seed,
-        "splits": _splits(collected.dataset),
+        "samples": sample_counts(collected.best),
         "validationFraction": data.validation_fraction,
         "testFraction": data.test_fraction if data.HasField("test_fraction") else None,
         "classNames": collected.class_names,
@@ -142,8 +142,12 @@ def _best_json(best: Trial, copied: Iterable[measurement_pb2.Measurement]) -> di
     }
 
 
-def _splits(dataset: dataset_pb2.Dataset | None) -> dict[str, int]:
-    return {SPLITS[part.split]: part.samples for part in dataset.splits} if dataset else {}
+def sample_counts(best: Trial) -> dict[str, int]:
+    """Return on how many samples a network was trained and scored ("tested"), as its servers counted them."""
+    scored = {measurement_pb2.SPLIT_VALIDATION: "validated", measurement_pb2.SPLIT_TEST: "tested"}
+    given = (("trained", "train.samples"), (scored.get(best.evaluate.split, "scored"), "evaluate.samples"))
+    counts = ((name, best.environment.get(key, "")) for name, key in given)
+    return {name: int(count) for name, count in counts if count.isdecimal()}
 
 
 def _time(search: search_pb2.Search, field: str) -> str:

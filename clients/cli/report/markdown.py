@@ -89,8 +89,8 @@ def _tested(collected: Collected) -> str:
     rows = [f"* {final.source}: {final}" for final in collected.finals]
     return "\n".join(
         [
-            f"{claim} {trainings} final trainings were scored once each; judge the method by their mean, as this "
-            "network is the first of them.",
+            f"{claim} {trainings} final trainings were scored once each, and this is the one that scored best, which "
+            "is partly luck: judge it, and the method, by the means.",
             "",
             *rows,
         ]
