@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasmesh.errors import Conflict, Unavailable
+from nasmesh.errors import Conflict, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ def store_dataset(client: "Client", name: str, path: Path, options: "Options") -
     except Conflict as error:
         if error.reason != "DATASET_EXISTS":
             raise
-        there = client.get_dataset(name)
+        there = _there(client, name)
         if _says(there) == _says(listed(manifest, name, ref)):
             return there, manifest.skipped_count
         what = "its samples are the same, but classes, columns or splits are called or cut otherwise"
@@ -43,6 +43,15 @@ def store_dataset(client: "Client", name: str, path: Path, options: "Options") -
             " delete it first",
             field="name",
         ) from error
+
+
+def _there(client: "Client", name: str) -> "dataset_pb2.Dataset":
+    """Return the data set that has a name already; raises Conflict (DATASET_EXISTS) for one of somebody else."""
+    try:
+        return client.get_dataset(name)
+    except NotFound as error:  # or it was deleted since: another attempt will do
+        what = f"name: {name} is taken by somebody else's data set; choose another name"
+        raise Conflict("DATASET_EXISTS", what, field="name") from error
 
 
 def _says(item: "dataset_pb2.Dataset") -> bytes:

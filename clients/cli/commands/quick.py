@@ -20,7 +20,7 @@ from clients.cli.options import (
     connect,
 )
 from clients.cli.output import print_line
-from nasmesh.errors import Invalid
+from nasmesh.errors import Conflict, Invalid
 
 if TYPE_CHECKING:
     from nasmesh.client import Client
@@ -164,3 +164,8 @@ def _dataset(client: "Client", data: str, label: str, target: Sequence[str]) -> 
             raise
         how = f"to say how it is read: nasmesh dataset add {name} {data} [OPTIONS], then nasmesh search --data {name}"
         raise Invalid(error.reason, f"{error.message}; {how}", field=error.field) from error
+    except Conflict as error:
+        if not error.reason.startswith("DATASET_"):
+            raise
+        how = f"to choose a name: nasmesh dataset add NAME {data}, then nasmesh search --data NAME"
+        raise Conflict(error.reason, f"{error.message}; {how}", field=error.field) from error
