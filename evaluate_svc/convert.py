@@ -53,4 +53,5 @@ def server(slots: int) -> job_pb2.Server:
     engine = f"onnxruntime {package_version('onnxruntime')}"
     found = describe_server(engine, slots=slots, datasets=dataset_resources())
     found.tables.extend(f"tables/{name}" for name in shelf.names())
+    found.metrics.extend(sorted(further.names_known()))
     return found

@@ -22,9 +22,14 @@ Numbers = NDArray[Any]
 Metric = Callable[[Numbers, Numbers], float]
 
 
+def names_known() -> set[str]:
+    """Return the metrics that this server computes by name."""
+    return {*metrics.FURTHER, *(entry.name for entry in _entries())}
+
+
 def check(names: Sequence[str], field: str = "config.metrics") -> None:
     """Raise Invalid (METRIC_UNKNOWN) with every name that this server cannot compute."""
-    known = {*metrics.FURTHER, *(entry.name for entry in _entries())}
+    known = names_known()
     found = [
         FieldViolation(
             f"{field}[{index}]", f"{field}[{index}]: this server has no metric {name}; it has {_list(known)}"

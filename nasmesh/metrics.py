@@ -81,7 +81,7 @@ ON_REQUEST: dict[str, Metric] = dict(
 )
 """What evaluation produces where its configuration asks for it, with "throughput_b{size}"."""
 
-FURTHER: dict[str, Metric] = dict(
+FURTHER_OF_CLASSES: dict[str, Metric] = dict(
     (
         _metric("balanced_accuracy", "ratio", Goal.MAXIMIZE, "mean of the classes' recalls"),
         _metric("macro_precision", "ratio", Goal.MAXIMIZE, "mean of the classes' precisions"),
@@ -91,12 +91,17 @@ FURTHER: dict[str, Metric] = dict(
         _metric("matthews", "", Goal.MAXIMIZE, "Matthews correlation coefficient"),
         _metric("brier", "", Goal.MINIMIZE, "mean squared distance of probabilities from the label's (Brier 1950)"),
         _metric("roc_auc", "ratio", Goal.MAXIMIZE, "area under the ROC curve, the mean of each class against the rest"),
+    )
+)
+FURTHER_OF_NUMBERS: dict[str, Metric] = dict(
+    (
         _metric("median_absolute_error", "", Goal.MINIMIZE, "median absolute error in the targets' units"),
         _metric("max_error", "", Goal.MINIMIZE, "largest absolute error in the targets' units"),
         _metric("explained_variance", "ratio", Goal.MAXIMIZE, "explained variance, a constant offset forgiven"),
         _metric("mape", "ratio", Goal.MINIMIZE, "mean absolute error relative to the targets"),
     )
 )
+FURTHER: dict[str, Metric] = {**FURTHER_OF_CLASSES, **FURTHER_OF_NUMBERS}
 """What evaluation produces where EvaluateConfig.metrics names it; a server may have more (entry points)."""
 
 METRICS: dict[str, Metric] = {**ALWAYS, **CLASSIFICATION, **REGRESSION, **ON_REQUEST, **FURTHER}

@@ -285,3 +285,6 @@ def _check_hello(hello: pb.AgentHello) -> None:
         ids.parse_name("datasets", dataset.name, field="hello.server.datasets")
     for table in hello.server.tables:
         ids.parse_name("tables", table, field="hello.server.tables")
+    if len(hello.server.metrics) > _HELD or any(len(metric) > _TEXT for metric in hello.server.metrics):
+        message = f"hello.server.metrics: at most {_HELD} names of at most {_TEXT} characters"
+        raise Invalid("HELLO_INVALID", message, field="hello.server.metrics")

@@ -120,11 +120,18 @@ class Searches:
         return self._offers.generators(self._engine.agents.generators())
 
     def _check_offered(self, spec: search_pb2.SearchSpec) -> None:
-        """Raise Unavailable where what the search needs is nowhere: its data (DATASET_ABSENT), table (TABLE_ABSENT)."""
+        """Raise Unavailable where what the search needs is nowhere.
+
+        That is its data (DATASET_ABSENT), its table (TABLE_ABSENT), a metric asked for by name (METRIC_ABSENT).
+        """
         self._check_data(spec)
+        known = [entry.server for entry in self._engine.agents.all() if TaskKind.EVALUATE in entry.slots]
+        servers = [*known, *self._offers.servers(TaskKind.EVALUATE)]
         if spec.evaluate.table:
-            known = [entry.server for entry in self._engine.agents.all() if TaskKind.EVALUATE in entry.slots]
-            _check_table([*known, *self._offers.servers(TaskKind.EVALUATE)], spec.evaluate.table)
+            _check_table(servers, spec.evaluate.table)
+        for field, evaluate in (("evaluate", spec.evaluate), ("final.evaluate", spec.final.evaluate)):
+            for index, metric in enumerate(evaluate.metrics):
+                _check_metric(servers, metric, f"spec.{field}.metrics[{index}]")
 
     def _check_data(self, spec: search_pb2.SearchSpec) -> None:
         """Raise Unavailable (DATASET_ABSENT) where train servers are connected and none of them has built-in data."""
@@ -182,6 +189,19 @@ def _check_table(servers: Sequence[job_pb2.Server], table: str) -> None:
         f"spec.evaluate.table: no evaluate server has {table[:100]} (they have {known}). Where it was imported beside"
         " one that runs, start that server again: it names its tables when it connects",
         field="spec.evaluate.table",
+    )
+
+
+def _check_metric(servers: Sequence[job_pb2.Server], metric: str, field: str) -> None:
+    """Raise Unavailable (METRIC_ABSENT) where every known evaluate server names its metrics, and not this one."""
+    if not servers or any(not server.metrics or metric in server.metrics for server in servers):
+        return
+    known = ", ".join(sorted({name for server in servers for name in server.metrics})[:40])
+    raise Unavailable(
+        "METRIC_ABSENT",
+        f"{field}: no evaluate server has a metric {metric[:80]} (they have {known}). Where its package was installed"
+        " beside one that runs, start that server again: it names its metrics when it connects",
+        field=field,
     )
 
 

@@ -16,7 +16,7 @@ from scheduler.early_stopping import stopping_faults
 from scheduler.generator_settings import complete_settings
 from scheduler.outcomes import complete_train
 from scheduler.validate_data import training_data_faults
-from scheduler.validate_metrics import constraint_faults, objective_faults, table_faults
+from scheduler.validate_metrics import constraint_faults, further_faults, objective_faults, table_faults
 from scheduler.validate_space import drop_path_faults, space_faults
 
 _SPEC_BYTES = 256 * 1024
@@ -55,6 +55,7 @@ def complete_spec(
         *_sample_faults(spec, added.get(_dataset_name(spec.data))),
         *objective_faults(spec, classes),
         *constraint_faults(spec, classes),
+        *further_faults(spec, classes),
         *_budget_faults(spec.budget),
         *_number_faults(spec),
         *_enum_faults(spec),

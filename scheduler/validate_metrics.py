@@ -70,6 +70,21 @@ def constraint_faults(spec: pb.SearchSpec, classes: int | None) -> Iterator[Faul
             yield field, f"no {constraint.metric} is at least {low:g} and at most {high:g}"
 
 
+def further_faults(spec: pb.SearchSpec, classes: int | None) -> Iterator[Fault]:
+    """Yield which metrics asked for by name are not for the data's task: every network would be trained, then fail."""
+    if classes is None:
+        return
+    own, what = metrics.FURTHER_OF_NUMBERS, f"{spec.data.dataset} has numbers to predict and no classes"
+    if classes:
+        own, what = metrics.FURTHER_OF_CLASSES, f"{spec.data.dataset} has classes"
+    asked = [("evaluate", spec.evaluate.metrics)]
+    asked += [("final.evaluate", spec.final.evaluate.metrics)] if spec.HasField("final") else []
+    for field, names in asked:
+        for index, name in enumerate(names):
+            if name in metrics.FURTHER and name not in own:
+                yield f"{field}.metrics[{index}]", f"{name} is of the other task: {what}; use some of {_list(own)}"
+
+
 def table_faults(spec: pb.SearchSpec) -> Iterator[Fault]:
     """Yield what a search by table cannot have: its networks have been trained, in another way than it could say."""
     table, final = spec.evaluate.table, spec.final

@@ -7,6 +7,7 @@ from nasmesh.v1 import generate_service_pb2, search_pb2, space_pb2
 
 _LAYERS = 32
 _NODES = 6
+_CELLS = 64
 
 Fault = tuple[str, str]
 
@@ -96,8 +97,8 @@ def _cell_faults(cell: space_pb2.CellSpace) -> Iterator[Fault]:
         yield "space.cell.nodes", f"must be 2 to {_NODES}, not {cell.nodes}"
     if cell.width < 0:
         yield "space.cell.width", f"must be at least 1, not {cell.width}"
-    if any(cells < 1 for cells in cell.cells):
-        yield "space.cell.cells", "every stage needs at least one cell"
+    if any(not 1 <= cells <= _CELLS for cells in cell.cells):
+        yield "space.cell.cells", f"every stage needs 1 to {_CELLS} cells"
     if cell.auxiliary_head and sum(cell.cells) == 1:
         yield "space.cell.auxiliary_head", "needs two cells or more, not one"
     if len(set(cell.operations)) != len(cell.operations):

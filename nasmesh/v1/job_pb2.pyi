@@ -72,6 +72,7 @@ class Server(_message.Message):
     PROCESS_ID_FIELD_NUMBER: _builtins.int
     GANG_ADDRESS_FIELD_NUMBER: _builtins.int
     TABLES_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
     engine: _builtins.str
     """Engine and version, for example "torch 2.13.0"."""
     version: _builtins.str
@@ -100,6 +101,12 @@ class Server(_message.Message):
     def tables(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Benchmark tables that it answers from, as "tables/{table}". Empty: it does not say. Only for evaluate servers."""
 
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Metrics that it computes by name (EvaluateConfig.metrics), those of installed packages among them. Empty: it does not
+        say. Only for evaluate servers.
+        """
+
     def __init__(
         self,
         *,
@@ -112,10 +119,11 @@ class Server(_message.Message):
         process_id: _builtins.int = ...,
         gang_address: _builtins.str = ...,
         tables: _abc.Iterable[_builtins.str] | None = ...,
+        metrics: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "devices", b"devices", "engine", b"engine", "gang_address", b"gang_address", "generators", b"generators", "process_id", b"process_id", "slots", b"slots", "tables", b"tables", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "devices", b"devices", "engine", b"engine", "gang_address", b"gang_address", "generators", b"generators", "metrics", b"metrics", "process_id", b"process_id", "slots", b"slots", "tables", b"tables", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -214,3 +214,19 @@ def test_drop_path_when_the_space_is_a_chain_then_it_has_none() -> None:
     spec = make.make_spec()
     spec.train.drop_path_rate = 0.1
     assert "a chain has no paths" in faults(spec)["spec.train.drop_path_rate"]
+
+
+def test_metrics_by_name_when_of_the_other_task_then_refused_before_anything_is_trained() -> None:
+    spec = make.make_spec(final=True)
+    spec.evaluate.metrics.extend(["macro_f1", "mape", "of_a_package"])
+    spec.final.evaluate.metrics.extend(["max_error"])
+    found = faults(spec)
+    assert found.keys() == {"spec.evaluate.metrics[1]", "spec.final.evaluate.metrics[0]"}
+    assert "mape is of the other task" in found["spec.evaluate.metrics[1]"]
+    assert "macro_f1" in found["spec.final.evaluate.metrics[0]"]
+
+
+def test_cells_when_more_than_any_network_may_have_then_refused() -> None:
+    spec = make.make_spec()
+    spec.space.cell.cells[:] = [1, 65, 64]
+    assert "1 to 64 cells" in faults(spec)["spec.space.cell.cells"]
