@@ -7,8 +7,11 @@ from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1 import search_pb2
 from scheduler.domain import OPEN_SEARCHES, SearchRun, TaskKind, TaskState
 from scheduler.engine import Engine
-from scheduler.machine.tasks import gang_size
+from scheduler.machine.tasks import spread
 from scheduler.workload import need_of
+
+_Alike = tuple[TaskKind, str, int, int, int]
+"""All of a need but its owner."""
 
 
 class _Need(NamedTuple):
@@ -18,6 +21,7 @@ class _Need(NamedTuple):
     need: str
     servers: int
     memory: int
+    slots: int
     owner: str
 
 
@@ -51,6 +55,7 @@ def demand_message(engine: Engine) -> pb.GetDemandResponse:
             queued=row.queued,
             running=row.running,
             needed_memory_bytes=key.memory,
+            slots=key.slots,
             oldest_queued_s=max(0.0, now - row.since) if row.queued else 0.0,
         )
     return answer
@@ -65,16 +70,17 @@ def _rows(engine: Engine) -> dict[_Need, _Row]:
     return rows
 
 
-def _rows_of(engine: Engine, run: SearchRun) -> dict[tuple[TaskKind, str, int, int], _Row]:
+def _rows_of(engine: Engine, run: SearchRun) -> dict[_Alike, _Row]:
     """Return one search's rows: there may be thousands of tasks in it, and each costs microseconds."""
     tasks, since, now = engine.state.tasks, engine.activity.queued_since, engine.clock.monotonic()
-    rows: dict[tuple[TaskKind, str, int, int], _Row] = {}
+    rows: dict[_Alike, _Row] = {}
     for task_id in run.open_tasks:
         task = tasks[task_id]
         waits = task.state is TaskState.QUEUED
         if waits and run.paused:
             continue
-        key = (task.kind, need_of(run, task), gang_size(run, task), task.need_bytes)
+        servers, slots = spread(run, task)
+        key = (task.kind, need_of(run, task), servers, task.need_bytes, slots)
         row = rows.get(key)
         if row is None:
             row = rows[key] = _Row()

@@ -1822,6 +1822,7 @@ class Demand(_message.Message):
     RUNNING_FIELD_NUMBER: _builtins.int
     OLDEST_QUEUED_S_FIELD_NUMBER: _builtins.int
     NEEDED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
     kind: _search_pb2.TaskKind.ValueType
     """Their kind."""
     need: _builtins.str
@@ -1838,6 +1839,8 @@ class Demand(_message.Message):
     """For how long the one waits that waits longest, seconds."""
     needed_memory_bytes: _builtins.int
     """Bytes that a train server's device must give each of them, since they did not fit where they ran; 0: not known."""
+    slots: _builtins.int
+    """Slots that each of them takes at a server: above 1 for trainings over several processes of one server."""
     def __init__(
         self,
         *,
@@ -1849,10 +1852,11 @@ class Demand(_message.Message):
         running: _builtins.int = ...,
         oldest_queued_s: _builtins.float = ...,
         needed_memory_bytes: _builtins.int = ...,
+        slots: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "need", b"need", "needed_memory_bytes", b"needed_memory_bytes", "oldest_queued_s", b"oldest_queued_s", "owner", b"owner", "queued", b"queued", "running", b"running", "servers", b"servers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "need", b"need", "needed_memory_bytes", b"needed_memory_bytes", "oldest_queued_s", b"oldest_queued_s", "owner", b"owner", "queued", b"queued", "running", b"running", "servers", b"servers", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,7 +21,16 @@ def agents_of(pool: str, agents: Mapping[str, pb.Agent]) -> dict[str, pb.Agent]:
 def works(demands: Iterable[pb.Demand]) -> list[Work]:
     """Return the work there is, what waits and what runs."""
     return [
-        Work(d.kind, d.need, max(1, d.servers), d.owner, d.queued + d.running, d.needed_memory_bytes) for d in demands
+        Work(
+            d.kind,
+            d.need,
+            max(1, d.servers),
+            d.owner,
+            d.queued + d.running,
+            d.needed_memory_bytes,
+            max(1, d.slots),  # 0: a scheduler of a version before this one
+        )
+        for d in demands
     ]
 
 

@@ -69,14 +69,17 @@ class Pool:
         """Say whether its servers could do some work, all at once where it takes several."""
         if work.kind != self.rules.kind or (work.need and self.serves is not None and work.need not in self.serves):
             return False
-        if work.memory > self.gives_bytes:
+        if work.memory > self.gives_bytes or work.slots > self.rules.slots:
             return False
         most = self.rules.most_for(work.owner)
         return work.servers <= most and (work.servers == 1 or self.rules.takes_gangs)
 
 
 class Work(NamedTuple):
-    """Tasks that are alike: each takes `servers` at once, with `need` ("": anything) and `memory` (bytes; 0: any)."""
+    """Tasks that are alike: each takes `servers` at once, with `need` ("": anything) and `memory` (bytes; 0: any).
+
+    `slots`: how many it takes of each of them.
+    """
 
     kind: int
     need: str
@@ -84,6 +87,7 @@ class Work(NamedTuple):
     owner: str
     tasks: int
     memory: int = 0
+    slots: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ class Spare:
         """Say whether it could do some work, or one place of it."""
         if work.kind != self.kind or (work.need and self.serves is not None and work.need not in self.serves):
             return False
-        if work.memory > self.gives_bytes:
+        if work.memory > self.gives_bytes or work.slots > self.slots:
             return False
         return work.servers == 1 or self.takes_gangs
 
@@ -163,9 +167,9 @@ def _bounded(pool: Pool, wanted: int) -> int:
 
 def _lay(slots: int, fitting: Iterator[_Left]) -> None:
     for item in fitting:
-        places = min(slots, item.places, item.work.tasks)
+        places = min(slots // item.work.slots, item.places, item.work.tasks)
         item.places -= places
-        slots -= places
+        slots -= places * item.work.slots
 
 
 def _lay_own(rules: PoolRules, fitting: Sequence[_Left], taken: Counter[str]) -> bool:
@@ -174,11 +178,11 @@ def _lay_own(rules: PoolRules, fitting: Sequence[_Left], taken: Counter[str]) ->
     for item in fitting:
         owner = item.work.owner
         room = rules.most_for(owner) * rules.slots - taken[owner]
-        places = min(slots, item.places, item.work.tasks, room)
+        places = min(min(slots, room) // item.work.slots, item.places, item.work.tasks)
         if places > 0:
             item.places -= places
-            taken[owner] += places
-            slots -= places
+            taken[owner] += places * item.work.slots
+            slots -= places * item.work.slots
         if not slots:
             break
     return slots < rules.slots

@@ -181,6 +181,16 @@ def test_work_that_needs_memory_starts_servers_that_give_it_and_no_others() -> N
         assert one(large, needing, spares=[spare]).start == started
 
 
+def test_a_training_over_several_processes_has_as_many_slots_of_one_server() -> None:
+    wide = Work(TRAIN, DIGITS, 1, "", 3, slots=2)
+    assert one(Pool(rules()), wide).wanted == 0
+    assert one(Pool(rules(slots=2)), wide).start == 3
+    assert one(Pool(rules(slots=5)), wide).start == 2
+    assert one(Pool(rules(slots=2)), wide, spares=[Spare(TRAIN, 1), Spare(TRAIN, 4)]).start == 1
+    assert one(Pool(rules(slots=3)), wide, work(2)).start == 3  # one slot of each is left for those
+    assert one(Pool(rules(slots=2, owner_limit=1)), wide).start == 1
+
+
 def test_servers_of_nobodys_pool_are_used_first() -> None:
     spare = Spare(TRAIN, 2, frozenset({DIGITS}))
     assert one(Pool(rules()), work(3), spares=[spare]).start == 1

@@ -138,6 +138,8 @@ def test_training_over_processes_when_servers_have_fewer_slots_then_it_waits_for
     told = hosts.engine.work.lacking(hosts.engine.state, run)
     assert told.startswith("trial 1 waits: a training over 4 processes")
     assert "have 2 at most" in told
+    (row,) = demand_message(hosts.engine).demands
+    assert (row.servers, row.slots, row.queued) == (1, 4, 1)
     hosts.join("wide", 0, slots=4)
     assert hosts.task.current().agent == "agents/wide"
     assert not hosts.engine.work.lacking(hosts.engine.state, run)
