@@ -70,6 +70,10 @@ TOKEN_DAYS_MAX: Final = 90.0
 CERTIFICATE_DAYS: Final = 7.0
 CERTIFICATE_DAYS_MAX: Final = 90.0
 AUTHORITY_DAYS: Final = 5 * 365.0
+# The last quarter of a certificate's life, at most this: from when on the log tells every hour that it ends.
+CERTIFICATE_WARNED: Final = 0.25
+CERTIFICATE_WARNED_S: Final = 30 * 86_400.0
+CERTIFICATE_LOOK_S: Final = 3600.0
 
 # --- leases and retries ----------------------------------------------------------------------
 # A lease survives two lost heartbeats and clocks that run at half or double rate.

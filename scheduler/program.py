@@ -13,6 +13,7 @@ from nasmesh.clock import SystemClock, new_seed
 from nasmesh.errors import NasmeshError
 from nasmesh.logs import get_logger
 from nasmesh.rpc.access import NO_SERVER_ACCESS, ServerAccess
+from nasmesh.rpc.expiring import certificates_watched
 from nasmesh.rpc.observing import metrics_served, observers
 from nasmesh.rpc.server import Door, RunningAioServer, Service, serve_aio
 from nasmesh.store.base import ObjectStore
@@ -117,7 +118,8 @@ async def start(
     engine.activity.calls_denied = server.gate.refusals
     beside = ExitStack()
     try:
-        beside.enter_context(metrics_served(options.metrics, [calls.readings, source(engine)]))
+        ends = beside.enter_context(certificates_watched(options.access))
+        beside.enter_context(metrics_served(options.metrics, [calls.readings, source(engine), *ends]))
         await (take_turn(core, options.journal) if options.standby else core.recover())
     except BaseException:
         beside.close()

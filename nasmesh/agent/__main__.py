@@ -14,6 +14,7 @@ from nasmesh.agent.targets import GENERATE, TRAIN, RemoteTarget, served_contract
 from nasmesh.errors import Unavailable
 from nasmesh.exits import guarded
 from nasmesh.logs import configure, get_logger
+from nasmesh.rpc.expiring import certificates_watched
 from nasmesh.rpc.observing import metrics_served
 from nasmesh.telemetry.tracing import configure_tracing, stop_tracing
 from nasmesh.unpickling import forbid_unpickling
@@ -37,7 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             contract = _await_contract(settings, lifetime)
             if contract:
                 agent = _agent(settings, contract)
-                with metrics_served(settings.metrics, [agent.readings]):
+                with (
+                    certificates_watched(own=settings.access) as ends,
+                    metrics_served(settings.metrics, [agent.readings, *ends]),
+                ):
                     thread = lifetime.follow(agent)
                     lifetime.wait()
                     agent.drain()

@@ -11,6 +11,7 @@ from nasmesh.agent.loop import DRAIN_S, Agent
 from nasmesh.exits import guarded
 from nasmesh.jobs.table import JobTable
 from nasmesh.logs import configure, get_logger
+from nasmesh.rpc.expiring import certificates_watched
 from nasmesh.rpc.observing import metrics_served, observers
 from nasmesh.rpc.server import Door, RunningServer, Service, serve_threads
 from nasmesh.telemetry.calls import Calls
@@ -82,7 +83,10 @@ def _serve(settings: ServerSettings, served: Served, lifetime: Lifetime) -> int:
     )
     try:
         agent = _agent(settings, served, running) if settings.scheduler else None
-        with metrics_served(settings.metrics, _sources(calls, served, agent)):
+        with (
+            certificates_watched(settings.access, settings.own_access) as ends,
+            metrics_served(settings.metrics, [*_sources(calls, served, agent), *ends]),
+        ):
             return _work(settings, served, running, agent, lifetime)
     finally:
         running.stop(STOP_GRACE_S)

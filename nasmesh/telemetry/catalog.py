@@ -65,6 +65,7 @@ DEPLOYER = (
     Metric("nasmesh_deployer_looks_failed", Kind.COUNTER, (), "Looks that the scheduler did not answer."),
 )
 RPC = (
+    Metric("nasmesh_certificate_ends", Kind.GAUGE, ("file",), "Wall time at which a certificate ends, since 1970."),
     Metric("nasmesh_rpc_calls", Kind.COUNTER, ("method", "code"), "Calls answered, by full method and gRPC status."),
     Metric("nasmesh_rpc_seconds", Kind.HISTOGRAM, ("method",), "Calls with one answer, by duration."),
 )

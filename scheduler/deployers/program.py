@@ -14,6 +14,7 @@ from nasmesh.clock import SystemClock
 from nasmesh.errors import Invalid
 from nasmesh.logs import get_logger
 from nasmesh.rpc.access import NO_CLIENT_ACCESS, NO_SERVER_ACCESS, ClientAccess, ServerAccess
+from nasmesh.rpc.expiring import certificates_watched
 from nasmesh.rpc.observing import metrics_served, observers
 from nasmesh.rpc.server import Door, serve_threads
 from nasmesh.telemetry.calls import Calls
@@ -114,7 +115,8 @@ def run(options: Options, lifetime: Lifetime) -> int:
         workers = limits.SERVER_THREADS + 2 * len(config.pools)
         running = serve_threads(services(keeper.board), options.listen, workers=workers, door=door)
         stack.callback(running.stop, 0.5)
-        stack.enter_context(metrics_served(options.metrics, [calls.readings, keeper.board.readings]))
+        ends = stack.enter_context(certificates_watched(options.access, options.own_access))
+        stack.enter_context(metrics_served(options.metrics, [calls.readings, keeper.board.readings, *ends]))
         if options.port_file is not None:
             write_address(options.port_file, running.address)
         _log.info("serving", address=running.address, deployer=config.name, pools=len(config.pools))
