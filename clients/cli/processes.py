@@ -25,7 +25,8 @@ STOP_S = 15.0  # a drained server ends far sooner; then it is killed
 _POLL_S = 0.02
 _WATCH_S = 0.25
 _HEALTH_S = 10.0
-_RESTARTS = 3  # deaths of one program before it is given up: it dies of its own fault
+_RESTARTS = 3  # deaths of one program within the time below before it is given up: it dies of its own fault
+_RESTARTS_WITHIN_S = 600.0
 _HOST = "127.0.0.1"
 
 
@@ -52,7 +53,7 @@ class _Child:
     process: subprocess.Popen[bytes]
     port_file: Path
     log: Path
-    deaths: int = 0
+    deaths: tuple[float, ...] = ()  # the latest ones, in seconds of the monotonic clock
 
 
 @dataclass(slots=True)
@@ -203,7 +204,7 @@ class LocalMesh:
                 env=_environment(self.home),
                 start_new_session=True,  # Ctrl-C is for us; we stop the programs in order
             )
-        self._children[program.name] = _Child(program, process, port_file, log, known.deaths if known else 0)
+        self._children[program.name] = _Child(program, process, port_file, log, known.deaths if known else ())
 
     def _await_address(self, name: str) -> str:
         child = self._children[name]
@@ -251,8 +252,9 @@ class LocalMesh:
 
     def _revive(self, name: str, child: _Child) -> None:
         error = self._ended(child)
-        child.deaths += 1
-        if child.deaths > _RESTARTS or self.failure is not None:
+        now = self.clock.monotonic()
+        child.deaths = (*(then for then in child.deaths if then > now - _RESTARTS_WITHIN_S), now)
+        if len(child.deaths) > _RESTARTS or self.failure is not None:
             if self.failure is None:
                 self.failure = error
                 os.kill(os.getpid(), signal.SIGINT)  # wakes whoever waits for a search in the main thread

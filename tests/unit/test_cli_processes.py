@@ -74,6 +74,7 @@ def test_a_killed_program_is_started_again_on_its_port(tmp_path: Path, programs:
     before = children()
     with LocalMesh(tmp_path / "home", programs, True, say) as mesh:
         address = mesh.addresses["train"]
+        mesh._children["train"].deaths = (mesh.clock.monotonic() - 3600,) * 100  # a mesh that is up for weeks
         os.kill(mesh._children["train"].process.pid, signal.SIGKILL)
         assert revived.wait(10)
         assert mesh._await_address("train") == address
@@ -124,7 +125,7 @@ def test_a_program_that_serves_and_then_ends_by_itself_is_named_with_its_last_wo
 def test_a_program_that_keeps_dying_ends_the_mesh(tmp_path: Path, programs: list[Program]) -> None:
     before = children()
     with LocalMesh(tmp_path / "home", programs, True, print) as mesh, pytest.raises((NasmeshError, KeyboardInterrupt)):
-        mesh._children["train"].deaths = 3
+        mesh._children["train"].deaths = (mesh.clock.monotonic(),) * 3
         os.kill(mesh._children["train"].process.pid, signal.SIGKILL)
         mesh.wait()
     assert mesh.failure is not None
