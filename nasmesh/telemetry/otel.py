@@ -158,9 +158,7 @@ class _OtelTracer:
             with CURRENT.within(opened.traceparent):
                 yield opened
         except BaseException as error:
-            # Its kind alone: what an error says may hold what must not leave the program.
-            reason = getattr(error, "reason", "") or type(error).__name__
-            span.set_attribute("error.type", reason)
+            span.set_attribute("error.type", _kind(error))
             span.set_status(trace.StatusCode.ERROR)
             raise
         finally:
@@ -177,6 +175,20 @@ class _OtelTracer:
     def flush(self) -> None:
         """Send what waits to be sent."""
         self._provider.force_flush(FLUSH_MS)
+
+
+def _kind(error: BaseException) -> str:
+    """Return what kind of error it is, alone: what it says may hold what must not leave the program.
+
+    A call is aborted by an exception of gRPC's while ours is in hand, and a caller gets one with a status.
+    """
+    for known in (error, error.__context__):
+        reason = getattr(known, "reason", "")
+        if isinstance(reason, str) and reason:
+            return reason
+    code = getattr(error, "code", None)
+    status = code() if callable(code) else None
+    return str(getattr(status, "name", "")) or type(error).__name__
 
 
 def _context(traceparent: str) -> Context:

@@ -67,6 +67,8 @@ def test_call_when_within_a_span_then_the_server_goes_on_with_the_trace(spans: P
     assert [row["parent"] for row in by_kind["client"]] == [attempt["span"]] * 2
     assert [row["parent"] for row in by_kind["server"]] == [row["span"] for row in by_kind["client"]]
     assert [row["ok"] for row in by_kind["server"]] == [True, False]
+    assert [row["attributes"].get("error.type") for row in by_kind["server"]] == [None, "TRAINING_UNKNOWN"]
+    assert [row["attributes"].get("error.type") for row in by_kind["client"]] == [None, "NOT_FOUND"]
     assert within.split("-")[2] == by_kind["server"][1]["span"]
 
 
