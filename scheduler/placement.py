@@ -110,6 +110,14 @@ class Placement:
             if why:
                 yield task, why
 
+    def over_processes(self, search: str) -> Iterator[tuple[str, int]]:
+        """Yield tasks of a search that take several slots of one agent, with how many; one for each need."""
+        for kind, need in self._needs.get(search, ()):
+            slots = int(need.rpartition(" ")[2]) if _ROOMY in need else 1
+            task = self._queues[kind][need].head(search) if slots > 1 and need in self._queues[kind] else ""
+            if task:
+                yield task, slots
+
     def match(
         self,
         is_queued: Callable[[str], bool],

@@ -144,20 +144,19 @@ class Workload:
 
     def _short_of_slots(self, state: State, run: SearchRun) -> str:
         """Return which training of a search waits since no connected agent has as many slots; "" for none."""
-        for task_id in run.open_tasks:
-            task = state.tasks[task_id]
-            slots = spread(run, task)[1]
-            if slots > 1 and task.state is TaskState.QUEUED and not run.paused:
-                need, most = need_of(run, task), 0
-                for entry in self._agents.connected():
-                    if entry.can_train(need):
-                        most = max(most, entry.slots[TaskKind.TRAIN])
-                if 0 < most < slots:
-                    return (
-                        f"trial {task.trial} waits: a training over {slots} processes takes as many slots of one train "
-                        f"server, and the connected ones have {most} at most; start one with more (--slots)"
-                    )
-                return ""
+        for task_id, slots in self._placement.over_processes(run.id):
+            task = state.tasks.open(task_id)
+            if task is None or task.state is not TaskState.QUEUED:
+                continue
+            need, most = need_of(run, task), 0
+            for entry in self._agents.connected():
+                if entry.can_train(need):
+                    most = max(most, entry.slots[TaskKind.TRAIN])
+            if 0 < most < slots:
+                return (
+                    f"trial {task.trial} waits: a training over {slots} processes takes as many slots of one train "
+                    f"server, and the connected ones have {most} at most; start one with more (--slots)"
+                )
         return ""
 
     def match(self, state: State, lease: Callable[[str, list[AgentEntry]], None], *, most: int) -> bool:
