@@ -220,7 +220,7 @@ class Gate:
         except Busy as busy:
             self.refusals[busy.reason] += 1
             raise
-        _log.warning("call_refused", method=method[:120], reason=error.reason, peer=address)
+        _log.warning("call_refused", method=method[:120], reason=error.reason, peer=address, why=error.message)
 
 
 def _agreed(shown: PeerCertificate | None, token: Token | None) -> Identity:

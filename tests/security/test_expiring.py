@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from nasmesh.clock import ManualClock, SystemClock
 from nasmesh.rpc.access import ClientAccess, ServerAccess
 from nasmesh.rpc.expiring import Expiring, certificates_watched
 from nasmesh.telemetry.samples import Sample
 from tests.builders.access import DAY_S, Mesh, make_mesh
+from tests.builders.log_lines import Lines
 
 
 @pytest.fixture
@@ -23,11 +23,11 @@ def in_days(days: float) -> ManualClock:
 
 @pytest.mark.parametrize(("days", "told"), [(0, []), (5, []), (5.5, ["tls-cert"]), (8, ["tls-cert"])])
 def test_log_when_the_last_quarter_of_a_certificate_has_begun_then_names_it(
-    mesh: Mesh, days: float, told: list[str]
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, days: float, told: list[str]
 ) -> None:
-    with capture_logs() as logs:
-        assert Expiring(mesh.access(mutual=True), clock=in_days(days)).look() == told
-    assert [(line["event"], line["flag"]) for line in logs] == [
+    lines = Lines.instead_of(monkeypatch, "nasmesh.rpc.expiring._log")
+    assert Expiring(mesh.access(mutual=True), clock=in_days(days)).look() == told
+    assert [(line["event"], line["flag"]) for line in lines.told] == [
         ("certificate_ended" if days > 7 else "certificate_ends_soon", flag) for flag in told
     ]
 

@@ -23,6 +23,7 @@ from nasmesh.v1.scheduler_service_pb2_grpc import SchedulerServiceServicer, Sche
 from nasmesh.v1.scheduler_service_pb2_grpc import add_SchedulerServiceServicer_to_server as add
 from tests.builders.access import make_mesh, serving
 from tests.builders.every_service import methods
+from tests.builders.log_lines import Lines
 
 NAME = "nasmesh.v1.SchedulerService"
 
@@ -179,6 +180,21 @@ def test_failed_sign_ins_get_the_short_answer_after_some(tmp_path: Path) -> None
     good = mesh.token("alice", "client:read").read_text()
     admitted = gate.admit(f"/{NAME}/GetSearch", FakeCall(authorization=f"Bearer {good}"))
     assert admitted.identity == Identity("clients/alice", frozenset({Role.CLIENT_READ}))
+
+
+def test_a_refusal_names_who_was_refused_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = Lines.instead_of(monkeypatch, "nasmesh.rpc.gate._log")
+    mesh = make_mesh(tmp_path)
+    gate = Gate(ServerAccess(mesh.server.cert, mesh.server.key, tokens=mesh.tokens))
+    token = mesh.token("alice", "client:read").read_text()
+    with pytest.raises(Denied):
+        gate.admit(f"/{NAME}/CancelSearch", FakeCall(authorization=f"Bearer {token}"))
+    line = next(line for line in lines.told if line["event"] == "call_refused")
+    assert (line["reason"], "clients/alice may not call" in line["why"], token in str(line)) == (
+        "ROLE_FORBIDDEN",
+        True,
+        False,
+    )
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic YWxpY2U6cHc=", "nmt_" + "A" * 43])
