@@ -193,3 +193,13 @@ def test_names_of_columns_and_targets_are_kept_in_order(tmp_path: Path) -> None:
     assert (list(manifest.channel_names), list(manifest.target_names)) == (["warm", "cold"], ["v", "u"])
     manifest, _ = make.added(path, label="u", group="who", window=5)
     assert (list(manifest.channel_names), list(manifest.target_names)) == (["warm", "cold", "v"], [])
+
+
+@pytest.mark.parametrize("named", [{}, {"split": "Split"}])
+def test_a_column_that_says_which_rows_test_is_found_and_theirs_are_the_test_split(tmp_path: Path, named) -> None:
+    rows = [(index / 7, "ab"[index % 2], "test" if index % 5 == 0 else "train") for index in range(100)]
+    path = make.write_csv(tmp_path / "t.csv", ("v", "label", "Split"), rows)
+    manifest, splits = make.added(path, **named)
+    assert (manifest.test_samples, list(manifest.channel_names)) == (20, ["v"])
+    assert splits.samples.array[splits.test, 0].tolist() == pytest.approx([index / 7 for index in range(0, 100, 5)])
+    assert make.added(path, drop=("Split",))[0].test_samples == 0

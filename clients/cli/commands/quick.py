@@ -86,12 +86,13 @@ def quick(  # noqa: PLR0913 - the flags of a command
         dataset = _dataset(client, data, label, target or ())
         plan = infer(dataset, wish, [generator.name for generator in client.generators()])
         spec = override_spec(plan.spec, overrides or ())
+        reasons = [*plan.reasons, *([f"but as --set says: {', '.join(overrides)}"] if overrides else [])]
         found = client.create_search(spec, search_id=identifier, validate_only=check)
     path = save or (None if check else Path(f"{found.name.partition('/')[2]}.yaml"))
     if path is not None:
-        _save(path, dump_spec(spec, comment="\n".join((f"nasmesh search --data {data}", *plan.reasons))))
+        _save(path, dump_spec(spec, comment="\n".join((f"nasmesh search --data {data}", *reasons))))
     if not as_json:
-        print_line("\n".join([*plan.reasons, *([f"specification: {path}"] if path else [])]))
+        print_line("\n".join([*reasons, *([f"specification: {path}"] if path else [])]))
     if check or detach:
         tell_created(found, check=check, as_json=as_json)
         return

@@ -1,6 +1,6 @@
 """CSV and Parquet files, read by column and in bounded pieces."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +61,13 @@ class Columns:
         return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)) or bool(
             pa.types.is_decimal(kind) or pa.types.is_null(kind)
         )
+
+    def text_called(self, usual: Sequence[str], taken: Collection[str]) -> str:
+        """Return the first column of texts with one of these names that is not taken; nothing where there is none."""
+        for name in self._types:
+            if name.lower() in usual and name not in taken and not self.is_number(name):
+                return name
+        return ""
 
     def pieces(self, texts: Sequence[str], numbers: Sequence[str]) -> Iterator[Piece]:
         """Yield these columns, texts as lists of str or None, numbers as float64 with NaN for nothing.

@@ -35,6 +35,7 @@ TAKES = frozenset(
 _LABELS = ("label", "class", "target", "y", "category")
 _IMAGES = ("image", "path", "file", "filename", "file_name", "filepath", "image_path")
 _NAME_CHARS = 256
+_SPLITS = ("split",)
 _TEST = frozenset({"test", "testing"})
 
 
@@ -61,6 +62,8 @@ class Tables:
             self._check_column(name)
         self._wanted = self._choose_answers()
         self._image = self._choose_image()
+        others = {*self._wanted, self._image, options.group, *options.drop}
+        self._split = options.split or self._columns.text_called(_SPLITS, others)
         self.bad = BadFiles(options.skip_bad, unit="files" if self._image else "rows")
         self._regression, names, self._known = self._read_known()
         grouped = bool(options.group) or (bool(options.window) and len(self._columns.paths) > 1)
@@ -200,18 +203,16 @@ class Tables:
     def _choose_image(self) -> str:
         if self._options.image or self._options.kind not in ("", "image") or self._options.window:
             return self._options.image
-        for name in self._columns.names:
-            if name.lower() in _IMAGES and not self._columns.is_number(name) and name not in self._wanted:
-                return name
-        if self._options.kind == "image":
+        found = self._columns.text_called(_IMAGES, {*self._wanted, *self._options.drop})
+        if not found and self._options.kind == "image":
             raise Invalid(
                 "DATASET_COLUMN_UNKNOWN", "image: which column names the image files? Say --image COLUMN", field="image"
             )
-        return ""
+        return found
 
     def _choose_features(self) -> list[str]:
         options = self._options
-        others = {*self._wanted, options.group, options.split, *options.drop}
+        others = {*self._wanted, options.group, self._split, *options.drop}
         features = [name for name in self._columns.names if name not in others]
         texts = [name for name in features if not self._columns.is_number(name)]
         if texts:
@@ -230,7 +231,7 @@ class Tables:
         options = self._options
         numeric = all(self._columns.is_number(name) for name in self._wanted)
         as_numbers = numeric and options.task != "classification"
-        texts = [name for name in (self._image, options.group, options.split) if name]
+        texts = [name for name in (self._image, options.group, self._split) if name]
         texts += [] if as_numbers else [name for name in self._wanted if name not in texts]
         seen: dict[str, list[Any]] = {name: [] for name in texts}
         parts: list[NDArray[np.float64]] = []
@@ -250,7 +251,7 @@ class Tables:
         numbers = np.concatenate(parts) if parts else None
         regression, names, answers, usable = self._answers(numbers, seen)
         groups = numbered(seen[options.group]) if options.group else np.concatenate(files)
-        split = seen.get(options.split, [])
+        split = seen.get(self._split, [])
         is_test = np.asarray([str(value).lower() in _TEST for value in split], dtype=bool)
         known = Known(
             answers, groups, is_test if split else np.zeros(rows, bool), usable, seen.get(self._image, []), starts

@@ -160,7 +160,7 @@ class _Writer:
         names = found.class_names or tuple(str(label) for label in range(found.classes))
         empty = [names[label] for label in np.flatnonzero(counts == 0)]
         if empty:
-            raise _of_classes("DATASET_CLASS_EMPTY", empty, "have no sample; add some, or take the class out")
+            raise _of_classes("DATASET_CLASS_EMPTY", empty, "without a sample; add some, or take the class out")
         if found.classes < 2:
             raise Invalid(
                 "DATASET_CLASSES_TOO_FEW",
@@ -169,15 +169,14 @@ class _Writer:
             )
         untrained = [names[label] for label in np.flatnonzero(trained == 0)]
         if untrained:
-            raise _of_classes(
-                "DATASET_CLASS_UNTRAINED", untrained, "occur only in the test split; nothing trains on them"
-            )
+            raise _of_classes("DATASET_CLASS_UNTRAINED", untrained, "only in the test split: nothing trains on that")
         return [int(count) for count in counts]
 
 
 def _of_classes(reason: str, names: list[str], what: str) -> Invalid:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return Invalid(reason, f"path: {len(names)} classes ({', '.join(names[:5])}{more}) {what}", field="path")
+    noun = "classes" if len(names) > 1 else "class"
+    return Invalid(reason, f"path: {len(names)} {noun} ({', '.join(names[:5])}{more}) {what}", field="path")
 
 
 def _join(parts: list[Rows], count: int) -> Rows:
