@@ -29,6 +29,7 @@ from nasmesh.model.engine.convert import to_module
 from nasmesh.model.engine.modules import BatchNorm, Dropout, Network
 from nasmesh.model.initializers import data_inputs
 from nasmesh.model.metadata import PREPROCESSING_KEY, metadata_value
+from nasmesh.model.standalone_proof import largest_difference
 from nasmesh.model.standalone_text import FRAME, IMPORTS, RESERVED
 
 SOURCE, WEIGHTS = "model.py", "model.npz"
@@ -216,13 +217,20 @@ def _import_order(line: str) -> tuple[int, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the files for `MODEL.onnx FOLDER FACTS.json`, the facts a file; returns the exit code."""
+    """Write the files for `MODEL.onnx FOLDER FACTS.json`, the facts a file; returns the exit code.
+
+    Prints by how much their outputs differ from the ONNX network's, nothing where that cannot be run here.
+    """
     if len(arguments) != 3:
         raise Invalid("USAGE", "python -m nasmesh.model.standalone MODEL.onnx FOLDER FACTS.json")
     path, folder, facts = map(Path, arguments)
-    made = standalone(onnx.ModelProto.FromString(path.read_bytes()), json.loads(facts.read_text(encoding="utf-8")))
+    content = path.read_bytes()
+    made = standalone(onnx.ModelProto.FromString(content), json.loads(facts.read_text(encoding="utf-8")))
     (folder / SOURCE).write_text(made.source, encoding="utf-8")
     (folder / WEIGHTS).write_bytes(made.weights)
+    difference = largest_difference(content, folder / SOURCE)
+    if difference is not None:
+        sys.stdout.write(f"{difference:.2g}\n")
     return 0
 
 

@@ -83,7 +83,7 @@ def test_best_when_the_search_names_one_that_was_scored_at_a_rung_then_it() -> N
 def test_report_when_no_trial_was_trained_to_its_end_then_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artefacts, "written_out", lambda _content, _facts, _name: {})
+    monkeypatch.setattr(artefacts, "written_out", lambda _content, _facts, _name: artefacts.WrittenOut({}, ""))
     with played_search() as (fake, client):
         found = fake.searches[NAME]
         found.best_trial = ""

@@ -20,6 +20,7 @@ from nasmesh.model.engine.convert import convert, to_module
 from nasmesh.model.lower import lower
 from nasmesh.model.operators import OPERATORS
 from nasmesh.model.standalone import Standalone, standalone, write_source
+from nasmesh.model.standalone_proof import largest_difference
 from nasmesh.v1 import architecture_pb2 as arch
 from nasmesh.v1 import space_pb2
 from tests.builders.architectures import architecture, block, random_architecture, small_cnn
@@ -217,3 +218,16 @@ def test_a_network_without_weights_is_refused() -> None:
     with pytest.raises(Invalid) as caught:
         standalone(lower(small_cnn()), {})
     assert caught.value.reason == "SEED_MISSING"
+
+
+def test_the_file_is_seen_to_agree_with_onnxruntime_and_refused_where_it_does_not(tmp_path: Path) -> None:
+    model, other = trained(small_cnn()), trained(small_cnn(), seed=4)
+    made = standalone(model, {})
+    (tmp_path / "model.py").write_text(made.source)
+    (tmp_path / "model.npz").write_bytes(made.weights)
+    found = largest_difference(model.SerializeToString(), tmp_path / "model.py")
+    assert found is not None
+    assert found < 1e-4
+    with pytest.raises(Rejected, match="its outputs differ by") as caught:
+        largest_difference(other.SerializeToString(), tmp_path / "model.py")
+    assert caught.value.reason == "STANDALONE_DIFFERS"

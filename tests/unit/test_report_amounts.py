@@ -29,7 +29,7 @@ NAMES = ["@CLASSES@", "@TARGETS@", "']+open('/x')#", "a\nb", "c|d", "\x1b[31m", 
 def found(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Collected, Artefacts]]:
     """A report's parts as those of pictures that ten numbers are predicted from."""
     monkeypatch.setattr(report_folder, "growth_png", lambda _collected: None)
-    monkeypatch.setattr(artefacts, "written_out", lambda _content, _facts, _name: {})
+    monkeypatch.setattr(artefacts, "written_out", lambda _content, _facts, _name: artefacts.WrittenOut({}, ""))
     with played_search() as (_, client):
         data = Dataset(target_mean=MEAN, target_std=STD, target_names=NAMES, targets=10)
         collected = replace(collect(client, "one"), dataset=data)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,8 +40,8 @@ NOTHING = Artefacts({}, Verification((), None), {}, ())
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes a second, and torch three; the last test draws, and one has the network written out."""
     monkeypatch.setattr(report_folder, "growth_png", lambda _collected: PLOT)
-    files = {"model.py": b"# written by another test", "model.npz": b"PK"}
-    monkeypatch.setattr(artefacts, "written_out", lambda _content, _facts, _name: files)
+    written = artefacts.WrittenOut({"model.py": b"# written by another test", "model.npz": b"PK"}, "was not run")
+    monkeypatch.setattr(artefacts, "written_out", lambda _content, _facts, _name: written)
 
 
 @pytest.fixture
@@ -139,6 +140,8 @@ def test_the_network_is_written_out_as_python_that_says_the_same_as_predict_py(
         said.append([line.split("class ")[1].split(" ")[0] for line in done.stdout.splitlines()])
     assert len(said[0]) == 4
     assert said[0] == said[1]
+    checked = (tmp_path / "out" / "card.md").read_text()
+    assert re.search(r"model.py computes what best.onnx does \(largest difference [0-9.e-]+\)", checked)
 
 
 def test_the_best_so_far_is_written_while_the_search_runs(tmp_path: Path) -> None:

@@ -162,7 +162,8 @@ def _exported(client: "Client", name: str, form: Form, opset: int, file: str) ->
         from clients.cli.report.artefacts import written_out
         from clients.cli.report.collect import facts_of_trial
 
-        return exported, written_out(exported.content, facts_of_trial(client, client.get_trial(name)), file)
+        written = written_out(exported.content, facts_of_trial(client, client.get_trial(name)), file)
+        return exported, dict(written.files)
     if opset:
         from clients.cli.report.artefacts import in_opset
         from clients.cli.report.verify import agree

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from clients.cli.report.collect import Collected, facts_of
 from clients.cli.report.copying import copy_afterwards
@@ -85,8 +86,9 @@ def gather(client: Client, collected: Collected, wanted: Wanted) -> Artefacts:
         files[EVALUATION] = client.export(best.name, pb.EXPORT_FORM_REPORT).content
         evaluation = _parsed(files[EVALUATION])
     try:
-        files |= written_out(exported.content, facts_of(best, collected.search, collected.dataset), PYTHON)
-        checks.append(f"{PYTHON} was written from the network as it is trained; it needs torch and numpy")
+        written = written_out(exported.content, facts_of(best, collected.search, collected.dataset), PYTHON)
+        files |= written.files
+        checks.append(f"{PYTHON} {written.check}; it needs torch and numpy")
     except Invalid as error:
         missing.append(f"{PYTHON}: {error.message}")
     return Artefacts(files, Verification(checks, verification.facts), evaluation, missing, copied)
@@ -110,8 +112,15 @@ def in_opset(content: bytes, opset: int) -> bytes:
     return to_opset(content, opset)
 
 
-def written_out(content: bytes, facts: Mapping[str, object], name: str) -> dict[str, bytes]:
-    """Return the stand-alone PyTorch file of a trained network, called `name`, and its archive of weights.
+class WrittenOut(NamedTuple):
+    """A network as Python: the file and its archive of weights by name, and what was seen of them."""
+
+    files: Mapping[str, bytes]
+    check: str
+
+
+def written_out(content: bytes, facts: Mapping[str, object], name: str) -> WrittenOut:
+    """Return the stand-alone PyTorch file of a trained network, called `name`, run beside it where onnxruntime is.
 
     A process of its own does it: torch is large, and not needed for anything else here. Raises Invalid (TORCH_MISSING),
     NasmeshError (STANDALONE_FAILED).
@@ -130,7 +139,9 @@ def written_out(content: bytes, facts: Mapping[str, object], name: str) -> dict[
         if done.returncode:
             raise _failed(done.stderr.strip()[-300:])
         python, weights = (folder / PYTHON).read_bytes(), (folder / WEIGHTS).read_bytes()
-    return {name: python, str(Path(name).with_suffix(".npz")): weights}
+    difference = done.stdout.strip()
+    check = f"computes what best.onnx does (largest difference {difference})" if difference else "was not run"
+    return WrittenOut({name: python, str(Path(name).with_suffix(".npz")): weights}, check)
 
 
 _PARTS = ("network.onnx", ".", "facts.json")
