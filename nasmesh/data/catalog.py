@@ -58,7 +58,7 @@ DATASETS: dict[str, DatasetInfo] = {
         test_samples=10000,
         split_sizes=(45000, 5000, 10000),
         digest="",
-        obtain="put cifar-10-python.tar.gz (cs.toronto.edu/~kriz/cifar.html) into {home}/data/cifar10 (NASMESH_DATA/cifar10)",
+        obtain="put cifar-10-python.tar.gz (cs.toronto.edu/~kriz/cifar.html) into {home}/data/cifar10",
         class_names=(
             "airplane",
             "automobile",
@@ -84,7 +84,7 @@ DATASETS: dict[str, DatasetInfo] = {
         test_samples=10000,
         split_sizes=(45000, 5000, 10000),
         digest="",
-        obtain="put cifar-100-python.tar.gz (cs.toronto.edu/~kriz/cifar.html) into {home}/data/cifar100 (NASMESH_DATA/cifar100)",
+        obtain="put cifar-100-python.tar.gz (cs.toronto.edu/~kriz/cifar.html) into {home}/data/cifar100",
     ),
     "synthetic": DatasetInfo(
         name="synthetic",
