@@ -7,6 +7,7 @@ from rich.console import Console
 
 from clients.cli.display.lines import QUIET_S, PlainLines, describe
 from clients.cli.display.render import render
+from clients.cli.display.show import print_search
 from clients.cli.display.view import (
     SearchView,
     duration_in_words,
@@ -226,3 +227,14 @@ def test_metrics_have_their_units() -> None:
     assert format_metric("loss", None) == "–"
     assert short("networks/" + "a" * 64) == "a" * 12
     assert plural(2, "branch", "branches") == "2 branches"
+
+
+def test_what_a_trial_began_with_is_in_its_note(capsys: pytest.CaptureFixture[str]) -> None:
+    trial = make_trial("searches/one", 1)
+    trial.note = "as found"
+    trial.inheritance.CopyFrom(search_pb2.InheritanceReport(taken=2, taken_share=0.0005, initialized=["a", "b", "c"]))
+    found = search_pb2.Search(name="searches/one")
+    found.spec.objectives.add(metric="accuracy", goal=search_pb2.GOAL_MAXIMIZE)
+    print_search(found, [trial])
+    told = "as found; began with 0.05% of its weights from another network, 2 of 5 parameters"
+    assert told in capsys.readouterr().out

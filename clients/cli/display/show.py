@@ -11,6 +11,7 @@ from clients.cli.display.view import (
     outcome_word,
     plural,
     score,
+    told_note,
     told_partly_trained,
     view_of,
 )
@@ -72,7 +73,7 @@ def _row(trial: Trial, metric: str) -> tuple[str, ...]:
         format_metric(metric, score(trial, metric, measurement_pb2.SPLIT_VALIDATION)),
         format_metric(metric, score(trial, metric, measurement_pb2.SPLIT_TEST)),
         format_duration(trial.device_time_s),
-        trial.failure.message or _violated(trial) or _reused(trial) or _at_rung(trial) or trial.note,
+        trial.failure.message or _violated(trial) or _reused(trial) or _at_rung(trial) or told_note(trial),
     )
 
 

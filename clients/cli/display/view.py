@@ -145,6 +145,16 @@ def told_partly_trained(trial: Trial) -> str:
     return f"not to its end: scored at rung {trial.rungs[-1].index}, after {updates}"
 
 
+def told_note(trial: Trial) -> str:
+    """Return what is noted of a trial, with how much of another network's weights it began from."""
+    if not trial.HasField("inheritance"):
+        return trial.note
+    found = trial.inheritance
+    own, share = found.taken + len(found.initialized), f"{found.taken_share:.2%}"
+    began = f"began with {share} of its weights from another network, {found.taken} of {plural(own, 'parameter')}"
+    return f"{trial.note}; {began}" if trial.note else began
+
+
 def score(trial: Trial, metric: str, split: measurement_pb2.Split.ValueType | None = None) -> float | None:
     """Return a whole-network measurement of a trial, on one split where given; None where it was not measured."""
     static = {"parameters": trial.network.parameters, "macs": trial.network.macs}

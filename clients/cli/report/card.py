@@ -10,6 +10,7 @@ from clients.cli.display.view import (
     is_partly_trained,
     outcome_word,
     short,
+    told_note,
     told_partly_trained,
 )
 from clients.cli.report.artefacts import CHECKPOINT, INT8, LOADER, PYTHON, Artefacts
@@ -267,7 +268,7 @@ def _lineage(collected: Collected) -> list[str]:
     search = collected.search
     steps = [
         f"{index}. {trial.name}{' (final)' if trial.final else ''}: {outcome_word(trial)}"
-        f"{', ' + trial.note if trial.note else ''}"
+        f"{', ' + told_note(trial) if told_note(trial) else ''}"
         for index, trial in enumerate(collected.lineage, start=1)
     ]
     counts = search.trials

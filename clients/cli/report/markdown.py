@@ -13,6 +13,7 @@ from clients.cli.display.view import (
     short,
     stages,
     state_word,
+    told_note,
     told_partly_trained,
 )
 from clients.cli.output import message_dict
@@ -130,7 +131,7 @@ def _network_row(trial: Trial, metric: str) -> tuple[str, ...]:
 def _lineage(collected: Collected) -> list[str]:
     steps = [
         f"{index}. {_step(trial, collected)}{' (final)' if trial.final else f', iteration {trial.iteration}'}"
-        f"{': ' + trial.note if trial.note else ''}"
+        f"{': ' + told_note(trial) if told_note(trial) else ''}"
         for index, trial in enumerate(collected.lineage, start=1)
     ]
     return ["## Lineage of the best network", "", *steps]
