@@ -150,10 +150,12 @@ class FakeScheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         search.final_trials.append(final.name)
         self.record(search, search, final)
         train(final, 400)
-        search.state = search_pb2.SEARCH_STATE_SUCCEEDED
-        search.reason = "the generator is finished"
-        search.end_time.FromSeconds(search.create_time.seconds + 42)
-        self.record(search, make_trial(name, iterations + 1, final=True), search)
+        scored = make_trial(name, iterations + 1, final=True)
+        with self.changed:  # whoever is served in between would see an end of which there is no record yet
+            search.state = search_pb2.SEARCH_STATE_SUCCEEDED
+            search.reason = "the generator is finished"
+            search.end_time.FromSeconds(search.create_time.seconds + 42)
+            self.record(search, scored, search)
 
     # --- served ---------------------------------------------------------------------------------------------------
 
@@ -201,9 +203,10 @@ class FakeScheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
     def CancelSearch(self, request: pb.CancelSearchRequest, context: object) -> pb.CancelSearchResponse:
         self._serve("CancelSearch")
         search = self._find(request.name)
-        search.state = search_pb2.SEARCH_STATE_CANCELLED
-        search.reason = "cancelled by a client"
-        self.record(search, search)
+        with self.changed:
+            search.state = search_pb2.SEARCH_STATE_CANCELLED
+            search.reason = "cancelled by a client"
+            self.record(search, search)
         return pb.CancelSearchResponse(search=search)
 
     def WatchSearch(self, request: pb.WatchSearchRequest, context: object) -> Iterator[pb.WatchSearchResponse]:
