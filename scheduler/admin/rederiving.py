@@ -124,6 +124,11 @@ class _Derivation:
         fresh = self._generator.ask(lease)
         if fresh.failure.retryable:  # no answer is no other answer
             raise Unavailable(fresh.failure.reason, f"{task.id} could not be asked again: {fresh.failure.message}")
+        if fresh.failure.reason == "GENERATOR_UNKNOWN" != recorded.failure.reason:
+            name = run.spec.generator.generator
+            raise Unavailable(
+                "GENERATOR_ABSENT", f"{fresh.failure.message}; name a server that has {name} with --target HOST:PORT"
+            )
         try:
             fresh = outcomes.check(run, task, fresh)
         except Invalid as error:

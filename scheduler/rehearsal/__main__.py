@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from nasmesh.client.spec import read_spec
-from nasmesh.errors import Invalid
+from nasmesh.errors import Invalid, Unavailable
 from nasmesh.exits import guarded_command
 from nasmesh.flags import FlagParser
 from nasmesh.logs import configure
@@ -109,7 +109,13 @@ def run(flags: argparse.Namespace) -> int:
         one = partial(rehearse, generators=flags.generators, added=added)
         for count in hosts:
             with display.progress(f"{count} agents", spec.budget.max_trials) as advance:
-                found.append(one(spec, count, generator, model, told=advance))
+                try:
+                    found.append(one(spec, count, generator, model, told=advance))
+                except Unavailable as error:
+                    if error.reason != "GENERATOR_ABSENT":
+                        raise
+                    told = f"{error.message}, and name it here with --target HOST:PORT"
+                    raise Unavailable(error.reason, told, field=error.field) from error
     if flags.json:
         rows = [row if flags.networks else dataclasses.replace(row, networks=[]) for row in found]
         display.say_json({"model": model, "rehearsals": rows})

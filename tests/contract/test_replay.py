@@ -1,12 +1,14 @@
 """Replay of searches that persons interfered with, in this process: the real generator and driver, no sockets."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from generate_svc.algorithm import Algorithm
+from generate_svc.registry import GENERATORS
 from generate_svc.service import GenerateServicer
 from nasmesh import spaces
 from nasmesh.agent.attempt import Attempt
@@ -48,9 +50,9 @@ seed: 2
 class LocalGenerator(PipedGenerator):
     """The agent at the other end of the pipe, without the pipe."""
 
-    def __init__(self, folder: Path, store: ObjectStore) -> None:
+    def __init__(self, folder: Path, store: ObjectStore, served: Mapping[str, Algorithm] = GENERATORS) -> None:
         super().__init__()
-        self._driver = GenerateDriver(LocalTarget(GenerateServicer()), store)
+        self._driver = GenerateDriver(LocalTarget(GenerateServicer(served)), store)
         self._spool = Spool(folder)
         self.server = self._driver.describe()
 
@@ -210,6 +212,16 @@ def test_replay_when_the_generator_gives_no_answer_then_that_is_no_difference(li
     with pytest.raises(Unavailable, match="s-g1 could not be asked again") as caught:
         replay(life.path, "s", Away(tmp_path / "away", MemoryStore()))
     assert caught.value.reason == "SERVER_UNREACHABLE"
+
+
+def test_replay_when_the_generator_is_not_served_here_then_said_and_no_difference(life: Life, tmp_path: Path) -> None:
+    life.past.create("s", spec=parse_spec(SPEC, ["budget.maxTrials=2"]))
+    life.work()
+    life.past.close()
+    other = LocalGenerator(tmp_path / "other", MemoryStore(), {"fixed": GENERATORS["fixed"]})
+    with pytest.raises(Unavailable, match=r"a server that has generators/random with --target") as caught:
+        replay(life.path, "s", other)
+    assert caught.value.reason == "GENERATOR_ABSENT"
 
 
 def test_replay_when_a_search_was_deleted_then_its_decisions_are_still_derived(life: Life) -> None:

@@ -59,6 +59,8 @@ def test_rehearsal_when_the_data_was_added_then_its_size_and_classes_are_known(t
         assert 0.4 < json.loads(half.stdout)["rehearsals"][0]["deviceTimeS"] / found["deviceTimeS"] < 0.6
         done = mesh.nasmesh(*flags, "--journal", f"sqlite:{tmp_path / 'none.db'}")
         assert (done.code, "'mine'" in done.stderr) == (2, True), done.stderr
+        done = mesh.nasmesh(*flags, "--set", "generator.generator=generators/mine")
+        assert (done.code, "with --target HOST:PORT" in done.stderr) == (3, True), done.stderr
 
 
 @pytest.mark.parametrize("victim", ["scheduler.rehearsal", "nasmesh.agent.piped"])
