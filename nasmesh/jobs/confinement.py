@@ -32,6 +32,8 @@ _SPARE_S = 5.0
 _turn = itertools.count(os.getpid())
 
 # $1: root to be, $2: fstab, $3: bytes of its file system, $4: user, $5: directories, $6: empty files to mount over.
+# The program's root is not that of its space: a program whose root was changed may make no user space of its own (nor,
+# with that, any other), where it would be root to much of the kernel that is otherwise out of its reach.
 # The last line is not the program's: a shell that executes its last command in its own place would make the program
 # the first process of the space, and that one could let others outlive it.
 _SCRIPT = r"""
@@ -42,7 +44,7 @@ mount -t tmpfs -o "size=$size,nr_inodes=8192,mode=755,nosuid,nodev" sandbox "$ro
 cd "$root"
 IFS='
 '
-mkdir -p $folders old
+mkdir -p $folders old inner
 for file in $files; do : > "$file"; done
 chown "$user:$user" sandbox tmp
 chmod 700 sandbox tmp
@@ -51,12 +53,12 @@ pivot_root . old
 cd /
 umount -l /old
 rmdir /old
+mount --rbind / /inner
 echo 0 > /proc/sys/kernel/shmall
 echo 1000 > /proc/self/oom_score_adj
-cd /sandbox
 printf '\006'
 set +e
-"$@"
+unshare --root=/inner --wd=/sandbox -- "$@"
 exit $?
 """
 

@@ -262,22 +262,14 @@ def use_root_calls(asked):
 
 
 def unshare_again(asked):
-    try:
-        libc("unshare", CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWNS)
-    except OSError as error:
-        return str(error)
-    must_fail(lambda: socket.create_connection(("127.0.0.1", int(asked["port"])), 1))
-    must_fail(lambda: read(asked["public"]))
-    return "more spaces, none with anything in them"
+    must_fail(lambda: libc("unshare", CLONE_NEWNET | CLONE_NEWNS))
+    return must_fail(lambda: libc("unshare", CLONE_NEWUSER))
 
 
 def unshare_and_look(asked):
-    try:
-        libc("unshare", CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS)
-        libc("mount", b"proc", b"/sandbox", b"proc", 0, None)
-    except OSError as error:
-        return str(error)
-    seen = [name for name in os.listdir("/sandbox") if name.isdigit()]
+    must_fail(lambda: libc("unshare", CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS))
+    must_fail(lambda: libc("mount", b"proc", b"/sandbox", b"proc", 0, None))
+    seen = [name for name in os.listdir("/proc") if name.isdigit()]
     if asked["server"] in seen:
         raise BreachError(str(seen))
     return str(seen)
