@@ -22,9 +22,9 @@ _LOG = get_logger("program")
 def held_place(settings: ServerSettings) -> Iterator[ServerSettings]:
     """Hold a work directory for this process, and yield the settings with it.
 
-    Where nothing was said of directory and address, and the usual directory is another program's, it is the first free
-    one of `{directory}-2`, `-3` and so on, with a port of its own: the same for whoever comes back to it, and so the
-    same name of an agent and the same outcomes that wait. Raises as locked_directory does.
+    Where nothing was said of name, directory and address, and the usual directory is another program's, it is the first
+    free one of `{directory}-2`, `-3` and so on, with a port of its own: the same for whoever comes back to it, and so
+    the same name of an agent and the same outcomes that wait. Raises as locked_directory does.
     """
     with ExitStack() as stack:
         yield _held(settings, stack)

@@ -39,7 +39,7 @@ class ServerSettings:
     """URL of the object store."""
     work_dir: Path
     has_usual_place: bool
-    """Whether nothing was said of where it serves and keeps its state."""
+    """Whether nothing was said of who it is, where it serves and where it keeps its state."""
     slots: int
     name: str
     """Agent id; empty: made of host, program and port."""
@@ -80,7 +80,7 @@ def parse_server_flags(
     if add_own is not None:
         add_own(parser)
     flags = parser.parse_args(argv)
-    has_usual_place = flags.listen is None and flags.work_dir is None
+    has_usual_place = flags.listen is None and flags.work_dir is None and not flags.name
     listen = listen if flags.listen is None else flags.listen
     parse_address(listen, field="listen")
     if flags.scheduler:

@@ -32,7 +32,7 @@ def test_servers_of_one_kind_when_nothing_is_said_then_each_has_a_place_and_a_po
         assert (first, second) == (found[0], found[1])
 
 
-@pytest.mark.parametrize("flags", [("--listen", "127.0.0.1:0"), ("--work-dir", "{home}/train_svc")])
+@pytest.mark.parametrize("flags", [("--listen", "127.0.0.1:0"), ("--work-dir", "{home}/train_svc"), ("--name", "gpu1")])
 def test_a_server_when_it_was_told_its_place_then_takes_no_other(tmp_path: Path, flags: tuple[str, ...]) -> None:
     again = told(*(flag.format(home=tmp_path) for flag in flags))
     with held_place(told()), pytest.raises(Unavailable, match="--work-dir"), held_place(again):
