@@ -42,10 +42,15 @@ def sentences(error: NasmeshError) -> list[str]:
     return [*lines, f"and {rest} more"] if rest else lines
 
 
+def visible(text: str) -> str:
+    """Return a text for a terminal: names of files and columns are somebody's, and may hold what a terminal obeys."""
+    return "".join("?" if (char < " " and char not in "\t\n") or "\x7f" <= char <= "\x9f" else char for char in text)
+
+
 def tell(error: NasmeshError, *, as_json: bool = False) -> int:
     """Print an error, one line a field, and return its exit code; with `as_json` an object on stdout as well."""
     for line in sentences(error):
-        sys.stderr.write(f"error: {line}\n")
+        sys.stderr.write(f"error: {visible(line)}\n")
     if as_json:
         _tell_json(error.reason, error.message, error.field)
     return exit_code(error)

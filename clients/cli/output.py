@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from nasmesh.exits import visible
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
@@ -46,7 +48,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
     left it stands below its row. The others hold names and numbers, which are of no use in pieces. Scripts that forget
     --json get a row a line, whatever its length. Headers that are all empty are not printed.
     """
-    cells = list(rows)
+    cells = [[visible(cell) for cell in row] for row in rows]
     if not cells:
         print_line(empty)
         return

@@ -105,6 +105,16 @@ def test_the_same_data_from_another_place_is_there_already_and_other_names_for_i
     assert "is built in; choose another name" in err
 
 
+def test_names_in_data_are_shown_and_not_obeyed_by_terminals(run: Run, tmp_path: Path) -> None:
+    write_folder(tmp_path / "odd", ("a\x1b]0;title\x07", "b\x9b31m"), each=15)
+    code, out, _ = run("dataset", "add", "odd", tmp_path / "odd")
+    assert (code, "2: a?]0;title?, b?31m" in out) == (0, True)
+    (tmp_path / "odd" / "b\x9b31m" / "x\x1b[2J.png").write_bytes(b"rubbish")
+    code, _, err = run("dataset", "add", "odd", tmp_path / "odd")
+    assert (code, "b?31m/x?[2J.png" in err) == (2, True)
+    assert json.loads(run("dataset", "show", "odd", "--json")[1])["classNames"] == ["a\x1b]0;title\x07", "b\x9b31m"]
+
+
 def test_unknown_names_are_exit_code_4(run: Run) -> None:
     assert run("search", "show", "none")[0] == 4
     assert run("network", "show", "0" * 64)[0] == 4

@@ -21,6 +21,7 @@ from clients.cli.options import (
 )
 from clients.cli.output import print_line
 from nasmesh.errors import Conflict, Invalid
+from nasmesh.exits import visible
 
 if TYPE_CHECKING:
     from nasmesh.client import Client
@@ -92,7 +93,7 @@ def quick(  # noqa: PLR0913 - the flags of a command
     if path is not None:
         _save(path, dump_spec(spec, comment="\n".join((f"nasmesh search --data {data}", *reasons))))
     if not as_json:
-        print_line("\n".join([*reasons, *([f"specification: {path}"] if path else [])]))
+        print_line(visible("\n".join([*reasons, *([f"specification: {path}"] if path else [])])))
     if check or detach:
         tell_created(found, check=check, as_json=as_json)
         return
