@@ -246,6 +246,8 @@ def test_windows_that_share_rows_need_something_that_keeps_them_in_one_split(tmp
     path = make.write_csv(tmp_path / "t.csv", ("v", "who", "label"), rows)
     error = refused(path, "DATASET_WINDOWS_SHARED", "--group", drop=("who",), window=10, stride=5)
     assert error.field == "stride"
+    error = refused(path, "DATASET_EMPTY", "sort the rows by group", group="who", window=60)
+    assert error.field == "window"
     assert make.added(path, group="who", window=10, stride=5)[0].samples == 8 * 9
     assert make.added(path, drop=("who",), window=10)[0].samples == 40
     assert make.added(path, drop=("who",), window=10, stride=15)[0].samples == 27

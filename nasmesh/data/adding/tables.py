@@ -11,7 +11,7 @@ from nasmesh.data.adding.columns import Columns, Numbering, find_tables, number_
 from nasmesh.data.adding.images import Entry, ImageFiles
 from nasmesh.data.adding.options import Options
 from nasmesh.data.adding.reader import BadFiles, Batch, Found, check_are_classes, number_labels
-from nasmesh.data.adding.windows import RowsIn, Windows, check_apart
+from nasmesh.data.adding.windows import RowsIn, Windows, check_apart, refuse_none
 from nasmesh.data.info import IMAGE, SERIES, TABLE
 from nasmesh.errors import Invalid
 
@@ -57,6 +57,7 @@ class Tables:
         """Look at the columns and read those that are no features; raises Invalid (DATASET_…) naming the column."""
         self._options = options
         self._path = path
+        self._cut_any = False
         self._columns = Columns(find_tables(path))
         for name in (options.label, *options.target, options.image, options.group, options.split, *options.drop):
             self._check_column(name)
@@ -97,6 +98,8 @@ class Tables:
         for is_test in (False, True):
             if (self._known.is_test == is_test).any():
                 yield from self._windows(is_test) if self._options.window else self._rows(is_test)
+        if self._options.window and not self._cut_any and not self.bad.count:
+            refuse_none(self._options.window)
 
     # --- samples ---------------------------------------------------------------------------------------------
 
@@ -137,6 +140,7 @@ class Tables:
             for row in cut.broken:
                 self.bad.add(self._row_name(file, row), "a window that begins there has values or labels missing")
             if len(cut.samples):
+                self._cut_any = True
                 yield Batch(cut.samples, cut.answers, cut.groups if self.found.grouped else None, is_test)
 
     def _values(self) -> Iterator[tuple[int, int, NDArray[np.float32]]]:

@@ -1,7 +1,7 @@
 """Windows of series, cut from rows as they come; no window crosses from one group, file or split to another."""
 
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -20,6 +20,16 @@ def check_apart(window: int, stride: int, *, grouped: bool) -> None:
             " a file of its own, or leave --stride out",
             field="stride",
         )
+
+
+def refuse_none(window: int) -> NoReturn:
+    """Raise Invalid (DATASET_EMPTY) where no window fits."""
+    raise Invalid(
+        "DATASET_EMPTY",
+        f"window: nowhere do {window} rows of one group, file and split follow each other; sort the rows by group, or"
+        " make windows shorter",
+        field="window",
+    )
 
 
 class RowsIn(NamedTuple):
