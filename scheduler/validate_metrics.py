@@ -102,6 +102,12 @@ def table_faults(spec: pb.SearchSpec) -> Iterator[Fault]:
         "final.scale_up": final.HasField("scale_up"),
         "final.evaluate.table": final.evaluate.table not in ("", table),
     }
+    if final.repeats > 1:
+        yield (
+            "final.repeats",
+            f"{table} answers the same each time, which would look like trainings without any spread; leave it out, or "
+            "set evaluate.table_seed: -1 for the mean of its trainings",
+        )
     yield from (
         (field, f"{table} holds finished trainings, nothing is trained; leave it out")
         for field, is_set in asked.items()

@@ -173,6 +173,7 @@ def _judge_early(seed: int, specs: dict[str, search_pb2.SearchSpec]) -> None:
             spec.ClearField("train")
             if spec.HasField("final"):
                 spec.final.ClearField("train")
+                spec.final.repeats = 1
 
 
 def _share_trainings(seed: int, specs: dict[str, search_pb2.SearchSpec]) -> None:

@@ -106,6 +106,7 @@ def test_target_when_the_table_reaches_it_then_the_search_ends() -> None:
         ("transfer.inherit_weights", "transfer.inherit_weights"),
         ("final.train.steps", "final.train"),
         ("final.scale_up.width_multiplier", "final.scale_up"),
+        ("final.repeats", "final.repeats"),
         ("evaluate.memory", "evaluate.memory"),
         ("evaluate.threads", ""),
     ],
@@ -235,3 +236,17 @@ def test_search_over_a_table_when_no_train_server_has_the_data_then_accepted_and
         spec.data.dataset = "datasets/cifar10"
         world.create(name, spec)
     assert list(world.engine.state.searches) == ["table"]
+
+
+def test_bound_when_the_table_does_not_hold_its_metric_then_the_answer_is_refused() -> None:
+    spec = _complete(max_trials=1)
+    spec.constraints.add(metric="ece", max=0.1)
+    spec.constraints.add(metric="parameters", max=1e9)  # known from the network alone
+    play = Play(spec)
+    play.propose(1)
+    found = _found(1, 0.9)
+    task = play.state.tasks["s-t1-evaluate"]
+    with pytest.raises(Invalid, match=r"ece was not measured.*tables/digits-cell does not hold it"):
+        outcomes.check(play.run, task, dispatch_pb.AttemptOutcome(evaluate=found))
+    found.measurements.append(make.make_measurement("ece", 0.05, 2))
+    assert outcomes.check(play.run, task, dispatch_pb.AttemptOutcome(evaluate=found)).HasField("evaluate")
