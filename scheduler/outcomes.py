@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from nasmesh import ids, limits, metrics, training_config
+from nasmesh import ids, limits, training_config
 from nasmesh.errors import Invalid
 from nasmesh.store.keys import ObjectKind, check_ref
 from nasmesh.v1 import dispatch_service_pb2 as pb
@@ -150,25 +150,11 @@ def _check_evaluate(run: SearchRun, task: Task, result: evaluate_service_pb2.Eva
         _check_object(result.report, "evaluate.report", ObjectKind.REPORT)
     if result.HasField("quantized"):
         _check_object(result.quantized, "evaluate.quantized", ObjectKind.CHECKPOINT)
-    for metric in _wanted(run, task, is_scored=is_scored):
+    final = is_scored and run.trials[task.trial - 1].final
+    for metric in early.needed(run.spec, is_scored=is_scored, final=final):
         if metric not in whole:
-            table = run.spec.evaluate.table
-            hint = f"; {table} does not hold it, see nasmesh table show" if table else ""
+            hint = f"; {run.spec.evaluate.table} does not hold it" if run.spec.evaluate.table else ""
             raise _invalid("evaluate.measurements", f"{metric} was not measured, an objective or bounded{hint}")
-
-
-def _wanted(run: SearchRun, task: Task, *, is_scored: bool) -> list[str]:
-    """Return the metrics that must be measured.
-
-    A table may lack what a server would have measured: a bound on that would be kept by every network. What is known
-    from the network alone was judged when that was built.
-    """
-    if not is_scored:
-        return [bound.metric for bound in early.bounds(run.spec)]
-    found = [objective.metric for objective in run.spec.objectives]
-    if run.spec.evaluate.table and not run.trials[task.trial - 1].final:
-        found += [bound.metric for bound in run.spec.constraints if not metrics.is_static(bound.metric)]
-    return found
 
 
 def _check_generate(run: SearchRun, task: Task, result: pb.GenerateResult) -> pb.GenerateResult:
