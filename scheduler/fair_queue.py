@@ -1,16 +1,18 @@
 """Queued tasks of one kind that need the same, in the order of fairness. Pure bookkeeping in memory.
 
 The highest priority first; among equals the search with the fewest running tasks of the kind, so that searches share
-the agents whatever the lengths of their queues; then the one whose first task is oldest. Within a search: first in,
-first out. Adding, taking and moving a search cost no more than a heap's.
+the agents whatever the lengths of their queues; then the one that was served longest ago, so that they share a single
+slot as well; then the one whose first task is oldest. Within a search: first in, first out. Adding, taking and moving a
+search cost no more than a heap's.
 """
 
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-# A search's place in line: priority turned round, tasks of the kind that run, order of its first task, its id.
-Place = tuple[int, int, int, str]
+# A search's place in line: priority turned round, tasks of the kind that run, its latest turn, order of its first task,
+# its id.
+Place = tuple[int, int, int, int, str]
 
 # Places that were left are dropped when they come up; beyond this many for each search the line is made anew.
 _STALE = 4
@@ -26,11 +28,12 @@ class _Waiting:
 
 
 class FairQueue:
-    """Tasks by search. `running` tells how many tasks of the kind a search has at work."""
+    """Tasks by search. `running` tells how many tasks of the kind a search has at work, `served` its latest turn."""
 
-    def __init__(self, running: Callable[[str], int]) -> None:
+    def __init__(self, running: Callable[[str], int], served: Callable[[str], int]) -> None:
         """Hold nothing."""
         self._running = running
+        self._served = served
         self._searches: dict[str, _Waiting] = {}
         self._line: list[Place] = []
         self._moved: set[str] = set()
@@ -70,13 +73,13 @@ class FairQueue:
             self._settle()
         while self._line:
             place = self._line[0]
-            waiting = self._searches.get(place[3])
+            waiting = self._searches.get(place[4])
             if waiting is None:
                 heapq.heappop(self._line)
             elif not is_queued(waiting.rows[0][1]):
-                self._drop(place[3], waiting)
+                self._drop(place[4], waiting)
                 self._settle()
-            elif place != self._place(place[3], waiting):
+            elif place != self._place(place[4], waiting):
                 heapq.heappop(self._line)
             else:
                 return place
@@ -107,7 +110,7 @@ class FairQueue:
             heapq.heapify(self._line)
 
     def _place(self, search: str, waiting: _Waiting) -> Place:
-        return (-waiting.priority, self._running(search), waiting.rows[0][0], search)
+        return (-waiting.priority, self._running(search), self._served(search), waiting.rows[0][0], search)
 
     def _drop(self, search: str, waiting: _Waiting) -> str:
         _, task = heapq.heappop(waiting.rows)

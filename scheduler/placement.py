@@ -49,6 +49,9 @@ class Placement:
         # Behind them: those that work already, and would have the next lease at hand.
         self._ahead = {kind: WaitingLine(kind, AgentEntry.room_ahead) for kind in _KINDS}
         self._running: dict[TaskKind, Counter[str]] = {kind: Counter() for kind in _KINDS}
+        # The turn at which each search was served last, or first waited; turns are counted over all kinds.
+        self._served: dict[TaskKind, Counter[str]] = {kind: Counter() for kind in _KINDS}
+        self._turn = 0
         self._gangs = Gangs()
         self._at_work: dict[str, tuple[TaskKind, str, tuple[str, ...]]] = {}
         self._needs: dict[str, dict[tuple[TaskKind, str], None]] = {}
@@ -63,8 +66,10 @@ class Placement:
         queues = self._queues[waiting.kind]
         queue = queues.get(need)
         if queue is None:
-            queue = queues[need] = FairQueue(self._running[waiting.kind].__getitem__)
+            kind = waiting.kind
+            queue = queues[need] = FairQueue(self._running[kind].__getitem__, self._served[kind].__getitem__)
         self._needs.setdefault(waiting.search, {})[(waiting.kind, need)] = None
+        self._served[waiting.kind].setdefault(waiting.search, self._turn)
         queue.add(waiting.search, waiting.priority, waiting.order, waiting.task)
 
     def offer(self, agent: AgentEntry, kind: TaskKind | None = None) -> None:
@@ -76,6 +81,8 @@ class Placement:
         """Count a running task towards its search's share, once for each agent that holds it."""
         self._at_work[task] = (kind, search, agents)
         self._running[kind][search] += len(agents)
+        self._turn += 1
+        self._served[kind][search] = self._turn
         if len(agents) > 1:
             self._gangs.started(agents[0])
         self._moved(search, kind)
@@ -101,6 +108,8 @@ class Placement:
         for queue in self._of(search):
             queue.forget(search)
         self._needs.pop(search, None)
+        for served in self._served.values():
+            served.pop(search, None)
 
     def lacking(self, search: str) -> Iterator[tuple[str, str]]:
         """Yield tasks of a search that too few agents are connected for, with how many there are; one for each need."""
@@ -140,9 +149,9 @@ class Placement:
                 if not agents:
                     unserved.add(need)
                     continue
-                task = self._queues[kind][need].take(place[3])
+                task = self._queues[kind][need].take(place[4])
                 if _ROOMY in need:
-                    self._leave(kind, need, place[3])
+                    self._leave(kind, need, place[4])
                 # To the end of the line, so that work spreads over agents.
                 for agent in agents:
                     line.leave(agent.name)
@@ -162,6 +171,7 @@ class Placement:
             self._lines[kind].clear()
             self._ahead[kind].clear()
             self._running[kind].clear()
+            self._served[kind].clear()
         self._gangs.clear()
         self._at_work.clear()
         self._needs.clear()

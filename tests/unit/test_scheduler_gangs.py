@@ -17,6 +17,7 @@ class Mesh:
     def __init__(self) -> None:
         self.agents, self.placement = Agents(), Placement()
         self.running: dict[str, list[str]] = {}
+        self.searches: dict[str, str] = {}
         self.order = 0
 
     def join(self, name: str, *, slots: int = 1, ahead: int = 0, gang: str = "", **more: object) -> AgentEntry:
@@ -32,6 +33,7 @@ class Mesh:
 
     def queue(self, task: str, size: int = 1, *, search: str = "", priority: int = 0, kind: TaskKind = TRAIN) -> None:
         self.order += 1
+        self.searches[task] = search or task
         self.placement.add(Waiting(task, search or task, kind, "datasets/d", priority, self.order, size))
 
     def match(self, most: int = 1000) -> dict[str, list[str]]:
@@ -56,7 +58,7 @@ class Mesh:
         for entry in agents:
             self.agents.grant(entry.name, task, kind)
             entry.given(kind)
-        self.placement.started(task, kind, task.partition("-")[0], tuple(self.running[task]))
+        self.placement.started(task, kind, self.searches[task], tuple(self.running[task]))
 
 
 def test_gang_when_enough_have_room_then_all_at_one_instant_and_a_slot_of_each() -> None:

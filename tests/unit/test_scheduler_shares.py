@@ -79,6 +79,22 @@ def test_shares_when_a_search_comes_late_then_it_catches_up_without_taking_work_
     assert slots.shares() == {"old": 3, "new": 3}
 
 
+def test_shares_when_there_is_one_slot_then_searches_take_turns_whatever_waits_longest() -> None:
+    slots = Slots(1)
+    slots.queue("long", 500)
+    slots.queue("short", 2)
+    served = slots.match()
+    for _ in range(5):
+        slots.end(served[-1])
+        served += slots.match()
+    assert served == ["long", "short", "long", "short", "long", "long"]
+    slots.queue("late", 3)
+    for _ in range(4):
+        slots.end(served[-1])
+        served += slots.match()
+    assert served[6:] == ["long", "late", "long", "late"]  # who comes late does not overtake those that wait
+
+
 def test_shares_when_priority_is_higher_then_everything_until_its_queue_is_empty() -> None:
     slots = Slots(4)
     slots.queue("usual", 10)
