@@ -12,6 +12,7 @@ from agent_fakes import TRAIN, WAIT_S, FakeScheduler, FakeTrainServer, lease
 from nasmesh.agent.drivers.train import TrainDriver
 from nasmesh.agent.loop import Agent
 from nasmesh.agent.targets import LocalTarget
+from nasmesh.clock import SystemClock
 from nasmesh.errors import Unauthenticated, Unavailable
 from nasmesh.rpc.access import ClientAccess
 from nasmesh.rpc.channel import open_aio_channel
@@ -26,7 +27,7 @@ from scheduler.journal.memory import MemoryDisk, MemoryJournal
 from scheduler.outage import FAILURES
 from scheduler.program import Options, Scheduler, start
 from tests.builders import scheduling as make
-from tests.builders.access import make_mesh
+from tests.builders.access import DAY_S, make_mesh
 from tests.builders.addresses import free_address
 from tests.builders.health import NOT_SERVING, health_of, until
 from tests.builders.scheduler_calls import go, refused
@@ -149,7 +150,8 @@ def test_scheduler_when_it_works_fails_and_starts_again_then_every_metric_of_it_
         assert found["nasmesh_epoch"][()] == 2.0
         await forget(scheduler, looks)
         await scheduler.stop(0)
-        assert looks.moved == names((*SCHEDULER, *RPC)) - {"nasmesh_calls_denied"}
+        # Those of a scheduler that asks who calls: see below.
+        assert looks.moved == names((*SCHEDULER, *RPC)) - {"nasmesh_calls_denied", "nasmesh_certificate_ends"}
 
     go(body())
 
@@ -169,6 +171,8 @@ def test_scheduler_when_it_refuses_a_stranger_then_counted_by_reason(tmp_path: P
         refusal = (grpc.StatusCode.UNAUTHENTICATED.name, "/nasmesh.v1.SchedulerService/GetServerInfo")
         assert found["nasmesh_rpc_calls_total"] == {refusal: 1.0}
         assert "nasmesh_calls_denied" in looks.moved
+        left_s = found["nasmesh_certificate_ends"]["tls-cert",] - SystemClock().wall()
+        assert 0 < left_s <= 7 * DAY_S
 
     go(body())
 
