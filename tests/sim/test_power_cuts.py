@@ -7,6 +7,7 @@ import pytest
 from tests.sim import power_cuts, seeded
 
 
+@pytest.mark.timeout(1800)  # the long one on a busy machine; quiet, it takes two minutes
 def test_journal_when_power_is_cut_then_what_was_acknowledged_is_there(
     request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
 ) -> None:
