@@ -4,7 +4,7 @@ from collections.abc import Callable
 from random import Random
 
 from nasmesh.errors import Stale, Unavailable
-from scheduler.journal.base import Batch
+from scheduler.journal.base import Answer, Batch
 from scheduler.journal.memory import MemoryDisk, MemoryJournal
 from tests.sim.dying import Boundary, nobody_dies
 
@@ -94,6 +94,14 @@ class SimJournal(MemoryJournal):
         self._sim.boundary(SCHEDULER, "written, not synced")
         self.sync()
         self._sim.boundary(SCHEDULER, "after commit")
+
+    def answer(self, request_id: str) -> Answer | None:
+        """Return an answer: one that others gave after this journal was opened is seen once it is durable.
+
+        SQLite tells readers of a commit after it has synced its log (sqlite3WalFrames), PostgreSQL after the flush.
+        """
+        disk = self._sim.written if self._epoch == self._sim.written.epoch else self._sim.platter
+        return disk.answers.get(request_id)
 
     def sync(self) -> None:
         """Make what was written durable, as synchronous=FULL does at every commit."""
