@@ -1,5 +1,6 @@
 """What the warm child of an evaluate server runs: the stored bytes in onnxruntime, so what is scored is what ships."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from nasmesh.store.base import ObjectStore
 from nasmesh.store.keys import ObjectKind
 from nasmesh.store.open import open_store
 from nasmesh.v1 import evaluate_service_pb2 as pb
-from nasmesh.v1 import evaluation_pb2
+from nasmesh.v1 import evaluation_pb2, measurement_pb2
 
 MARK_INTERVAL_S = 0.25
 
@@ -38,7 +39,7 @@ def run(request: bytes, context: JobContext) -> bytes:
 def evaluate(
     start: pb.StartEvaluationRequest, context: JobContext, store: ObjectStore, clock: Clock
 ) -> pb.EvaluateResult:
-    """Score a trained network on one split and measure its size and speed; or what was asked for instead of that.
+    """Score a trained network on one split, or two, and measure its size and speed; or what was asked for instead.
 
     Raises Invalid (EVALUATE_CONFIG_INVALID, OUTPUT_NOT_FINITE, METRIC_NOT_FOR_TASK, METRIC_FAILED, ENGINE_ABSENT),
     Rejected, NotFound, Unavailable, Cancelled.
@@ -56,15 +57,15 @@ def evaluate(
     subject = open_subject(content, admitted, splits, config)
     marks = _Marks(context, clock)
     scored = scoring.score(subject.outputs, subject.preprocessing, splits, config, marks.tick)
+    # How far it is was told to the end above; from here on only whether to stop is asked again.
+    unmarked = _stop_only(context)
+    besides = _score_besides(subject, splits, config, unmarked)
     timed = _time(subject, content, admitted, splits, config, clock)
     peak = _peak_bytes(subject, content, splits, config) if config.memory else None
     copy = None
     if _wants_copy(config):
-        # How far it is was told to the end above; only whether to stop is asked again.
-        copy = score_copy(
-            content, subject.preprocessing, splits, config, clock, lambda _, __: context.raise_if_cancelled()
-        )
-    found = [*scored.measurements(config), *_static(admitted, content), *timed.measurements()]
+        copy = score_copy(content, subject.preprocessing, splits, config, clock, unmarked)
+    found = [*besides, *scored.measurements(config), *_static(admitted, content), *timed.measurements()]
     if peak is not None:
         found.append(measurement("peak_memory_bytes", peak))
     if copy is not None:
@@ -97,6 +98,25 @@ class _Marks:
         if done == total or now - self._marked >= MARK_INTERVAL_S:
             self._context.report(pb.EvaluateProgress(samples=done, total_samples=total))
             self._marked = now
+
+
+def _stop_only(context: JobContext) -> Callable[[int, int], None]:
+    return lambda _done, _total: context.raise_if_cancelled()
+
+
+def _score_besides(
+    subject: Subject,
+    splits: Splits,
+    config: evaluation_pb2.EvaluateConfig,
+    tick: Callable[[int, int], None],
+) -> list[measurement_pb2.Measurement]:
+    """Return the scores of the whole network on the further split; none where there is no such split."""
+    if not config.further_split:
+        return []
+    there = evaluation_pb2.EvaluateConfig()
+    there.CopyFrom(config)
+    there.split = config.further_split
+    return [*scoring.score(subject.outputs, subject.preprocessing, splits, there, tick).whole(there)]
 
 
 def _time(

@@ -31,7 +31,7 @@ def look_up(start: pb.StartEvaluationRequest, store: ObjectStore) -> pb.Evaluate
         measurement("size_bytes", admitted.counts.size_bytes),
     ]
     for (metric, split), _ in sorted(table.figures.items()):
-        if split not in (measurement_pb2.SPLIT_UNSPECIFIED, config.split):
+        if split not in (measurement_pb2.SPLIT_UNSPECIFIED, config.split, config.further_split):
             continue
         value = table.value((metric, split), row, config.table_seed)
         if value is not None and (config.latency or metric not in _WEIGHTED):
@@ -48,13 +48,15 @@ def _check(table: Table, start: pb.StartEvaluationRequest, config: evaluation_pb
     if table.about.dataset != start.data.dataset:
         message = f"data.dataset: {config.table} was made with {table.about.dataset}, not {start.data.dataset}"
         raise Invalid("TABLE_DATA_MISMATCH", message, field="data.dataset")
-    if config.split not in table.splits():
+    for field, split in (("split", config.split), ("further_split", config.further_split)):
+        if not split or split in table.splits():
+            continue
         names = ", ".join(
             sorted(measurement_pb2.Split.Name(measurement_pb2.Split.ValueType(s)) for s in table.splits())
         )
-        asked = measurement_pb2.Split.Name(config.split)
-        message = f"config.split: {config.table} has nothing measured on {asked}, only on {names}"
-        raise Invalid("TABLE_SPLIT_ABSENT", message, field="config.split")
+        asked = measurement_pb2.Split.Name(split)
+        message = f"config.{field}: {config.table} has nothing measured on {asked}, only on {names}"
+        raise Invalid("TABLE_SPLIT_ABSENT", message, field=f"config.{field}")
 
 
 def _check_network(table: Table, row: int, admitted: Admitted, name: str) -> None:

@@ -48,13 +48,17 @@ class Scored:
 
     def measurements(self, config: evaluation_pb2.EvaluateConfig) -> Iterator[measurement_pb2.Measurement]:
         """Yield every number, on the split it was measured on."""
-        for metric, value in (*self._whole(config), *self.further.items()):
-            yield measurement(metric, value, config.split)
+        yield from self.whole(config)
         if self.scores is not None:
             for index, accuracy in self.scores.class_accuracies().items():
                 yield measurement(metrics.class_accuracy(index), accuracy, config.split)
 
-    def _whole(self, config: evaluation_pb2.EvaluateConfig) -> Iterator[tuple[str, float]]:
+    def whole(self, config: evaluation_pb2.EvaluateConfig) -> Iterator[measurement_pb2.Measurement]:
+        """Yield the numbers that tell of all samples together."""
+        for metric, value in (*self._named(config), *self.further.items()):
+            yield measurement(metric, value, config.split)
+
+    def _named(self, config: evaluation_pb2.EvaluateConfig) -> Iterator[tuple[str, float]]:
         if self.scores is None:
             found = self._deviations
             yield from (("loss", found.loss), ("mse", found.mse), ("rmse", found.rmse))

@@ -109,6 +109,10 @@ def _number_faults(config: pb.EvaluateConfig) -> Iterator[Fault]:
 def _choice_faults(config: pb.EvaluateConfig) -> Iterator[Fault]:
     if config.split not in _SPLITS:
         yield "split", f": {config.split} is no split; use VALIDATION"
+    if config.further_split not in (measurement_pb2.SPLIT_UNSPECIFIED, *_SPLITS):
+        yield "further_split", f": {config.further_split} is no split; use VALIDATION, or leave it unset"
+    elif config.further_split == config.split:
+        yield "further_split", ": it is scored anyway, as split; leave it unset"
     if config.engine not in pb.EvaluateEngine.values():
         yield "engine", f": {config.engine} is unknown; use ONNXRUNTIME or TORCH"
     if config.quantization not in pb.Quantization.values():

@@ -143,15 +143,14 @@ def _check_infeasible(violation: search_pb2.ConstraintViolation) -> None:
 
 def _check_evaluate(run: SearchRun, task: Task, result: evaluate_service_pb2.EvaluateResult) -> None:
     is_scored = not is_profile(task)
-    asked = run.trials[task.trial - 1].evaluate.split if is_scored else measurement_pb2.SPLIT_UNSPECIFIED
-    whole = _check_measurements("evaluate", result.measurements, (measurement_pb2.SPLIT_UNSPECIFIED, asked))
+    trial = run.trials[task.trial - 1] if is_scored else search_pb2.Trial()
+    whole = _check_measurements("evaluate", result.measurements, trial)
     _check_rest("evaluate", result.device_time_s, result.data_digest, result.environment)
     if result.HasField("report"):
         _check_object(result.report, "evaluate.report", ObjectKind.REPORT)
     if result.HasField("quantized"):
         _check_object(result.quantized, "evaluate.quantized", ObjectKind.CHECKPOINT)
-    final = is_scored and run.trials[task.trial - 1].final
-    for metric in early.needed(run.spec, is_scored=is_scored, final=final):
+    for metric in early.needed(run.spec, is_scored=is_scored, final=trial.final):
         if metric not in whole:
             hint = f"; {run.spec.evaluate.table} does not hold it" if run.spec.evaluate.table else ""
             raise _invalid("evaluate.measurements", f"{metric} was not measured, an objective or bounded{hint}")
@@ -258,9 +257,9 @@ def both(
 def _check_measurements(
     field: str,
     measurements: Sequence[measurement_pb2.Measurement],
-    splits: tuple[measurement_pb2.Split.ValueType, ...] | None = None,
+    trial: search_pb2.Trial | None = None,
 ) -> set[str]:
-    """Return the metrics of the whole network; `splits`: those that were asked for, where that matters."""
+    """Return the metrics of the whole network; `trial`: what was to be scored, where that matters."""
     if len(measurements) > _MEASUREMENTS:
         raise _invalid(f"{field}.measurements", f"more than {_MEASUREMENTS}")
     whole = set()
@@ -270,10 +269,11 @@ def _check_measurements(
             raise _invalid(f"{field}.measurements[{index}]", f"{metric[:80]!r} is no metric, or names are too long")
         if not math.isfinite(found.value):
             raise _invalid(f"{field}.measurements[{index}].value", f"{metric} is {found.value}, which is not finite")
-        if splits is not None and found.split not in splits:
+        asked = trial is None or found.split in (measurement_pb2.SPLIT_UNSPECIFIED, trial.evaluate.split)
+        if trial is not None and not asked and found.split != trial.evaluate.further_split:
             split = measurement_pb2.Split.Name(found.split) if found.split in measurement_pb2.Split.values() else "?"
             raise _invalid(f"{field}.measurements", f"{metric} was measured on {split}, which was not asked for")
-        if not element:
+        if asked and not element:
             whole.add(metric)
     return whole
 

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from nasmesh import evaluate_config, ids, training_config
@@ -10,12 +10,14 @@ from nasmesh.data import catalog
 from nasmesh.data.info import DatasetInfo
 from nasmesh.data.manifest import info_of_dataset
 from nasmesh.errors import FieldViolation, Invalid, NasmeshError, Unavailable
-from nasmesh.v1 import dataset_pb2, generate_service_pb2, measurement_pb2, training_pb2
+from nasmesh.v1 import dataset_pb2, generate_service_pb2, measurement_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.early_stopping import stopping_faults
+from scheduler.faults import Fault, checked
 from scheduler.generator_settings import complete_settings
 from scheduler.outcomes import complete_train
 from scheduler.validate_data import training_data_faults
+from scheduler.validate_final import final_faults
 from scheduler.validate_metrics import constraint_faults, further_faults, objective_faults, table_faults
 from scheduler.validate_space import drop_path_faults, space_faults
 
@@ -23,10 +25,6 @@ _SPEC_BYTES = 256 * 1024
 _LABELS = 32
 _LABEL_CHARS = 128
 _PARALLELISM = 1000
-_FINALS = 100
-_WIDTH = 64.0
-
-Fault = tuple[str, str]
 
 
 def complete_spec(
@@ -45,7 +43,7 @@ def complete_spec(
     full.CopyFrom(spec)
     generator = next((g for g in generators if g.name == spec.generator.generator), None)
     classes = _classes_of(spec.data, added)
-    wrong_data = [*_checked("data", lambda: full.data.CopyFrom(_data(spec, added)))]
+    wrong_data = [*checked("data", lambda: full.data.CopyFrom(_data(spec, added)))]
     info = None if wrong_data else _info_of(full.data, added)
     samples = catalog.split_sizes(full.data, info)[0] if info is not None else 0
     faults = [
@@ -62,9 +60,9 @@ def complete_spec(
         *_train_faults(full),
         *_evaluate_faults(full),
         *stopping_faults(full, samples),
-        *_checked("instrumentation", lambda: training_config.check_instrumentation(spec.instrumentation)),
+        *checked("instrumentation", lambda: training_config.check_instrumentation(spec.instrumentation)),
         *drop_path_faults(spec),
-        *(_final_faults(full) if spec.HasField("final") else ()),
+        *(final_faults(full) if spec.HasField("final") else ()),
         *table_faults(spec),
         *(training_data_faults(full, info) if info is not None else ()),
     ]
@@ -103,17 +101,6 @@ def _absent(name: str, generators: Sequence[generate_service_pb2.Generator]) -> 
         " Start one: nasmesh serve generate --scheduler HOST:PORT",
         field="spec.generator.generator",
     )
-
-
-def _checked(field: str, check: Callable[[], object]) -> Iterator[Fault]:
-    """Yield what a check of another module finds, as faults of this spec."""
-    try:
-        check()
-    except Invalid as error:
-        for violation in error.violations or (FieldViolation(field, error.message),):
-            yield violation.field or field, violation.description.removeprefix(f"{violation.field}: ")
-    except NasmeshError as error:
-        yield error.field or field, error.message.removeprefix(f"{error.field}: ")
 
 
 def _data(spec: pb.SearchSpec, added: Mapping[str, dataset_pb2.Dataset]) -> dataset_pb2.DatasetSpec:
@@ -174,7 +161,7 @@ def _generator_faults(full: pb.SearchSpec, generator: generate_service_pb2.Gener
     if not name:
         yield "generator.generator", "name an algorithm, for example generators/nac"
         return
-    yield from _checked("generator.generator", lambda: ids.parse_name("generators", name, field="generator.generator"))
+    yield from checked("generator.generator", lambda: ids.parse_name("generators", name, field="generator.generator"))
     if generator is not None:
         yield from (
             (f"generator.settings{field}", what)
@@ -229,7 +216,7 @@ def _train_faults(full: pb.SearchSpec) -> Iterator[Fault]:
         )
     if full.evaluate.table:
         return  # nothing is trained
-    yield from _checked("train", lambda: training_config.check(full.train, "train"))
+    yield from checked("train", lambda: training_config.check(full.train, "train"))
     full.train.CopyFrom(complete_train(full.train))
 
 
@@ -239,49 +226,7 @@ def _evaluate_faults(full: pb.SearchSpec) -> Iterator[Fault]:
             "evaluate.split",
             "the search phase is scored on SPLIT_VALIDATION; only the final phase sees the test split",
         )
-    yield from _checked("evaluate", lambda: evaluate_config.check(full.evaluate, "evaluate"))
+    if full.evaluate.further_split:
+        yield "evaluate.further_split", "the scheduler sets it in the final phase; leave it unset"
+    yield from checked("evaluate", lambda: evaluate_config.check(full.evaluate, "evaluate"))
     full.evaluate.CopyFrom(evaluate_config.complete(full.evaluate))
-
-
-def _final_faults(full: pb.SearchSpec) -> Iterator[Fault]:
-    final = full.final
-    for name in ("top_k", "repeats"):
-        if not 0 <= getattr(final, name) <= _FINALS:
-            yield f"final.{name}", f"must be 1 to {_FINALS} (0: 1), not {getattr(final, name)}"
-    train = training_config.merge(full.train, final.train)
-    if not full.evaluate.table:
-        yield from _checked("final.train", lambda: training_config.check(train, "final.train"))
-    yield from _final_time_faults(full, train)
-    if final.evaluate.split not in (measurement_pb2.SPLIT_UNSPECIFIED, measurement_pb2.SPLIT_TEST):
-        yield "final.evaluate.split", "the final phase is scored on SPLIT_TEST; leave it unset"
-    evaluate = evaluate_config.merge(full.evaluate, final.evaluate)
-    yield from _checked("final.evaluate", lambda: evaluate_config.check(evaluate, "final.evaluate"))
-    if final.HasField("scale_up"):
-        yield from _scale_faults(full)
-    evaluate.split = measurement_pb2.SPLIT_TEST
-    if not full.evaluate.table:
-        final.train.CopyFrom(complete_train(train))
-    final.evaluate.CopyFrom(evaluate_config.complete(evaluate))
-    final.top_k, final.repeats = final.top_k or 1, final.repeats or 1
-    final.pick = final.pick or pb.FINAL_PICK_BEST
-
-
-def _final_time_faults(full: pb.SearchSpec, train: training_pb2.TrainConfig) -> Iterator[Fault]:
-    limit = full.final.max_train_time_s
-    if not math.isfinite(limit) or limit < 0:
-        yield "final.max_train_time_s", f"must be a positive number of seconds, or 0 for none, not {limit:g}"
-    elif limit and full.evaluate.table:
-        yield "final.max_train_time_s", "nothing is trained over a table; leave it unset"
-    elif limit and train.distribution.processes > 1:
-        yield "final.max_train_time_s", "goes with one process only; leave final.train.distribution unset"
-
-
-def _scale_faults(full: pb.SearchSpec) -> Iterator[Fault]:
-    scale = full.final.scale_up
-    kind = scale.WhichOneof("kind")
-    if kind is None:
-        yield "final.scale_up", "set space or width_multiplier, or leave it out"
-    elif kind == "width_multiplier" and not 0 < scale.width_multiplier <= _WIDTH:
-        yield "final.scale_up.width_multiplier", f"must be above 0, at most {_WIDTH:g}, not {scale.width_multiplier:g}"
-    elif kind == "space" and scale.space.WhichOneof("kind") != full.space.WhichOneof("kind"):
-        yield "final.scale_up.space", f"must be of the search's kind, {full.space.WhichOneof('kind')}"

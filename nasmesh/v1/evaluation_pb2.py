@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from nasmesh.v1 import measurement_pb2 as nasmesh_dot_v1_dot_measurement__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bnasmesh/v1/evaluation.proto\x12\nnasmesh.v1\x1a\x1cnasmesh/v1/measurement.proto\"\x8a\x04\n\x0e\x45valuateConfig\x12 \n\x05split\x18\x01 \x01(\x0e\x32\x11.nasmesh.v1.Split\x12\x17\n\nbatch_size\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x14\n\x07latency\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x19\n\x0clatency_runs\x18\x04 \x01(\x05H\x02\x88\x01\x01\x12\x14\n\x07threads\x18\x05 \x01(\x05H\x03\x88\x01\x01\x12*\n\x06\x65ngine\x18\x06 \x01(\x0e\x32\x1a.nasmesh.v1.EvaluateEngine\x12\x1e\n\x16throughput_batch_sizes\x18\x07 \x03(\x05\x12\x13\n\x06memory\x18\x08 \x01(\x08H\x04\x88\x01\x01\x12\x1d\n\x10\x63\x61libration_bins\x18\t \x01(\x05H\x05\x88\x01\x01\x12\x17\n\nconfidence\x18\n \x01(\x01H\x06\x88\x01\x01\x12\x0f\n\x07metrics\x18\x0b \x03(\t\x12.\n\x0cquantization\x18\x0c \x01(\x0e\x32\x18.nasmesh.v1.Quantization\x12\r\n\x05table\x18\r \x01(\t\x12\x17\n\ntable_seed\x18\x0e \x01(\x05H\x07\x88\x01\x01\x42\r\n\x0b_batch_sizeB\n\n\x08_latencyB\x0f\n\r_latency_runsB\n\n\x08_threadsB\t\n\x07_memoryB\x13\n\x11_calibration_binsB\r\n\x0b_confidenceB\r\n\x0b_table_seed*m\n\x0e\x45valuateEngine\x12\x1f\n\x1b\x45VALUATE_ENGINE_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45VALUATE_ENGINE_ONNXRUNTIME\x10\x01\x12\x19\n\x15\x45VALUATE_ENGINE_TORCH\x10\x02*v\n\x0cQuantization\x12\x1c\n\x18QUANTIZATION_UNSPECIFIED\x10\x00\x12\x15\n\x11QUANTIZATION_NONE\x10\x01\x12\x18\n\x14QUANTIZATION_DYNAMIC\x10\x02\x12\x17\n\x13QUANTIZATION_STATIC\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bnasmesh/v1/evaluation.proto\x12\nnasmesh.v1\x1a\x1cnasmesh/v1/measurement.proto\"\xb4\x04\n\x0e\x45valuateConfig\x12 \n\x05split\x18\x01 \x01(\x0e\x32\x11.nasmesh.v1.Split\x12\x17\n\nbatch_size\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x14\n\x07latency\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x19\n\x0clatency_runs\x18\x04 \x01(\x05H\x02\x88\x01\x01\x12\x14\n\x07threads\x18\x05 \x01(\x05H\x03\x88\x01\x01\x12*\n\x06\x65ngine\x18\x06 \x01(\x0e\x32\x1a.nasmesh.v1.EvaluateEngine\x12\x1e\n\x16throughput_batch_sizes\x18\x07 \x03(\x05\x12\x13\n\x06memory\x18\x08 \x01(\x08H\x04\x88\x01\x01\x12\x1d\n\x10\x63\x61libration_bins\x18\t \x01(\x05H\x05\x88\x01\x01\x12\x17\n\nconfidence\x18\n \x01(\x01H\x06\x88\x01\x01\x12\x0f\n\x07metrics\x18\x0b \x03(\t\x12.\n\x0cquantization\x18\x0c \x01(\x0e\x32\x18.nasmesh.v1.Quantization\x12\r\n\x05table\x18\r \x01(\t\x12\x17\n\ntable_seed\x18\x0e \x01(\x05H\x07\x88\x01\x01\x12(\n\rfurther_split\x18\x0f \x01(\x0e\x32\x11.nasmesh.v1.SplitB\r\n\x0b_batch_sizeB\n\n\x08_latencyB\x0f\n\r_latency_runsB\n\n\x08_threadsB\t\n\x07_memoryB\x13\n\x11_calibration_binsB\r\n\x0b_confidenceB\r\n\x0b_table_seed*m\n\x0e\x45valuateEngine\x12\x1f\n\x1b\x45VALUATE_ENGINE_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45VALUATE_ENGINE_ONNXRUNTIME\x10\x01\x12\x19\n\x15\x45VALUATE_ENGINE_TORCH\x10\x02*v\n\x0cQuantization\x12\x1c\n\x18QUANTIZATION_UNSPECIFIED\x10\x00\x12\x15\n\x11QUANTIZATION_NONE\x10\x01\x12\x18\n\x14QUANTIZATION_DYNAMIC\x10\x02\x12\x17\n\x13QUANTIZATION_STATIC\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nasmesh.v1.evaluation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVALUATEENGINE']._serialized_start=598
-  _globals['_EVALUATEENGINE']._serialized_end=707
-  _globals['_QUANTIZATION']._serialized_start=709
-  _globals['_QUANTIZATION']._serialized_end=827
+  _globals['_EVALUATEENGINE']._serialized_start=640
+  _globals['_EVALUATEENGINE']._serialized_end=749
+  _globals['_QUANTIZATION']._serialized_start=751
+  _globals['_QUANTIZATION']._serialized_end=869
   _globals['_EVALUATECONFIG']._serialized_start=74
-  _globals['_EVALUATECONFIG']._serialized_end=596
+  _globals['_EVALUATECONFIG']._serialized_end=638
 # @@protoc_insertion_point(module_scope)

@@ -96,6 +96,7 @@ class EvaluateConfig(_message.Message):
     QUANTIZATION_FIELD_NUMBER: _builtins.int
     TABLE_FIELD_NUMBER: _builtins.int
     TABLE_SEED_FIELD_NUMBER: _builtins.int
+    FURTHER_SPLIT_FIELD_NUMBER: _builtins.int
     split: _measurement_pb2.Split.ValueType
     """The split scored. VALIDATION in the search phase; TEST only in the final phase (the scheduler enforces it)."""
     batch_size: _builtins.int
@@ -124,6 +125,11 @@ class EvaluateConfig(_message.Message):
     """
     table_seed: _builtins.int
     """Row of the table's repeated trainings: a seed's index; -1: their mean [0]."""
+    further_split: _measurement_pb2.Split.ValueType
+    """Another split on which the whole network's scores are measured too: accuracy, loss, further metrics, but neither
+    classes nor what takes time of its own; unset: none. In a search only the scheduler sets it: VALIDATION in the final
+    phase, so that the best final network is chosen without its test score.
+    """
     @_builtins.property
     def throughput_batch_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Batch sizes at which throughput is measured ("throughput_b{size}", samples/s); empty: none."""
@@ -149,10 +155,11 @@ class EvaluateConfig(_message.Message):
         quantization: Global___Quantization.ValueType = ...,
         table: _builtins.str = ...,
         table_seed: _builtins.int | None = ...,
+        further_split: _measurement_pb2.Split.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_calibration_bins", b"_calibration_bins", "_confidence", b"_confidence", "_latency", b"_latency", "_latency_runs", b"_latency_runs", "_memory", b"_memory", "_table_seed", b"_table_seed", "_threads", b"_threads", "batch_size", b"batch_size", "calibration_bins", b"calibration_bins", "confidence", b"confidence", "latency", b"latency", "latency_runs", b"latency_runs", "memory", b"memory", "table_seed", b"table_seed", "threads", b"threads"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_calibration_bins", b"_calibration_bins", "_confidence", b"_confidence", "_latency", b"_latency", "_latency_runs", b"_latency_runs", "_memory", b"_memory", "_table_seed", b"_table_seed", "_threads", b"_threads", "batch_size", b"batch_size", "calibration_bins", b"calibration_bins", "confidence", b"confidence", "engine", b"engine", "latency", b"latency", "latency_runs", b"latency_runs", "memory", b"memory", "metrics", b"metrics", "quantization", b"quantization", "split", b"split", "table", b"table", "table_seed", b"table_seed", "threads", b"threads", "throughput_batch_sizes", b"throughput_batch_sizes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_calibration_bins", b"_calibration_bins", "_confidence", b"_confidence", "_latency", b"_latency", "_latency_runs", b"_latency_runs", "_memory", b"_memory", "_table_seed", b"_table_seed", "_threads", b"_threads", "batch_size", b"batch_size", "calibration_bins", b"calibration_bins", "confidence", b"confidence", "engine", b"engine", "further_split", b"further_split", "latency", b"latency", "latency_runs", b"latency_runs", "memory", b"memory", "metrics", b"metrics", "quantization", b"quantization", "split", b"split", "table", b"table", "table_seed", b"table_seed", "threads", b"threads", "throughput_batch_sizes", b"throughput_batch_sizes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015

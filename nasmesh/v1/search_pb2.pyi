@@ -105,6 +105,30 @@ GOAL_MINIMIZE: Goal.ValueType  # 2
 """Smaller is better."""
 Global___Goal: _TypeAlias = Goal  # noqa: Y015
 
+class _FinalChoice:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FinalChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinalChoice.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FINAL_CHOICE_UNSPECIFIED: _FinalChoice.ValueType  # 0
+    """Only in searches that were created before there was a choice: the test split's score chose."""
+    FINAL_CHOICE_VALIDATION: _FinalChoice.ValueType  # 1
+    """The first objective on the validation split, after the final training; where none was measured there, as RANK."""
+    FINAL_CHOICE_RANK: _FinalChoice.ValueType  # 2
+    """Its place in the search phase; of several seeds, the first that was scored."""
+
+class FinalChoice(_FinalChoice, metaclass=_FinalChoiceEnumTypeWrapper):
+    """By what the best final network is chosen. Never by the test split: a score that chose is no estimate any more."""
+
+FINAL_CHOICE_UNSPECIFIED: FinalChoice.ValueType  # 0
+"""Only in searches that were created before there was a choice: the test split's score chose."""
+FINAL_CHOICE_VALIDATION: FinalChoice.ValueType  # 1
+"""The first objective on the validation split, after the final training; where none was measured there, as RANK."""
+FINAL_CHOICE_RANK: FinalChoice.ValueType  # 2
+"""Its place in the search phase; of several seeds, the first that was scored."""
+Global___FinalChoice: _TypeAlias = FinalChoice  # noqa: Y015
+
 class _FinalPick:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -850,6 +874,7 @@ class FinalPhase(_message.Message):
     SCALE_UP_FIELD_NUMBER: _builtins.int
     PICK_FIELD_NUMBER: _builtins.int
     MAX_TRAIN_TIME_S_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
     """How many of the best networks are trained [1]."""
     repeats: _builtins.int
@@ -859,6 +884,10 @@ class FinalPhase(_message.Message):
     max_train_time_s: _builtins.float
     """Seconds that one final training may take, about: its server cuts the budget to what fits, as TrainConfig.max_time_s
     says. One process only. 0: the budget is as given.
+    """
+    choice: Global___FinalChoice.ValueType
+    """By what the best of the final networks is chosen, where there are several [VALIDATION; RANK where train has
+    include_validation].
     """
     @_builtins.property
     def train(self) -> _training_pb2.TrainConfig:
@@ -882,10 +911,11 @@ class FinalPhase(_message.Message):
         scale_up: Global___ScaleUp | None = ...,
         pick: Global___FinalPick.ValueType = ...,
         max_train_time_s: _builtins.float = ...,
+        choice: Global___FinalChoice.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "scale_up", b"scale_up", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "max_train_time_s", b"max_train_time_s", "pick", b"pick", "repeats", b"repeats", "scale_up", b"scale_up", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "evaluate", b"evaluate", "max_train_time_s", b"max_train_time_s", "pick", b"pick", "repeats", b"repeats", "scale_up", b"scale_up", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

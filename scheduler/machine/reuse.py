@@ -53,7 +53,12 @@ def _part(message: Message) -> bytes:
 
 def measured(trial: pb.Trial, metric: str) -> float | None:
     """Return the whole network's latest value of a metric, without split or on the split that evaluation scores."""
-    splits = (measurement_pb2.SPLIT_UNSPECIFIED, trial.evaluate.split)
+    return measured_on(trial, metric, trial.evaluate.split)
+
+
+def measured_on(trial: pb.Trial, metric: str, split: measurement_pb2.Split.ValueType) -> float | None:
+    """Return the whole network's latest value of a metric, without split or on one."""
+    splits = (measurement_pb2.SPLIT_UNSPECIFIED, split)
     for found in reversed(trial.measurements):
         if found.metric == metric and not found.element and found.split in splits:
             return found.value

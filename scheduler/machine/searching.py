@@ -1,5 +1,7 @@
 """When a search asks its generator again, when its phases end, and how it ends. Pure."""
 
+import math
+
 from nasmesh import limits
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
@@ -209,15 +211,31 @@ def _no_success(run: SearchRun) -> str:
 
 
 def _finish_final(work: Work, run: SearchRun) -> None:
-    values = {number: trials.objective_value(run.spec, run.trials[number - 1]) for number in run.final_trials}
-    keys = {number: trials.rank_key(run.spec, value) for number, value in values.items() if value is not None}
-    run.final_trials.sort(key=lambda number: (keys.get(number, float("inf")), number))
-    if keys:
+    scored = {
+        number: value
+        for number in run.final_trials
+        if (value := trials.objective_value(run.spec, run.trials[number - 1])) is not None
+    }
+    keys = {number: _choice_key(run, number, value) for number, value in scored.items()}
+    # Numbers follow the order of the search phase, so they decide where nothing else does.
+    run.final_trials.sort(key=lambda number: (number not in keys, keys.get(number, 0.0), number))
+    if scored:
         best = run.final_trials[0]
-        told = f"final trial {best} has {_metric(run)} {values[best]:.6g} on the test split, scored once"
+        told = f"final trial {best} has {_metric(run)} {scored[best]:.6g} on the test split, scored once"
         _finish(work, run, SearchState.SUCCEEDED, f"{run.stop_reason}; {told}")
     else:
         _finish(work, run, SearchState.FAILED, f"{run.stop_reason}; no final trial was scored: {_no_success(run)}")
+
+
+def _choice_key(run: SearchRun, number: int, tested: float) -> float:
+    """Return a number that is smaller for final trials that are chosen first."""
+    if run.spec.final.choice == pb.FINAL_CHOICE_RANK:
+        return 0.0
+    if run.spec.final.choice == pb.FINAL_CHOICE_UNSPECIFIED:
+        return trials.rank_key(run.spec, tested)
+    trial = run.trials[number - 1]
+    value = reuse.measured_on(trial, _metric(run), trial.evaluate.further_split)
+    return math.inf if value is None else trials.rank_key(run.spec, value)
 
 
 def _finish(work: Work, run: SearchRun, state: SearchState, reason: str) -> None:

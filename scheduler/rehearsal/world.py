@@ -5,6 +5,7 @@ Time stands still while the real generator is asked; what that costs in virtual 
 
 import hashlib
 import heapq
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,7 @@ from nasmesh.clock import ManualClock
 from nasmesh.errors import Invalid, NasmeshError
 from nasmesh.store.keys import ObjectKind, object_ref
 from nasmesh.training_rules import MOST_PROCESSES
-from nasmesh.v1 import architecture_pb2, dataset_pb2, job_pb2, measurement_pb2, search_pb2
+from nasmesh.v1 import architecture_pb2, dataset_pb2, job_pb2, search_pb2
 from nasmesh.v1 import dispatch_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2 as api
 from scheduler.agents import AgentEntry
@@ -222,11 +223,10 @@ class World:
         wanted = dict.fromkeys(
             ["accuracy", *(o.metric for o in spec.objectives), *(c.metric for c in spec.constraints)]
         )
-        for metric in wanted:
+        splits = dict.fromkeys(filter(None, (trial.evaluate.further_split, trial.evaluate.split)))
+        for split, metric in itertools.product(splits, wanted):
             outcome.evaluate.measurements.add(
-                metric=metric,
-                value=self._model.measure(metric, accuracy, trial),
-                split=measurement_pb2.Split.ValueType(trial.evaluate.split),
+                metric=metric, value=self._model.measure(metric, accuracy, trial), split=split
             )
         return outcome, seconds
 

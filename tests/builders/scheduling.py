@@ -130,9 +130,11 @@ def evaluate_result(lease: pb.Lease, accuracy: float | None = None) -> evaluate_
     if lease.evaluate.untrained:
         latency = make_measurement("latency_p50", number * 3 % 10, measurement_pb2.SPLIT_UNSPECIFIED)
         return evaluate_service_pb2.EvaluateResult(measurements=[latency], device_time_s=0.125)
-    return evaluate_service_pb2.EvaluateResult(
-        measurements=[make_measurement("accuracy", value, lease.evaluate.config.split)], device_time_s=0.25
-    )
+    config = lease.evaluate.config
+    found = [make_measurement("accuracy", value, config.split)]
+    if config.further_split:  # another order than on the split itself
+        found.append(make_measurement("accuracy", 1 - value, config.further_split))
+    return evaluate_service_pb2.EvaluateResult(measurements=found, device_time_s=0.25)
 
 
 def make_outcome(lease: pb.Lease) -> pb.AttemptOutcome:

@@ -291,3 +291,29 @@ def test_untrained_network_when_measured_then_gives_what_training_does_not_chang
     assert {"latency_p50", "throughput_b4", "peak_memory_bytes", "int8_latency_p50", "macs"} <= values.keys()
     assert not any(found.HasField(name) for name in ("report", "quantized"))
     assert {m.split for m in found.measurements} == {measurement_pb2.SPLIT_UNSPECIFIED}
+
+
+def test_evaluate_when_a_further_split_is_asked_for_then_both_are_scored_and_neither_changes(trained):
+    store, result = trained
+
+    def whole(scored, split):
+        found = {m.metric: m.value for m in scored.measurements if m.split == split}
+        return {metric: value for metric, value in found.items() if not metric.startswith("class_")}
+
+    further = {"split": TEST, "further_split": VALIDATION, "metrics": ["macro_f1"], "calibration_bins": 5}
+    both = _evaluate(store, result.model, **further)
+    for split in (TEST, VALIDATION):
+        alone = _evaluate(store, result.model, split=split, metrics=["macro_f1"], calibration_bins=5)
+        assert whole(both, split) == whole(alone, split)
+        assert {"accuracy", "accuracy_low", "loss", "ece", "macro_f1"} <= set(whole(both, split))
+    assert not [m for m in both.measurements if m.split == VALIDATION and m.metric.startswith("class_")]
+    assert both.environment["samples"] == str(len(load(DIGITS, store).test))
+    assert json.loads(store.get(both.report))["split"] == "test"
+
+
+@pytest.mark.parametrize("further", [TEST, 9])
+def test_evaluate_when_the_further_split_is_none_or_the_same_then_refused_by_name(trained, further):
+    store, result = trained
+    with pytest.raises(Invalid) as caught:
+        _evaluate(store, result.model, split=TEST, further_split=further)
+    assert caught.value.violations[0].field == "config.further_split"

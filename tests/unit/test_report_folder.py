@@ -303,6 +303,26 @@ def test_several_final_trainings_are_reported_with_mean_and_spread(ended: tuple[
     assert final["trials"] == ["searches/one/trials/7", "searches/one/trials/8"]
 
 
+def test_of_several_final_trainings_it_is_told_by_what_the_best_was_chosen(ended: tuple[FakeScheduler, Client]) -> None:
+    fake, client = ended
+    best, second = fake.trials["searches/one"][7], make_trial("searches/one", 8, final=True)
+    second.parents[:] = best.parents
+    fake.trials["searches/one"][8] = second
+    fake.searches["searches/one"].spec.final.choice = search_pb2.FINAL_CHOICE_VALIDATION
+    for further, by in ((0, "its place in the search"), (measurement_pb2.SPLIT_VALIDATION, "its validation accuracy")):
+        best.evaluate.further_split = further
+        if further:
+            best.measurements.add(metric="accuracy", value=0.96, split=further)
+        collected = collect(client, "one")
+        text = report_md(collected, Verification((), None), plot=False)
+        assert f"this is the one chosen by {by}, whatever its test score" in text
+        assert f"this training is the one chosen by {by}." in card(collected, NOTHING)
+        found = client.get_search("one")
+        lines = summary_lines(found, view_of(found, collected.trials), None)
+        assert f"97.80%, the one of 2 final trainings, scored once each, chosen by {by}" in lines[1]
+        assert "luck" not in text + card(collected, NOTHING) + lines[1]
+
+
 def test_samples_are_told_as_the_servers_counted_them(ended: tuple[FakeScheduler, Client]) -> None:
     fake, client = ended
     collected = collect(client, "one")

@@ -3,6 +3,7 @@
 import pytest
 
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
+from nasmesh.v1 import measurement_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import SearchState
 from scheduler.effects import IllegalTransitionError
@@ -59,3 +60,49 @@ def test_final_when_the_last_are_picked_then_the_newest_measured_enter_whatever_
         ["searches/s/trials/2"],
         ["searches/s/trials/1"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("choice", "first"),
+    [
+        (pb.FINAL_CHOICE_UNSPECIFIED, 6),  # searches of before: the test score chose
+        (pb.FINAL_CHOICE_VALIDATION, 5),
+        (pb.FINAL_CHOICE_RANK, 4),
+    ],
+)
+def test_final_when_there_are_several_then_chosen_as_asked_and_the_unscored_come_last(
+    choice: pb.FinalChoice.ValueType, first: int
+) -> None:
+    asked = spec(max_trials=2, parallelism=2, final=True)
+    asked.final.top_k, asked.final.repeats, asked.final.choice = 2, 2, choice
+    if choice == pb.FINAL_CHOICE_VALIDATION:
+        asked.final.evaluate.further_split = measurement_pb2.SPLIT_VALIDATION
+    play = Play(asked)
+    play.propose(2)
+    play.score(1, 0.9)
+    play.score(2, 0.5)
+    grown = [{"network": make.make_network(name)} for name in ("first", "second")]
+    play.do("s-final", generate=dispatch_pb.GenerateResult(trials=grown))
+    play.do("s-t3-train", failure=failure(retryable=False))
+    for number, test in ((4, 0.7), (5, 0.6), (6, 0.8)):  # on validation the other way round: 0.3, 0.4, 0.2
+        play.score(number, test)
+    assert play.run.state is SearchState.SUCCEEDED
+    assert play.run.final_trials[0] == first
+    assert play.run.final_trials[-1] == 3
+    assert f"final trial {first} has accuracy" in play.run.reason
+    assert "on the test split" in play.run.reason
+
+
+def test_final_when_nothing_was_measured_on_validation_then_the_search_s_order_decides() -> None:
+    asked = spec(max_trials=2, parallelism=2, final=True)
+    asked.final.top_k, asked.final.choice = 2, pb.FINAL_CHOICE_VALIDATION
+    play = Play(asked)
+    play.propose(2)
+    play.score(1, 0.5)
+    play.score(2, 0.9)
+    grown = [{"network": make.make_network(name)} for name in ("first", "second")]
+    play.do("s-final", generate=dispatch_pb.GenerateResult(trials=grown))
+    play.score(3, 0.7)
+    play.score(4, 0.8)
+    assert list(play.run.final_trials) == [3, 4]
+    assert list(play.run.trials[2].parents) == ["searches/s/trials/2"]

@@ -29,10 +29,22 @@ def test_spec_when_right_then_complete_and_the_given_one_untouched() -> None:
     assert full.final.train.batch_size == 64
     assert full.evaluate.split == measurement_pb2.SPLIT_VALIDATION
     assert full.final.evaluate.split == measurement_pb2.SPLIT_TEST
+    assert (full.final.choice, full.evaluate.further_split) == (pb.FINAL_CHOICE_VALIDATION, 0)
+    assert full.final.evaluate.further_split == measurement_pb2.SPLIT_VALIDATION
     assert (full.final.top_k, full.final.repeats, full.parallelism) == (1, 1, 2)
     assert full.data.validation_fraction == 0.1
     assert full.generator.settings["width"] == 4
     assert complete_spec(full, [make.make_generator()]) == full
+
+
+def test_final_when_it_trains_on_the_validation_split_then_that_does_not_choose() -> None:
+    spec = make.make_spec(final=True)
+    spec.final.train.include_validation = True
+    full = complete_spec(spec, [make.make_generator()])
+    assert (full.final.choice, full.final.evaluate.further_split) == (pb.FINAL_CHOICE_RANK, 0)
+    assert complete_spec(full, [make.make_generator()]) == full
+    spec.final.choice = pb.FINAL_CHOICE_VALIDATION
+    assert "use RANK" in faults(spec)["spec.final.choice"]
 
 
 def test_spec_when_seed_is_given_then_kept() -> None:
@@ -115,6 +127,9 @@ def test_spec_when_its_data_is_wrong_then_rungs_do_not_ask_how_much_there_is() -
         (lambda s: s.final.scale_up.SetInParent(), "spec.final.scale_up"),
         (lambda s: s.final.scale_up.space.fixed.SetInParent(), "spec.final.scale_up.space"),
         (lambda s: setattr(s.final.evaluate, "split", 2), "spec.final.evaluate.split"),
+        (lambda s: setattr(s.final.evaluate, "further_split", 1), "spec.final.evaluate.further_split"),
+        (lambda s: setattr(s.evaluate, "further_split", 3), "spec.evaluate.further_split"),
+        (lambda s: setattr(s.final, "choice", 7), "spec.final.choice"),
         (lambda s: s.instrumentation.probes.add(), "spec.instrumentation.probes[0].tap"),
         (lambda s: setattr(s.data, "validation_fraction", 1.5), "spec.data.validation_fraction"),
     ],

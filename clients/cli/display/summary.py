@@ -13,7 +13,7 @@ from clients.cli.display.view import (
 )
 from clients.cli.report.artefacts import CHECKPOINT, EVALUATION, INT8, LOADER, MODEL, PYTHON, WEIGHTS
 from clients.cli.report.figures import measurements
-from clients.cli.report.finals import final_json, finals, headline
+from clients.cli.report.finals import chosen_by, final_json, finals, headline
 from clients.cli.report.folder import CARD, FIGURES, PLOT, REPORT, Written
 from nasmesh.client.best import best_trial
 from nasmesh.clock import SystemClock
@@ -53,8 +53,11 @@ def summary_lines(search: Search, view: SearchView, written: Written | None) -> 
         found = finals(view.trials.values(), metric)
         trained = sum(len(final.trials) for final in found)
         how = "scored once, by the final network"
-        if trained > 1:  # who is picked by a score has a lucky one
-            how = f"the best of {trained} final trainings, scored once each, so partly luck"
+        if trained > 1:
+            chosen = chosen_by(search, best)
+            of = f"of {trained} final trainings, scored once each"
+            # Who is picked by a score has a lucky one.
+            how = f"the best {of}, so partly luck" if chosen is None else f"the one {of}, chosen by {chosen}"
         lines.append(f"  {title:<13}  {format_metric(metric, test)}, {how} ({size})")
         lines += [f"  over seeds     {final}" for final in found if best in final.trials and len(final.trials) > 1]
     else:

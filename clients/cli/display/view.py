@@ -156,11 +156,16 @@ def told_note(trial: Trial) -> str:
 
 
 def score(trial: Trial, metric: str, split: measurement_pb2.Split.ValueType | None = None) -> float | None:
-    """Return a whole-network measurement of a trial, on one split where given; None where it was not measured."""
+    """Return a whole-network measurement of a trial, on one split where given; None where it was not measured.
+
+    Without one, not what was measured on a further split, besides the one that the trial is scored on.
+    """
+    besides = trial.evaluate.further_split
     static = {"parameters": trial.network.parameters, "macs": trial.network.macs}
     found: float | None = None
     for item in trial.measurements:
-        if item.metric == metric and not item.element and (split is None or item.split == split):
+        here = item.split == split if split is not None else not besides or item.split != besides
+        if item.metric == metric and not item.element and here:
             found = item.value
     if found is None and metric in static and trial.outcome == search_pb2.TRIAL_OUTCOME_SUCCEEDED:
         return float(static[metric])

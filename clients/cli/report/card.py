@@ -16,6 +16,7 @@ from clients.cli.display.view import (
 from clients.cli.report.artefacts import CHECKPOINT, INT8, LOADER, PYTHON, Artefacts
 from clients.cli.report.collect import Collected, split_text
 from clients.cli.report.figures import constraints_json, measurements, sample_counts
+from clients.cli.report.finals import chosen_by
 from clients.cli.report.verify import ModelFacts
 from nasmesh.v1 import dataset_pb2, training_pb2
 from nasmesh.v1.search_pb2 import Trial
@@ -199,10 +200,10 @@ def _score_note(collected: Collected) -> str:
     trainings = sum(len(final.trials) for final in collected.finals)
     if trainings < _SEVERAL:
         return f"The test split was used once, by the final evaluation. {seen}"
-    return (
-        f"The test split was used by {trainings} final evaluations, once each, and this training is the one that "
-        f"scored best there: its own score is partly luck. {seen}"
-    )
+    chosen = chosen_by(collected.search, collected.best)
+    how = "that scored best there: its own score is partly luck." if chosen is None else f"chosen by {chosen}."
+    used = f"The test split was used by {trainings} final evaluations, once each"
+    return f"{used}, and this training is the one {how} {seen}"
 
 
 def _data(collected: Collected) -> list[str]:

@@ -63,6 +63,23 @@ def finals(trials: Iterable[Trial], metric: str) -> list[Final]:
     return [Final(source, group[0].network.name, metric, group) for source, group in groups.items()]
 
 
+def chosen_by(search: Search, best: Trial) -> str | None:
+    """Return by what the best of several final trainings was chosen, as "its validation accuracy".
+
+    None in a search of before there was a choice: there the score on the test split chose.
+    """
+    if search.spec.final.choice == search_pb2.FINAL_CHOICE_UNSPECIFIED:
+        return None
+    metric = search.spec.objectives[0].metric
+    further = best.evaluate.further_split
+    found = {item.split for item in best.measurements if item.metric == metric and not item.element}
+    if further and further in found:
+        return f"its {measurement_pb2.Split.Name(further).removeprefix('SPLIT_').lower()} {metric}"
+    if further and measurement_pb2.SPLIT_UNSPECIFIED in found:
+        return f"its {metric}"
+    return "its place in the search"
+
+
 def final_json(final: Final) -> dict[str, object]:
     """Return what report.json says of one final network."""
     return {

@@ -19,6 +19,7 @@ from clients.cli.display.view import (
 from clients.cli.output import message_dict
 from clients.cli.report.card import snippet, units_of
 from clients.cli.report.collect import Collected
+from clients.cli.report.finals import chosen_by
 from clients.cli.report.reached import reached
 from clients.cli.report.verify import Verification
 from nasmesh.v1 import measurement_pb2
@@ -88,14 +89,13 @@ def _tested(collected: Collected) -> str:
     if trainings < 2:
         return claim
     rows = [f"* {final.source}: {final}" for final in collected.finals]
-    return "\n".join(
-        [
-            f"{claim} {trainings} final trainings were scored once each, and this is the one that scored best, which "
-            "is partly luck: judge it, and the method, by the means.",
-            "",
-            *rows,
-        ]
+    chosen = chosen_by(collected.search, collected.best)
+    how = (
+        "the one that scored best, which is partly luck: judge it, and the method, by the means."
+        if chosen is None
+        else f"the one chosen by {chosen}, whatever its test score."
     )
+    return "\n".join([f"{claim} {trainings} final trainings were scored once each, and this is {how}", "", *rows])
 
 
 def _networks(collected: Collected) -> list[str]:
