@@ -2,9 +2,11 @@
 
 import pytest
 
+from nasmesh.errors import Invalid
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
-from nasmesh.v1 import measurement_pb2
+from nasmesh.v1 import evaluate_service_pb2, measurement_pb2
 from nasmesh.v1 import search_pb2 as pb
+from scheduler import outcomes
 from scheduler.domain import SearchState
 from scheduler.effects import IllegalTransitionError
 from scheduler.facts import SearchExpired
@@ -106,3 +108,29 @@ def test_final_when_nothing_was_measured_on_validation_then_the_search_s_order_d
     play.score(4, 0.8)
     assert list(play.run.final_trials) == [3, 4]
     assert list(play.run.trials[2].parents) == ["searches/s/trials/2"]
+
+
+def test_scores_when_on_a_split_that_was_not_asked_for_then_refused_and_the_further_one_does_not_do_instead() -> None:
+    asked = spec(max_trials=1, parallelism=1, final=True)
+    asked.final.choice = pb.FINAL_CHOICE_VALIDATION
+    asked.final.evaluate.further_split = measurement_pb2.SPLIT_VALIDATION
+    play = Play(asked)
+    play.propose(1)
+    play.score(1, 0.5)
+    play.do("s-final", generate=dispatch_pb.GenerateResult(trials=[{"network": make.make_network("big")}]))
+    lease = dispatch_pb.Lease(token=dispatch_pb.AttemptToken(), trial="searches/s/trials/2")
+    play.do("s-t2-train", train=make.train_result(lease))
+    task = play.state.tasks["s-t2-evaluate"]
+
+    def told(*splits: measurement_pb2.Split.ValueType) -> dispatch_pb.AttemptOutcome:
+        found = evaluate_service_pb2.EvaluateResult()
+        found.measurements.extend(make.make_measurement("accuracy", 0.5, split) for split in splits)
+        return dispatch_pb.AttemptOutcome(evaluate=found)
+
+    train, validation, test = measurement_pb2.SPLIT_TRAIN, measurement_pb2.SPLIT_VALIDATION, measurement_pb2.SPLIT_TEST
+    for good in (told(test), told(test, validation), told(validation, test)):
+        assert outcomes.check(play.run, task, good) is good
+    with pytest.raises(Invalid, match="SPLIT_TRAIN, which was not asked for"):
+        outcomes.check(play.run, task, told(test, train))
+    with pytest.raises(Invalid, match="accuracy was not measured"):
+        outcomes.check(play.run, task, told(validation))
