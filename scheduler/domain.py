@@ -139,7 +139,8 @@ class SearchRun:
     """A search with what its generator and its budget need. `leaders` are (key, trial), smaller keys are better.
 
     `overdrawn_*` was there beyond the budget when a person lowered it. `measured` holds, by chunks of MEASURED_CHUNK,
-    the digests of trials to take over from, `digests` those of trials at work; `reused` names searches taken over from.
+    the digests of trials to take over from, `repeats` those of trials that measured what one of another search had
+    measured before, `digests` those of trials at work; `reused` names searches taken over from.
     `ladder` has the rungs of a search phase with a rule of early stopping.
     """
 
@@ -177,6 +178,7 @@ class SearchRun:
     overdrawn_trials: int = 0
     overdrawn_iterations: int = 0
     measured: dict[int, bytearray] = field(default_factory=dict)
+    repeats: dict[int, bytearray] = field(default_factory=dict)
     reused: dict[str, None] = field(default_factory=dict)
     digests: dict[int, bytes] = field(default_factory=dict)
     ladder: Ladder | None = None
@@ -211,7 +213,8 @@ class State:
 
     `drained` says of each drained agent whether its trainings are asked back. `deleted` are ids that stay used.
     `datasets` are those that were added, by resource name, in the order of adding.
-    `measured` finds who measured a digest first, `measuring` who is at it, `waiting` who waits; as the searches say.
+    `measured` finds who measured a digest first, `repeats` who did in each other search, `measuring` who is at it,
+    `waiting` who waits; as the searches say. `rules` is the revision of rules that the latest start named.
     `network_names` has "" for one that is gone; `network_uses` counts trials by network from the first deletion on.
     """
 
@@ -227,7 +230,9 @@ class State:
     deleted: dict[str, None] = field(default_factory=dict)
     datasets: dict[str, dataset_pb2.Dataset] = field(default_factory=dict)
     measured: dict[bytes, tuple[str, int]] = field(default_factory=dict)
+    repeats: dict[bytes, dict[str, int]] = field(default_factory=dict)
     measuring: dict[bytes, tuple[str, int]] = field(default_factory=dict)
     waiting: dict[bytes, dict[tuple[str, int], None]] = field(default_factory=dict)
+    rules: int = 0
     network_uses: dict[str, int] | None = field(default=None, compare=False)
     dirty: dict[str, None] = field(default_factory=dict, compare=False)

@@ -19,7 +19,7 @@ from scheduler.collecting import no_collection
 from scheduler.consequences import FOLLOW, change_of, note_closed
 from scheduler.domain import OPEN_SEARCHES, State, Task, TaskState, about
 from scheduler.effects import Changed, Closed, Gone, IllegalTransitionError
-from scheduler.facts import AttemptLeased, AttemptLost, Booted, Change, Event, SearchCreated
+from scheduler.facts import RULES, AttemptLeased, AttemptLost, Booted, Change, Event, SearchCreated
 from scheduler.journal import codec
 from scheduler.journal.base import Answer, Batch, Journal
 from scheduler.journal.encoding import EventEncoder
@@ -78,7 +78,7 @@ class Engine:
         self.journal.forget_answers(self.state.uptime_s - limits.REQUEST_KEEP_S)  # wall time may jump
         self._uptime_offset_s = self.state.uptime_s - self.now
         step = self.step = Step(self.state.sequence + 1)
-        self.record(Booted(epoch))
+        self.record(Booted(epoch, RULES))
         step.batch = self._seal(step)
         self.journal.append(step.batch)
         self.publish(step)

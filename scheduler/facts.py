@@ -17,12 +17,16 @@ from scheduler.wishes import (
     TrialEnqueued,
 )
 
+# Revision of the rules by which facts change the state. What an earlier one recorded is replayed by its own.
+RULES = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Booted:
-    """A scheduler took the journal over."""
+    """A scheduler took the journal over. `rules`: what its facts lead to, 0 where it did not say (RULES)."""
 
     epoch: int
+    rules: int = 0
 
 
 @dataclass(frozen=True, slots=True)

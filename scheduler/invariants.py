@@ -218,7 +218,16 @@ def reuse_faults(state: State) -> Iterator[str]:
     kept = {digest: place for run in state.searches.values() for digest, place in reuse.index(run).items()}
     if kept != state.measured:
         yield f"the searches keep {len(kept)} measured trials, the index {len(state.measured)}"
-    for digest, (search, number) in state.measured.items():
+    held = [(digest, *place) for digest, place in state.measured.items()]
+    again = [(digest, *place) for digest, places in state.repeats.items() for place in places.items()]
+    if sorted(again) != sorted(
+        (d, run.id, n) for run in state.searches.values() for d, n in reuse.repeats(run).items()
+    ):
+        yield f"the index has {len(again)} trials that measured again, the searches keep others"
+    for digest, search, _ in again:
+        if state.measured.get(digest, (search,))[0] == search:
+            yield f"search {search} measured again what no other one stands for: {state.measured.get(digest)}"
+    for digest, search, number in held + again:
         run = state.searches[search]
         trial = run.trials[number - 1]
         if not trial.outcome or trial.reused_from or not trial.checkpoint.key or reuse.digest_of(run, trial) != digest:

@@ -358,16 +358,22 @@ class JournalBooted(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EPOCH_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Its boot number; grows by one each time."""
+    rules: _builtins.int
+    """Revision of the rules by which it derives what follows from facts, from here to the next start. 0: the first ones.
+    1: who measured what another had measured before is kept too, and stands in where that one's search is deleted.
+    """
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
+        rules: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "rules", b"rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -616,6 +622,7 @@ class StateRecord(_message.Message):
     DRAINED_AGENTS_FIELD_NUMBER: _builtins.int
     DELETED_SEARCHES_FIELD_NUMBER: _builtins.int
     RELEASING_AGENTS_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Boot number."""
     sequence: _builtins.int
@@ -624,6 +631,8 @@ class StateRecord(_message.Message):
     """Seconds that schedulers had been up."""
     tasks_created: _builtins.int
     """Tasks created so far."""
+    rules: _builtins.int
+    """Revision of the rules of the latest start."""
     @_builtins.property
     def drained_agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Agents that are drained."""
@@ -646,10 +655,11 @@ class StateRecord(_message.Message):
         drained_agents: _abc.Iterable[_builtins.str] | None = ...,
         deleted_searches: _abc.Iterable[_builtins.str] | None = ...,
         releasing_agents: _abc.Iterable[_builtins.str] | None = ...,
+        rules: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_searches", b"deleted_searches", "drained_agents", b"drained_agents", "epoch", b"epoch", "releasing_agents", b"releasing_agents", "sequence", b"sequence", "tasks_created", b"tasks_created", "uptime_s", b"uptime_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_searches", b"deleted_searches", "drained_agents", b"drained_agents", "epoch", b"epoch", "releasing_agents", b"releasing_agents", "rules", b"rules", "sequence", b"sequence", "tasks_created", b"tasks_created", "uptime_s", b"uptime_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -968,18 +978,24 @@ class MeasuredRecord(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DIGESTS_FIELD_NUMBER: _builtins.int
+    REPEATS_FIELD_NUMBER: _builtins.int
     digests: _builtins.bytes
     """16 bytes for each of 1024 consecutive trials, zeros for those that nothing is taken over from: the digest of network,
     data, control parameters with seed, evaluate configuration, instrumentation and initial weights.
+    """
+    repeats: _builtins.bytes
+    """The same of trials that measured what a trial of another search had measured before: one of them is taken over from
+    when that search is deleted.
     """
     def __init__(
         self,
         *,
         digests: _builtins.bytes = ...,
+        repeats: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "repeats", b"repeats"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

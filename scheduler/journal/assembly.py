@@ -43,7 +43,7 @@ class Rows:
             "network": self._read_network,
             "dataset": self._read_dataset,
         }
-        self._measured: list[tuple[str, int, bytes]] = []
+        self._measured: list[tuple[str, int, pb.MeasuredRecord]] = []
 
     def assemble(self) -> None:
         """Make the state, once all rows are read."""
@@ -51,10 +51,13 @@ class Rows:
         self._put_searches()
         self._put_trials()
         self._put_results()
-        for search, chunk, digests in self._measured:
-            state.searches[search].measured[chunk] = bytearray(digests)
+        for search, chunk, record in self._measured:
+            run = state.searches[search]
+            if record.digests:
+                run.measured[chunk] = bytearray(record.digests)
+            if record.repeats:
+                run.repeats[chunk] = bytearray(record.repeats)
         for run in state.searches.values():
-            state.measured.update(reuse.index(run))
             reuse.restore(state, run)
             if run.state is SearchState.RUNNING:
                 run.ladder = ladder_of(run.spec, run.trials)
@@ -71,6 +74,7 @@ class Rows:
         state.uptime_s, state.tasks_created = record.uptime_s, record.tasks_created
         state.drained = {agent: agent in record.releasing_agents for agent in record.drained_agents}
         state.deleted = dict.fromkeys(record.deleted_searches)
+        state.rules = record.rules
 
     def _read_search(self, key: str, body: bytes) -> None:
         self._runs[key] = search_of(pb.SearchRecord.FromString(body))
@@ -95,7 +99,7 @@ class Rows:
 
     def _read_measured(self, key: str, body: bytes) -> None:
         search, _, chunk = key.rpartition("/")
-        self._measured.append((search, int(chunk), pb.MeasuredRecord.FromString(body).digests))
+        self._measured.append((search, int(chunk), pb.MeasuredRecord.FromString(body)))
 
     def _read_results(self, key: str, body: bytes) -> None:
         search, _, chunk = key.rpartition("/")

@@ -26,7 +26,7 @@ from scheduler.journal.assembly import Rows
 from scheduler.journal.records import search_record, task_record
 
 _ENCODE: dict[type, Callable[[Any], dict[str, Any]]] = {
-    Booted: lambda c: {"booted": pb.JournalBooted(epoch=c.epoch)},
+    Booted: lambda c: {"booted": pb.JournalBooted(epoch=c.epoch, rules=c.rules)},
     SearchCreated: lambda c: {
         "search_created": pb.JournalSearchCreated(
             search_id=c.search, spec=c.spec, owner=c.owner, traceparent=c.traceparent
@@ -45,7 +45,7 @@ _ENCODE: dict[type, Callable[[Any], dict[str, Any]]] = {
 }
 
 _DECODE: dict[str, Callable[[Any], Change]] = {
-    "booted": lambda m: Booted(m.epoch),
+    "booted": lambda m: Booted(m.epoch, m.rules),
     "search_created": lambda m: SearchCreated(m.search_id, m.spec, m.owner, m.traceparent),
     "search_cancelled": lambda m: SearchCancelled(m.search_id),
     "search_expired": lambda m: SearchExpired(m.search_id),
@@ -101,7 +101,9 @@ def encode_row(state: State, key: str) -> bytes:
     if kind == "search":
         return search_record(run).SerializeToString()
     if kind == "measured":
-        return pb.MeasuredRecord(digests=bytes(run.measured[int(number)])).SerializeToString()
+        chunk = int(number)
+        digests, repeats = bytes(run.measured.get(chunk, b"")), bytes(run.repeats.get(chunk, b""))
+        return pb.MeasuredRecord(digests=digests, repeats=repeats).SerializeToString()
     if kind == "results":
         begin = int(number) * RESULTS_CHUNK
         return pb.ResultsRecord(trials=run.results[begin : begin + RESULTS_CHUNK]).SerializeToString()
@@ -140,6 +142,7 @@ def _state_record(state: State) -> pb.StateRecord:
         drained_agents=state.drained,
         releasing_agents=[agent for agent, release in state.drained.items() if release],
         deleted_searches=state.deleted,
+        rules=state.rules,
     )
 
 

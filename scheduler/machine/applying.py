@@ -64,7 +64,7 @@ def _place(touched: tuple[str, int]) -> tuple[str, bool, int]:
 def _booted(work: Work, change: Booted) -> None:
     if change.epoch <= work.state.epoch:
         raise IllegalTransitionError(f"epoch went from {work.state.epoch} to {change.epoch}")
-    work.state.epoch = change.epoch
+    work.state.epoch, work.state.rules = change.epoch, change.rules
 
 
 def _created(work: Work, change: SearchCreated) -> None:

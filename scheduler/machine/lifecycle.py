@@ -4,7 +4,7 @@ from nasmesh.v1 import dataset_pb2, generate_service_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import OPEN_SEARCHES, RESULTS_CHUNK, SearchRun, SearchState, State, TaskKind, TaskState
 from scheduler.effects import Drained, Gone, IllegalTransitionError, Rearranged, Recalled, Work
-from scheduler.machine import recording, searching, tasks, trials, waiting
+from scheduler.machine import recording, reuse, searching, tasks, trials, waiting
 from scheduler.wishes import AgentDrained
 
 PAUSED = "the search is paused"
@@ -98,11 +98,7 @@ def delete(work: Work, run: SearchRun) -> None:
     for task_id in state.tasks.drop(run.id):
         state.dirty[f"task/{task_id}"] = None
     _forget_networks(state, run)
-    for digest, source in list(state.measured.items()):
-        if source[0] == run.id:
-            del state.measured[digest]
-    for chunk in run.measured:
-        state.dirty[f"measured/{run.id}/{chunk}"] = None
+    reuse.hand_over(state, run)
     for number in range(1, len(run.trials) + 1):
         state.dirty[f"trial/{run.id}/{number}"] = None
     for chunk in range(-(-len(run.results) // RESULTS_CHUNK)):

@@ -14,6 +14,9 @@ from scheduler.effects import Work
 # Begins every digest; another rule of what decides a measurement gets another one, so that old entries never match.
 _RULE = b"measured 1"
 _NO_PLAN = bytes(8)
+_NONE = bytes(MEASURED_BYTES)
+# Revision of the rules (facts.RULES) from which on repeated measurements are kept, and handed the place of the first.
+_HANDS_OVER = 1
 
 
 def digest_of(run: SearchRun, trial: pb.Trial) -> bytes:
@@ -102,29 +105,86 @@ def remember(work: Work, run: SearchRun, trial: pb.Trial) -> None:
         # Recorded by a version without reuse: a complete specification says what it wants. The rules for what that
         # version recorded must not change, else its journal could not be replayed.
         return
+    state = work.state
     digest = run.digests.get(trial.number) or digest_of(run, trial)
-    if digest in work.state.measured:
+    first = state.measured.get(digest)
+    if first is not None:
+        if state.rules >= _HANDS_OVER and first[0] != run.id:
+            _repeat(state, run, trial.number, digest)
         return
-    work.state.measured[digest] = (run.id, trial.number)
-    if digest in work.state.waiting:
+    state.measured[digest] = (run.id, trial.number)
+    if digest in state.waiting:
         work.settled += (digest,)
-    chunk, place = divmod(trial.number - 1, MEASURED_CHUNK)
-    row = run.measured.setdefault(chunk, bytearray())
+    _write(state, run, run.measured, trial.number, digest)
+
+
+def _repeat(state: State, run: SearchRun, number: int, digest: bytes) -> None:
+    """Keep that a trial measured what one of another search had; of equal ones of its own search, the first."""
+    places = state.repeats.setdefault(digest, {})
+    if run.id not in places:
+        places[run.id] = number
+        _write(state, run, run.repeats, number, digest)
+
+
+def hand_over(state: State, run: SearchRun) -> None:
+    """Take a search that goes out of the indexes; who measured the same in another one stands from now on.
+
+    Linear in the search's own trials. Of several the one in the search with the smallest id stands.
+    """
+    for digest in _numbers(run.repeats):
+        del state.repeats[digest][run.id]
+        if not state.repeats[digest]:
+            del state.repeats[digest]
+    for digest in _numbers(run.measured):
+        del state.measured[digest]
+        if digest in state.repeats:
+            _succeed(state, digest)
+    for chunk in (*run.measured, *run.repeats):
+        state.dirty[f"measured/{run.id}/{chunk}"] = None
+
+
+def _succeed(state: State, digest: bytes) -> None:
+    """Put one that measured a digest again in the place of who did first; or none, where the rules then said so."""
+    places = state.repeats[digest]
+    hands_over = state.rules >= _HANDS_OVER
+    for search in [min(places)] if hands_over else list(places):
+        number, heir = places.pop(search), state.searches[search]
+        _write(state, heir, heir.repeats, number, _NONE)
+        if hands_over:
+            state.measured[digest] = (search, number)
+            _write(state, heir, heir.measured, number, digest)
+    if not places:
+        del state.repeats[digest]
+
+
+def _write(state: State, run: SearchRun, rows: dict[int, bytearray], number: int, digest: bytes) -> None:
+    chunk, place = divmod(number - 1, MEASURED_CHUNK)
+    row = rows.setdefault(chunk, bytearray())
     begin = place * MEASURED_BYTES
     if len(row) < begin + MEASURED_BYTES:
         row.extend(bytes(begin + MEASURED_BYTES - len(row)))
     row[begin : begin + MEASURED_BYTES] = digest
-    work.state.dirty[f"measured/{run.id}/{chunk}"] = None
+    state.dirty[f"measured/{run.id}/{chunk}"] = None
 
 
 def index(run: SearchRun) -> dict[bytes, tuple[str, int]]:
-    """Return a search's part of the index, from what its snapshot rows hold."""
-    found: dict[bytes, tuple[str, int]] = {}
-    for chunk, row in sorted(run.measured.items()):
+    """Return a search's part of the index of who measured what first, from what its snapshot rows hold."""
+    return {digest: (run.id, number) for digest, number in _numbers(run.measured).items()}
+
+
+def repeats(run: SearchRun) -> dict[bytes, int]:
+    """Return the trials of a search that measured what another search had before, from what its snapshot rows hold."""
+    return _numbers(run.repeats)
+
+
+def _numbers(rows: dict[int, bytearray]) -> dict[bytes, int]:
+    """Return the trials of snapshot rows by digest."""
+    found: dict[bytes, int] = {}
+    for chunk, row in sorted(rows.items()):
         for begin in range(0, len(row), MEASURED_BYTES):
             digest = bytes(row[begin : begin + MEASURED_BYTES])
-            if any(digest):
-                found[digest] = (run.id, chunk * MEASURED_CHUNK + begin // MEASURED_BYTES + 1)
+            if digest != _NONE:
+                found[digest] = chunk * MEASURED_CHUNK + begin // MEASURED_BYTES + 1
     return found
 
 
@@ -174,7 +234,10 @@ def stop_waiting(state: State, run: SearchRun, number: int) -> None:
 
 
 def restore(state: State, run: SearchRun) -> None:
-    """Put a search's trials that are at work into the indexes, from what its snapshot rows hold."""
+    """Put a search's trials into the indexes, measured and at work, from what its snapshot rows hold."""
+    state.measured.update(index(run))
+    for digest, repeated in repeats(run).items():
+        state.repeats.setdefault(digest, {})[run.id] = repeated
     for number in run.digests:
         digest = run.digests[number] = digest_of(run, run.trials[number - 1])
         state.measuring[digest] = (run.id, number)

@@ -8,6 +8,7 @@ from scheduler import invariants
 from scheduler.domain import SearchState, State
 from scheduler.effects import Effect
 from scheduler.facts import (
+    RULES,
     AttemptLeased,
     AttemptLost,
     Booted,
@@ -30,7 +31,7 @@ class Play:
         self.state = State()
         self.time_us = 0
         self.uptime_s = 0.0
-        self.tell(Booted(1))
+        self.tell(Booted(1, RULES))
         if spec is not None:
             self.tell(SearchCreated("s", spec))
 

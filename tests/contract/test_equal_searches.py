@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nasmesh.errors import Stale
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2_grpc as rpc
 from nasmesh.v1 import search_pb2
 from tests.builders import scheduler_lifecycle as wish
 from tests.builders import scheduling as make
-from tests.builders.scheduler_calls import SUCCEEDED, go
+from tests.builders.scheduler_calls import SUCCEEDED, go, refused
 from tests.builders.scheduler_server import Script, client, create, ended, running, trials_of, working
 
 WAITS = search_pb2.TRIAL_PHASE_AWAITS_EQUAL
@@ -97,3 +98,33 @@ def test_equal_searches_when_the_one_that_trains_is_held_then_the_other_trains_i
 
     go(body())
     assert {name.split("/")[1] for name in trained} == {"s", "t"}
+
+
+def test_search_when_deleted_then_another_that_measured_the_same_is_taken_over_from_also_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    trained: list[str] = []
+
+    async def body() -> None:
+        again = equal_spec()
+        again.cache = search_pb2.CACHE_MODE_REPEAT
+        journal = tmp_path / "journal.db"
+        script = keeping(trained, keeps=False)
+        async with running(journal) as scheduler, client(scheduler.address) as stub, working(scheduler.address, script):
+            for name, spec in (("a", equal_spec()), ("b", again), ("c", equal_spec())):
+                await create(stub, spec, search_id=name)
+                assert (await ended(stub, f"searches/{name}")).state == SUCCEEDED
+            assert {trial.reused_from.split("/")[1] for trial in await trials_of(stub, "searches/c")} == {"a"}
+            error = await refused(stub.DeleteSearch(wish.delete("a")[1]), Stale)
+            assert (error.reason, "searches/c" in error.message) == ("SEARCH_REFERENCED", True)
+            for name in ("c", "a"):
+                await stub.DeleteSearch(wish.delete(name)[1])
+        async with running(journal) as scheduler, client(scheduler.address) as stub, working(scheduler.address, script):
+            await create(stub, equal_spec(), search_id="d")
+            assert (await ended(stub, "searches/d")).device_time_s == 0.0
+            sources = await trials_of(stub, "searches/b")
+            for source, trial in zip(sources, await trials_of(stub, "searches/d"), strict=True):
+                assert (trial.reused_from, list(trial.measurements)) == (source.name, list(source.measurements))
+
+    go(body())
+    assert {name.split("/")[1] for name in trained} == {"a", "b"}

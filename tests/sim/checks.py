@@ -20,7 +20,7 @@ from scheduler.domain import OPEN_TASKS, SearchState, State, Task, TaskState
 from scheduler.facts import AttemptLeased, AttemptLost, CheckpointReported, Event, NeedUnmet, OutcomeReported
 from scheduler.invariants import InvariantError
 from scheduler.journal import codec
-from scheduler.machine import apply
+from scheduler.machine import apply, reuse
 from scheduler.wishes import SearchDeleted
 from tests.sim.placing import Placing
 
@@ -239,6 +239,8 @@ class Checks:
         for task_id, state in self.ended.items():
             if engine.state.tasks[task_id].state is not state:
                 raise InvariantError(f"I4: was {state.name}: {engine.state.tasks[task_id].story()}")
+        if engine.state.deleted:
+            _check_measured(engine.state)
 
     def armed(self, engine: "Engine", now: float) -> None:
         """Check what runs against what is armed, offered and heard (I7, I8); only open searches have running tasks."""
@@ -312,6 +314,15 @@ class Checks:
                 self.store.store.get(ref)
             except NasmeshError as error:
                 raise InvariantError(f"I9: {ref.key} is recorded: {error.message}") from error
+
+
+def _check_measured(state: State) -> None:
+    """Check that whatever a search still holds measured can be taken over, whoever measured it first and is deleted."""
+    for run in state.searches.values():
+        for trial in run.trials if run.spec.cache else ():
+            is_whole = trial.outcome == search_pb2.TRIAL_OUTCOME_SUCCEEDED
+            if is_whole and not trial.evaluate.table and reuse.digest_of(run, trial) not in state.measured:
+                raise InvariantError(f"{trial.name} holds measurements, which nobody would take over")
 
 
 def _refs(outcome: pb.AttemptOutcome) -> Iterable[object_pb2.ObjectRef]:

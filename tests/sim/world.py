@@ -20,6 +20,7 @@ from scheduler.domain import OPEN_SEARCHES
 from tests.builders import scheduling as make
 from tests.sim.agent import SimAgent
 from tests.sim.checks import Checks
+from tests.sim.clearing import clear_up
 from tests.sim.client import SimClient
 from tests.sim.dying import KilledError
 from tests.sim.faults import FAULTS
@@ -303,6 +304,7 @@ class World:
         (host,) = self.alive_hosts()
         self.checks.equal(host.engine)
         check_results(self)
+        clear_up(self)
 
     def round(self) -> None:
         """Let everybody do what is due, in order, then let time pass until the next thing happens."""
