@@ -9,8 +9,9 @@ from nasmesh.host import describe_server, package_version
 from nasmesh.jobs.table import JobView
 from nasmesh.store.keys import check_ref
 from nasmesh.tables import shelf
+from nasmesh.tables.table import Outline
 from nasmesh.v1 import evaluate_service_pb2 as pb
-from nasmesh.v1 import evaluation_pb2, job_pb2
+from nasmesh.v1 import evaluation_pb2, job_pb2, measurement_pb2
 
 
 def check_start(request: pb.StartEvaluationRequest) -> pb.StartEvaluationRequest:
@@ -54,4 +55,18 @@ def server(slots: int) -> job_pb2.Server:
     found = describe_server(engine, slots=slots, datasets=dataset_resources())
     found.tables.extend(f"tables/{name}" for name in shelf.names())
     found.metrics.extend(sorted(further.names_known()))
+    found.table_contents.extend(_contents(name, table) for name, table in shelf.outlines().items())
     return found
+
+
+def _contents(name: str, table: Outline) -> job_pb2.BenchmarkTable:
+    return job_pb2.BenchmarkTable(
+        name=f"tables/{name}",
+        dataset=table.about.dataset,
+        trainings=table.trainings,
+        figures=[
+            job_pb2.TableFigure(metric=metric, split=measurement_pb2.Split.ValueType(split))
+            for metric, split in table.figures
+        ],
+        space=table.space,
+    )

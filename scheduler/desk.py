@@ -285,6 +285,12 @@ def _check_hello(hello: pb.AgentHello) -> None:
         ids.parse_name("datasets", dataset.name, field="hello.server.datasets")
     for table in hello.server.tables:
         ids.parse_name("tables", table, field="hello.server.tables")
-    if len(hello.server.metrics) > _HELD or any(len(metric) > _TEXT for metric in hello.server.metrics):
-        message = f"hello.server.metrics: at most {_HELD} names of at most {_TEXT} characters"
-        raise Invalid("HELLO_INVALID", message, field="hello.server.metrics")
+    for field, names in (("metrics", hello.server.metrics), ("losses", hello.server.losses)):
+        if len(names) > _HELD or any(len(name) > _TEXT for name in names):
+            message = f"hello.server.{field}: at most {_HELD} names of at most {_TEXT} characters"
+            raise Invalid("HELLO_INVALID", message, field=f"hello.server.{field}")
+    for contents in hello.server.table_contents:
+        ids.parse_name("tables", contents.name, field="hello.server.table_contents")
+        if len(contents.figures) > _HELD or any(len(figure.metric) > _TEXT for figure in contents.figures):
+            message = f"hello.server.table_contents: at most {_HELD} figures, names of at most {_TEXT} characters"
+            raise Invalid("HELLO_INVALID", message, field="hello.server.table_contents")

@@ -15,6 +15,7 @@ from scheduler.datasets import visible
 from scheduler.domain import OPEN_SEARCHES, SearchRun, TaskKind
 from scheduler.engine import Engine
 from scheduler.facts import SearchCancelled, SearchCreated
+from scheduler.offered import check_losses, check_metrics, check_table
 from scheduler.offers import Offers, has_data
 from scheduler.once import once
 from scheduler.origin import complete_transfer
@@ -122,16 +123,19 @@ class Searches:
     def _check_offered(self, spec: search_pb2.SearchSpec) -> None:
         """Raise Unavailable where what the search needs is nowhere.
 
-        That is its data (DATASET_ABSENT), its table (TABLE_ABSENT), a metric asked for by name (METRIC_ABSENT).
+        That is its data (DATASET_ABSENT), its table (TABLE_ABSENT), a metric or a loss asked for by name
+        (METRIC_ABSENT, LOSS_ABSENT); Invalid where its table is there and cannot answer it.
         """
         self._check_data(spec)
-        known = [entry.server for entry in self._engine.agents.all() if TaskKind.EVALUATE in entry.slots]
-        servers = [*known, *self._offers.servers(TaskKind.EVALUATE)]
-        if spec.evaluate.table:
-            _check_table(servers, spec.evaluate.table)
-        for field, evaluate in (("evaluate", spec.evaluate), ("final.evaluate", spec.final.evaluate)):
-            for index, metric in enumerate(evaluate.metrics):
-                _check_metric(servers, metric, f"spec.{field}.metrics[{index}]")
+        check_losses(self._known(TaskKind.TRAIN), spec)
+        evaluators = self._known(TaskKind.EVALUATE)
+        check_table(evaluators, spec)
+        check_metrics(evaluators, spec)
+
+    def _known(self, kind: TaskKind) -> Sequence[job_pb2.Server]:
+        """Return the servers of a kind that were seen, and those that are offered."""
+        seen = [entry.server for entry in self._engine.agents.all() if kind in entry.slots]
+        return [*seen, *self._offers.servers(kind)]
 
     def _check_data(self, spec: search_pb2.SearchSpec) -> None:
         """Raise Unavailable (DATASET_ABSENT) where train servers are connected and none of them has built-in data."""
@@ -177,32 +181,6 @@ class Searches:
                 "SEARCH_EXISTS", f"search_id: searches/{identifier} {what}; choose another id", field="search_id"
             )
         return identifier
-
-
-def _check_table(servers: Sequence[job_pb2.Server], table: str) -> None:
-    """Raise Unavailable (TABLE_ABSENT) where every known evaluate server names its tables, and not this one."""
-    if not servers or any(not server.tables or table in server.tables for server in servers):
-        return
-    known = ", ".join(sorted({name for server in servers for name in server.tables}))
-    raise Unavailable(
-        "TABLE_ABSENT",
-        f"spec.evaluate.table: no evaluate server has {table[:100]} (they have {known}). Where it was imported beside"
-        " one that runs, start that server again: it names its tables when it connects",
-        field="spec.evaluate.table",
-    )
-
-
-def _check_metric(servers: Sequence[job_pb2.Server], metric: str, field: str) -> None:
-    """Raise Unavailable (METRIC_ABSENT) where every known evaluate server names its metrics, and not this one."""
-    if not servers or any(not server.metrics or metric in server.metrics for server in servers):
-        return
-    known = ", ".join(sorted({name for server in servers for name in server.metrics})[:40])
-    raise Unavailable(
-        "METRIC_ABSENT",
-        f"{field}: no evaluate server has a metric {metric[:80]} (they have {known}). Where its package was installed"
-        " beside one that runs, start that server again: it names its metrics when it connects",
-        field=field,
-    )
 
 
 def _is_state(value: str) -> bool:

@@ -69,6 +69,7 @@ def server(slots: int, memory_bytes: int = 0, gang_address: str = "") -> job_pb2
         if device.id == compute_device().id:
             device.job_memory_bytes = memory_bytes
     found.gang_address = gang_address
+    found.losses.extend(loss_names.names_known())
     return found
 
 

@@ -1,5 +1,6 @@
 """Where tables are: those that come with the program, and those that were imported below the home directory."""
 
+import contextlib
 import functools
 from importlib import resources
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from nasmesh import ids
 from nasmesh.errors import Invalid, NotFound
 from nasmesh.settings import home
-from nasmesh.tables.table import TABLE_BYTES, Table, from_bytes, to_bytes
+from nasmesh.tables.table import TABLE_BYTES, Outline, Table, from_bytes, outline, to_bytes
 
 _SUFFIX = ".npz"
 
@@ -32,6 +33,15 @@ def load(name: str) -> Table:
             "TABLE_CORRUPT", f"{name}: {stat.st_size} bytes are no table; at most {TABLE_BYTES}", field="table"
         )
     return _read(path, stat.st_mtime_ns)
+
+
+def outlines() -> dict[str, Outline]:
+    """Return by id what the tables that are there hold, of each that can be read."""
+    found = {}
+    for name in names():
+        with contextlib.suppress(Invalid):  # whoever asks it for a number is told
+            found[name] = outline(path_of(f"tables/{name}"))
+    return found
 
 
 def path_of(name: str) -> Path:

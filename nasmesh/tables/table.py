@@ -7,8 +7,9 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ _SPLITS = {
     "validation": measurement_pb2.SPLIT_VALIDATION,
     "test": measurement_pb2.SPLIT_TEST,
 }
+_UNREADABLE = (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, json_format.ParseError)
 _SPLIT_NAMES = {split: name for name, split in _SPLITS.items()}
 
 Figure = tuple[str, int]
@@ -190,33 +192,61 @@ def to_bytes(table: Table) -> bytes:
     return written.getvalue()
 
 
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a table holds, without its numbers: `trainings` is the most that any network has."""
+
+    about: About
+    space: space_pb2.Space
+    trainings: int
+    figures: tuple[Figure, ...]
+
+
+def outline(file: Path) -> Outline:
+    """Return the outline of a table's file; raises Invalid (TABLE_CORRUPT) naming it."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            about, space = _about(archive["about"])
+            _, trainings = archive["costs_s"].shape
+            return Outline(about, space, int(trainings), tuple(sorted(_figures(archive.files))))
+    except _UNREADABLE as error:
+        raise _corrupt(file.stem, str(error)[:200]) from error
+
+
 def from_bytes(content: bytes, *, name: str) -> Table:
     """Return the table in an .npz archive; raises Invalid (TABLE_CORRUPT) naming it."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-        about = json.loads(arrays["about"].tobytes())
-        if about.pop("format_version") != FORMAT_VERSION:
-            raise ValueError(f"it is of another version; this program reads version {FORMAT_VERSION}")
-        space = json_format.ParseDict(about.pop("space"), space_pb2.Space())
-        known = {one.name for one in fields(About)}
-        if set(about) != known:
-            raise ValueError(f"its description has {sorted(about)}")
+        about, space = _about(arrays["about"])
         return Table(
-            about=About(**{**about, "sample_dims": tuple(about["sample_dims"])}),
+            about=about,
             space=space,
             codes=arrays["codes"].astype(np.uint8),
             costs_s=arrays["costs_s"].astype(np.float64),
             parameters=arrays["parameters"].astype(np.int64),
             macs=arrays["macs"].astype(np.int64),
-            figures={
-                (metric, _SPLITS[split]): arrays[f"figure.{split}.{metric}"].astype(np.float64)
-                for split, metric in (key.split(".")[1:] for key in arrays if key.startswith("figure."))
-            },
+            figures={figure: arrays[key].astype(np.float64) for figure, key in _figures(arrays).items()},
             digest=hashlib.sha256(content).hexdigest(),
         )
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, json_format.ParseError) as error:
+    except _UNREADABLE as error:
         raise _corrupt(name, str(error)[:200]) from error
+
+
+def _about(stored: NDArray[Any]) -> tuple[About, space_pb2.Space]:
+    about = json.loads(stored.tobytes())
+    if about.pop("format_version") != FORMAT_VERSION:
+        raise ValueError(f"it is of another version; this program reads version {FORMAT_VERSION}")
+    space = json_format.ParseDict(about.pop("space"), space_pb2.Space())
+    if set(about) != {one.name for one in fields(About)}:
+        raise ValueError(f"its description has {sorted(about)}")
+    return About(**{**about, "sample_dims": tuple(about["sample_dims"])}), space
+
+
+def _figures(keys: Iterable[str]) -> dict[Figure, str]:
+    """Return the figures among an archive's keys, with the key of each."""
+    found = ((key, *key.split(".")[1:]) for key in keys if key.startswith("figure."))
+    return {(metric, _SPLITS[split]): key for key, split, metric in found}
 
 
 def _corrupt(name: str, why: str) -> Invalid:

@@ -24,19 +24,25 @@ _sym_db = _symbol_database.Default()
 
 from nasmesh.v1 import dataset_pb2 as nasmesh_dot_v1_dot_dataset__pb2
 from nasmesh.v1 import generate_service_pb2 as nasmesh_dot_v1_dot_generate__service__pb2
+from nasmesh.v1 import measurement_pb2 as nasmesh_dot_v1_dot_measurement__pb2
+from nasmesh.v1 import space_pb2 as nasmesh_dot_v1_dot_space__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14nasmesh/v1/job.proto\x12\nnasmesh.v1\x1a\x18nasmesh/v1/dataset.proto\x1a!nasmesh/v1/generate_service.proto\"\xfa\x01\n\x06Server\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12#\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x12.nasmesh.v1.Device\x12\r\n\x05slots\x18\x04 \x01(\x05\x12%\n\x08\x64\x61tasets\x18\x05 \x03(\x0b\x32\x13.nasmesh.v1.Dataset\x12)\n\ngenerators\x18\x06 \x03(\x0b\x32\x15.nasmesh.v1.Generator\x12\x12\n\nprocess_id\x18\x07 \x01(\x03\x12\x14\n\x0cgang_address\x18\x08 \x01(\t\x12\x0e\n\x06tables\x18\t \x03(\t\x12\x0f\n\x07metrics\x18\n \x03(\t\"S\n\x06\x44\x65vice\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12\x18\n\x10job_memory_bytes\x18\x04 \x01(\x03*\x9a\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14nasmesh/v1/job.proto\x12\nnasmesh.v1\x1a\x18nasmesh/v1/dataset.proto\x1a!nasmesh/v1/generate_service.proto\x1a\x1cnasmesh/v1/measurement.proto\x1a\x16nasmesh/v1/space.proto\"\xbe\x02\n\x06Server\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12#\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x12.nasmesh.v1.Device\x12\r\n\x05slots\x18\x04 \x01(\x05\x12%\n\x08\x64\x61tasets\x18\x05 \x03(\x0b\x32\x13.nasmesh.v1.Dataset\x12)\n\ngenerators\x18\x06 \x03(\x0b\x32\x15.nasmesh.v1.Generator\x12\x12\n\nprocess_id\x18\x07 \x01(\x03\x12\x14\n\x0cgang_address\x18\x08 \x01(\t\x12\x0e\n\x06tables\x18\t \x03(\t\x12\x0f\n\x07metrics\x18\n \x03(\t\x12\x0e\n\x06losses\x18\x0b \x03(\t\x12\x32\n\x0etable_contents\x18\x0c \x03(\x0b\x32\x1a.nasmesh.v1.BenchmarkTable\"\x8e\x01\n\x0e\x42\x65nchmarkTable\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x11\n\ttrainings\x18\x03 \x01(\x05\x12(\n\x07\x66igures\x18\x04 \x03(\x0b\x32\x17.nasmesh.v1.TableFigure\x12 \n\x05space\x18\x05 \x01(\x0b\x32\x11.nasmesh.v1.Space\"?\n\x0bTableFigure\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12 \n\x05split\x18\x02 \x01(\x0e\x32\x11.nasmesh.v1.Split\"S\n\x06\x44\x65vice\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12\x18\n\x10job_memory_bytes\x18\x04 \x01(\x03*\x9a\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nasmesh.v1.job_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBSTATE']._serialized_start=436
-  _globals['_JOBSTATE']._serialized_end=590
-  _globals['_SERVER']._serialized_start=98
-  _globals['_SERVER']._serialized_end=348
-  _globals['_DEVICE']._serialized_start=350
-  _globals['_DEVICE']._serialized_end=433
+  _globals['_JOBSTATE']._serialized_start=768
+  _globals['_JOBSTATE']._serialized_end=922
+  _globals['_SERVER']._serialized_start=152
+  _globals['_SERVER']._serialized_end=470
+  _globals['_BENCHMARKTABLE']._serialized_start=473
+  _globals['_BENCHMARKTABLE']._serialized_end=615
+  _globals['_TABLEFIGURE']._serialized_start=617
+  _globals['_TABLEFIGURE']._serialized_end=680
+  _globals['_DEVICE']._serialized_start=682
+  _globals['_DEVICE']._serialized_end=765
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,8 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from nasmesh.v1 import dataset_pb2 as _dataset_pb2
 from nasmesh.v1 import generate_service_pb2 as _generate_service_pb2
+from nasmesh.v1 import measurement_pb2 as _measurement_pb2
+from nasmesh.v1 import space_pb2 as _space_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -73,6 +75,8 @@ class Server(_message.Message):
     GANG_ADDRESS_FIELD_NUMBER: _builtins.int
     TABLES_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    TABLE_CONTENTS_FIELD_NUMBER: _builtins.int
     engine: _builtins.str
     """Engine and version, for example "torch 2.13.0"."""
     version: _builtins.str
@@ -107,6 +111,16 @@ class Server(_message.Message):
         say. Only for evaluate servers.
         """
 
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Losses that it trains by (TrainConfig.loss), those of installed packages among them. Empty: it does not say. Only for
+        train servers.
+        """
+
+    @_builtins.property
+    def table_contents(self) -> _containers.RepeatedCompositeFieldContainer[Global___BenchmarkTable]:
+        """What those of its tables hold that it could read; one that is not here may hold anything. Only for evaluate servers."""
+
     def __init__(
         self,
         *,
@@ -120,14 +134,84 @@ class Server(_message.Message):
         gang_address: _builtins.str = ...,
         tables: _abc.Iterable[_builtins.str] | None = ...,
         metrics: _abc.Iterable[_builtins.str] | None = ...,
+        losses: _abc.Iterable[_builtins.str] | None = ...,
+        table_contents: _abc.Iterable[Global___BenchmarkTable] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "devices", b"devices", "engine", b"engine", "gang_address", b"gang_address", "generators", b"generators", "metrics", b"metrics", "process_id", b"process_id", "slots", b"slots", "tables", b"tables", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "devices", b"devices", "engine", b"engine", "gang_address", b"gang_address", "generators", b"generators", "losses", b"losses", "metrics", b"metrics", "process_id", b"process_id", "slots", b"slots", "table_contents", b"table_contents", "tables", b"tables", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Server: _TypeAlias = Server  # noqa: Y015
+
+@_typing.final
+class BenchmarkTable(_message.Message):
+    """What a benchmark table holds, so that a search that cannot be answered from it is refused when it is made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    TRAININGS_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Resource name: "tables/{table}"."""
+    dataset: _builtins.str
+    """Data set that its networks were trained on, "datasets/{id}"."""
+    trainings: _builtins.int
+    """Times that each network was trained, at most: seeds 0 to this less one (EvaluateConfig.table_seed)."""
+    @_builtins.property
+    def figures(self) -> _containers.RepeatedCompositeFieldContainer[Global___TableFigure]:
+        """What was measured."""
+
+    @_builtins.property
+    def space(self) -> _space_pb2.Space:
+        """The space that its networks are of."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        dataset: _builtins.str = ...,
+        trainings: _builtins.int = ...,
+        figures: _abc.Iterable[Global___TableFigure] | None = ...,
+        space: _space_pb2.Space | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "figures", b"figures", "name", b"name", "space", b"space", "trainings", b"trainings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BenchmarkTable: _TypeAlias = BenchmarkTable  # noqa: Y015
+
+@_typing.final
+class TableFigure(_message.Message):
+    """A column of a benchmark table."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    metric: _builtins.str
+    """Name of the metric."""
+    split: _measurement_pb2.Split.ValueType
+    """The split it was measured on; unspecified where it is tied to none, as latency is."""
+    def __init__(
+        self,
+        *,
+        metric: _builtins.str = ...,
+        split: _measurement_pb2.Split.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "split", b"split"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TableFigure: _TypeAlias = TableFigure  # noqa: Y015
 
 @_typing.final
 class Device(_message.Message):

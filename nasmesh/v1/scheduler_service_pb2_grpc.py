@@ -204,7 +204,10 @@ class SchedulerServiceServicer:
         Errors: INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; ALREADY_EXISTS (SEARCH_EXISTS, REQUEST_ID_REUSED):
         choose another id, or read what exists; NOT_FOUND (TRIAL_UNKNOWN): name a trial that exists in transfer.trial;
         UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator;
-        UNAVAILABLE (DATASET_ABSENT): no connected train server has the data, obtain it there.
+        UNAVAILABLE (DATASET_ABSENT): no connected train server has the data, obtain it there; UNAVAILABLE (LOSS_ABSENT,
+        METRIC_ABSENT, TABLE_ABSENT): no known server has that loss, metric or table, install or import it and start the server
+        again; INVALID_ARGUMENT (TABLE_DATA_MISMATCH, TABLE_SPACE_MISMATCH, TABLE_SPLIT_ABSENT, TABLE_SEED_ABSENT,
+        TABLE_METRIC_ABSENT): the table does not hold what the specification asks for, change the field named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

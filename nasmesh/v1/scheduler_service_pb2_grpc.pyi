@@ -41,7 +41,10 @@ class SchedulerServiceStub:
     Errors: INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; ALREADY_EXISTS (SEARCH_EXISTS, REQUEST_ID_REUSED):
     choose another id, or read what exists; NOT_FOUND (TRIAL_UNKNOWN): name a trial that exists in transfer.trial;
     UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator;
-    UNAVAILABLE (DATASET_ABSENT): no connected train server has the data, obtain it there.
+    UNAVAILABLE (DATASET_ABSENT): no connected train server has the data, obtain it there; UNAVAILABLE (LOSS_ABSENT,
+    METRIC_ABSENT, TABLE_ABSENT): no known server has that loss, metric or table, install or import it and start the server
+    again; INVALID_ARGUMENT (TABLE_DATA_MISMATCH, TABLE_SPACE_MISMATCH, TABLE_SPLIT_ABSENT, TABLE_SEED_ABSENT,
+    TABLE_METRIC_ABSENT): the table does not hold what the specification asks for, change the field named.
     """
     GetSearch: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetSearchRequest, _scheduler_service_pb2.GetSearchResponse]
     """Returns one search.
@@ -232,7 +235,10 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     Errors: INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; ALREADY_EXISTS (SEARCH_EXISTS, REQUEST_ID_REUSED):
     choose another id, or read what exists; NOT_FOUND (TRIAL_UNKNOWN): name a trial that exists in transfer.trial;
     UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator;
-    UNAVAILABLE (DATASET_ABSENT): no connected train server has the data, obtain it there.
+    UNAVAILABLE (DATASET_ABSENT): no connected train server has the data, obtain it there; UNAVAILABLE (LOSS_ABSENT,
+    METRIC_ABSENT, TABLE_ABSENT): no known server has that loss, metric or table, install or import it and start the server
+    again; INVALID_ARGUMENT (TABLE_DATA_MISMATCH, TABLE_SPACE_MISMATCH, TABLE_SPLIT_ABSENT, TABLE_SEED_ABSENT,
+    TABLE_METRIC_ABSENT): the table does not hold what the specification asks for, change the field named.
     """
     GetSearch: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetSearchRequest, _scheduler_service_pb2.GetSearchResponse]  # type: ignore[assignment]
     """Returns one search.
@@ -426,7 +432,10 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT (SPEC_INVALID): fix the fields named; ALREADY_EXISTS (SEARCH_EXISTS, REQUEST_ID_REUSED):
         choose another id, or read what exists; NOT_FOUND (TRIAL_UNKNOWN): name a trial that exists in transfer.trial;
         UNAVAILABLE (GENERATOR_ABSENT): start a server for that generator;
-        UNAVAILABLE (DATASET_ABSENT): no connected train server has the data, obtain it there.
+        UNAVAILABLE (DATASET_ABSENT): no connected train server has the data, obtain it there; UNAVAILABLE (LOSS_ABSENT,
+        METRIC_ABSENT, TABLE_ABSENT): no known server has that loss, metric or table, install or import it and start the server
+        again; INVALID_ARGUMENT (TABLE_DATA_MISMATCH, TABLE_SPACE_MISMATCH, TABLE_SPLIT_ABSENT, TABLE_SEED_ABSENT,
+        TABLE_METRIC_ABSENT): the table does not hold what the specification asks for, change the field named.
         """
 
     @_abc_1.abstractmethod

@@ -40,6 +40,11 @@ def hello_of(generator: generate_service_pb2.Generator) -> pb.WorkRequest:
     return pb.WorkRequest(hello=pb.AgentHello(agent="agents/a", slots=slots, server=server))
 
 
+def hello_saying(**server: object) -> pb.WorkRequest:
+    """Return the hello of a server that says this of itself."""
+    return pb.WorkRequest(hello={"agent": "agents/a", "slots": [{"kind": TRAIN, "slots": 1}], "server": server})
+
+
 async def first_train_lease(agent: ScriptedAgent) -> pb.Lease:
     """Answer the generator's call and return the first train lease."""
     await agent.want(GENERATE)
@@ -70,6 +75,10 @@ def test_hello_when_sent_then_welcome_with_epoch_and_lease() -> None:
         (pb.WorkRequest(hello=pb.AgentHello(agent="agents/a")), "HELLO_INVALID"),
         (pb.WorkRequest(hello={"agent": "agents/a", "slots": [{"kind": TRAIN, "slots": -1}]}), "HELLO_INVALID"),
         (hello_of(make.make_generator(a={"pattern": "(a+)+$"})), "SETTINGS_SCHEMA_INVALID"),
+        (hello_saying(losses=["x" * 200]), "HELLO_INVALID"),
+        (hello_saying(metrics=["x" * 200]), "HELLO_INVALID"),
+        (hello_saying(table_contents=[{"name": "tables/a", "figures": [{"metric": "x" * 200}]}]), "HELLO_INVALID"),
+        (hello_saying(table_contents=[{"name": "a"}]), "NAME_INVALID"),
     ],
 )
 def test_hello_when_wrong_then_typed_error(message: pb.WorkRequest, reason: str) -> None:

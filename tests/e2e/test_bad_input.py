@@ -21,6 +21,8 @@ from tests.e2e.specs import TINY
 SPACE = TINY[TINY.index("space:") : TINY.index("objectives:")]
 EXAMPLE = (ROOT / "examples" / "fixed.yaml").read_text()
 
+TABLE = ["evaluate={table: tables/digits-cell}", "train={}", "final={train: {}}"]
+
 # What is changed in the specification; the exit code; what the one sentence must name: the field, then the fix.
 SPECS: dict[str, tuple[list[str], int, list[str]]] = {
     "unknown data set": (["data.dataset=datasets/cifar99"], 2, ["data.dataset", "cifar99", "datasets/digits"]),
@@ -35,6 +37,9 @@ SPECS: dict[str, tuple[list[str], int, list[str]]] = {
     "no budget": (["budget={}"], 2, ["budget"]),
     "objective that is not produced": (["objectives.0.metric=acuracy"], 2, ["objectives[0].metric", "accuracy?"]),
     "no objective": (["objectives=[]"], 2, ["objectives", "at least one"]),
+    "loss that no server has": (["train.loss=huberr"], 3, ["train.loss", "cross_entropy", "did you mean huber?"]),
+    "table of other data": ([*TABLE, "data.dataset=synthetic"], 2, ["data.dataset", "digits-cell", "datasets/digits"]),
+    "table of another space": (TABLE, 2, ["spec.space", "of a cell space", "nasmesh table spec digits-cell"]),
     "chain without kernels": (["space.chain.kernels=[]"], 2, ["space.chain.kernels", "at least one"]),
     "envelope without stages": (["space={envelope: {stages: []}}"], 2, ["space.envelope.stages", "at least one"]),
     "no space": (["space={}"], 2, ["space", "envelope, chain, fixed or cell"]),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from nasmesh.client import Client, parse_spec
+from nasmesh.errors import Invalid
 from nasmesh.tables import shelf
 from nasmesh.v1 import measurement_pb2, search_pb2
 from tests.e2e.mesh import OPEN, Mesh
@@ -66,17 +67,26 @@ def test_search_over_a_table_when_it_tries_every_network_then_it_finds_the_known
         assert trial.data_digest == table.digest
     assert search.device_time_s >= sum(trial.device_time_s for trial in tried) > 30
     assert final.final
-    assert _value(final, "accuracy") == table.value(TEST, row, -1)
+    assert _value(final, "accuracy", measurement_pb2.SPLIT_TEST) == table.value(TEST, row, -1)
 
 
-def test_search_over_a_table_when_it_is_in_another_space_then_every_trial_says_so(client: Client) -> None:
-    spec = (
-        SPEC.replace("width: 4", "width: 5").replace("maxTrials: 79", "maxTrials: 2").replace("final: { topK: 1 }", "")
-    )
-    search = _run(client, "other", spec)
-    assert search.state == search_pb2.SEARCH_STATE_FAILED
-    reasons = {trial.failure.reason for trial in client.list_trials("other")}
-    assert reasons == {"NETWORK_NOT_IN_TABLE"}, search.reason
+@pytest.mark.parametrize(
+    ("old", "new", "reason", "field"),
+    [
+        ("width: 4", "width: 5", "TABLE_SPACE_MISMATCH", "spec.space.cell.width"),
+        ("datasets/digits }", "datasets/synthetic }", "TABLE_DATA_MISMATCH", "spec.data.dataset"),
+        ("tableSeed: -1", "tableSeed: 5", "TABLE_SEED_ABSENT", "spec.evaluate.table_seed"),
+        ("metric: accuracy", "metric: ece", "TABLE_METRIC_ABSENT", "spec.objectives[0].metric"),
+    ],
+)
+def test_search_over_a_table_when_that_cannot_answer_it_then_is_not_made(
+    client: Client, old: str, new: str, reason: str, field: str
+) -> None:
+    assert old in SPEC
+    with pytest.raises(Invalid) as caught:
+        client.create_search(parse_spec(SPEC.replace(old, new)), search_id="other")
+    assert (caught.value.reason, caught.value.field) == (reason, field)
+    assert not [search.name for search in client.list_searches() if search.name == "searches/other"]
 
 
 def test_bound_on_latency_when_no_network_keeps_it_then_none_is_trained(client: Client) -> None:
@@ -95,7 +105,7 @@ def test_bound_on_latency_when_no_network_keeps_it_then_none_is_trained(client: 
         assert trial.device_time_s > 0
 
 
-def _value(trial: search_pb2.Trial, metric: str) -> float:
-    found = [m.value for m in trial.measurements if m.metric == metric]
+def _value(trial: search_pb2.Trial, metric: str, split: int | None = None) -> float:
+    found = [m.value for m in trial.measurements if m.metric == metric and split in (None, m.split)]
     assert len(found) == 1, trial
     return found[0]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from benchmarks import cell_table
 from clients.cli.commands.table import show_table
+from evaluate_svc import convert
 from nasmesh import spaces
 from nasmesh.errors import Invalid, NotFound, Rejected
 from nasmesh.model.admission import admit_lowered
@@ -115,6 +116,25 @@ def test_shelf_when_a_table_is_put_then_it_is_found_beside_our_own(
     assert "digits-cell, tiny" in caught.value.message
     with pytest.raises(Invalid):
         shelf.load("tables/../../etc/passwd")
+
+
+def test_shelf_when_it_tells_what_tables_hold_then_a_damaged_one_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NASMESH_HOME", str(tmp_path))
+    shelf.put(_table()).with_name("broken.npz").write_bytes(b"PK no table")
+    found = shelf.outlines()
+    assert (shelf.names(), list(found)) == (["broken", "digits-cell", "tiny"], ["digits-cell", "tiny"])
+    for name, told in found.items():
+        table = shelf.load(f"tables/{name}")
+        assert (told.about, told.space, told.trainings) == (table.about, table.space, table.costs_s.shape[1])
+        assert list(told.figures) == sorted(table.figures)
+    server = convert.server(slots=1)
+    assert list(server.tables) == ["tables/broken", "tables/digits-cell", "tables/tiny"]
+    ours, tiny = server.table_contents
+    assert (ours.name, ours.dataset, ours.trainings) == ("tables/digits-cell", "datasets/digits", 5)
+    assert ours.space.cell.nodes == 3
+    assert [(figure.metric, figure.split) for figure in tiny.figures] == [ACCURACY]
 
 
 def test_our_own_table_has_every_cell_and_one_optimum() -> None:

@@ -14,7 +14,7 @@ from nasmesh.errors import Invalid, Unavailable
 from nasmesh.store.memory import MemoryStore
 from nasmesh.v1 import training_pb2 as pb
 from tests.builders import training_jobs as jobs
-from train_svc import compiling, compute, device_loss, losses
+from train_svc import compiling, compute, convert, device_loss, losses
 from train_svc.compiling import Gain, Question
 from train_svc.compute import Choice, ProbeMemory
 from train_svc.optimizer import Optimizer
@@ -54,6 +54,7 @@ def test_loss_when_installed_then_is_found_by_its_name(monkeypatch):
         _loss("broken", REGRESSION)
     with pytest.raises(Invalid, match="did you mean cubic"):
         _loss("cubi", REGRESSION)
+    assert {"cubic", "huber", "cross_entropy"} <= set(convert.server(slots=1).losses)
 
 
 def cubic(outputs, targets):
