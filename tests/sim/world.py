@@ -334,16 +334,22 @@ class World:
 
 
 def check_results(world: World) -> None:
-    """Check what came of it: results delivered once, scores once, final trials on the test split only."""
+    """Check what came of it: results delivered once, scores once, finals on the test split and what chooses them."""
     for run in world.checks.shadow.searches.values():
         assert int(run.generator_state or b"0") == run.cursor, f"{run.id}: results delivered twice or never"
         for trial in run.trials:
-            scores = [m for m in trial.measurements if m.metric == "accuracy"]
+            further = [
+                m for m in trial.measurements if m.metric == "accuracy" and m.split == trial.evaluate.further_split
+            ]
+            scores = [
+                m for m in trial.measurements if m.metric == "accuracy" and m.split != trial.evaluate.further_split
+            ]
             scored = trial.outcome == search_pb2.TRIAL_OUTCOME_SUCCEEDED
             # What stopped or failed after a rung may have its score there.
             wrong = len(scores) > 1 if trial.rungs and not scored else len(scores) != scored
             assert not wrong, f"I2: {trial.name}: {scores}"
             assert {m.split for m in scores} <= ({3} if trial.final else {2}), f"{trial.name} saw {scores}"
+            assert len(further) == (scored and bool(trial.evaluate.further_split)), f"I2: {trial.name}: {further}"
         if run.stop_reason.startswith("max_trials") and not world.options.lifecycle:
             lost = run.outcomes.get(search_pb2.TRIAL_OUTCOME_LOST, 0)
             assert len(run.results) - lost == run.spec.budget.max_trials, f"I6: {run.stop_reason}"
