@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from nasmesh import ids
 from nasmesh.errors import NotFound
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
+from nasmesh.v1 import measurement_pb2
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.admin.display import progress
 from scheduler.domain import State, Task
@@ -208,9 +209,15 @@ def _outcome_told(outcome: dispatch_pb.AttemptOutcome) -> tuple[str, dict[str, o
         more = {"checkpoint": outcome.train.checkpoint.key, "device_time_s": outcome.train.device_time_s}
         return "trained", details | more
     if kind == "evaluate":
-        found = {m.metric: m.value for m in outcome.evaluate.measurements if not m.element}
+        whole = [m for m in outcome.evaluate.measurements if not m.element]
+        twice = {m.metric for m in whole if any(m.metric == n.metric and m.split != n.split for n in whole)}
+        found = {f"{m.metric} ({_split(m)})" if m.metric in twice else m.metric: m.value for m in whole}
         return "scored", details | {"measurements": found, "device_time_s": outcome.evaluate.device_time_s}
     return "answered", details | {"proposals": len(outcome.generate.trials), "done": outcome.generate.done}
+
+
+def _split(found: measurement_pb2.Measurement) -> str:
+    return measurement_pb2.Split.Name(found.split).removeprefix("SPLIT_").lower()
 
 
 def _failure(failure: pb.Failure) -> dict[str, object]:

@@ -13,8 +13,9 @@ import pytest
 from clients.cli.report import artefacts
 from clients.cli.report import folder as report_folder
 from clients.cli.report.artefacts import Artefacts, Wanted, gather
-from clients.cli.report.card import card, interval
+from clients.cli.report.card import card
 from clients.cli.report.collect import Collected, collect, facts_of
+from clients.cli.report.intervals import interval
 from clients.cli.report.loader import predict_py
 from nasmesh.v1.dataset_pb2 import SAMPLE_KIND_TABLE, Dataset
 from nasmesh.v1.search_pb2 import Trial

@@ -312,11 +312,16 @@ def test_of_several_final_trainings_it_is_told_by_what_the_best_was_chosen(ended
     for further, by in ((0, "its place in the search"), (measurement_pb2.SPLIT_VALIDATION, "its validation accuracy")):
         best.evaluate.further_split = further
         if further:
-            best.measurements.add(metric="accuracy", value=0.96, split=further)
+            for end in ("", "_low", "_high"):
+                best.measurements.add(
+                    metric=f"accuracy{end}", value={"": 0.96, "_low": 0.94}.get(end, 0.97), split=further
+                )
         collected = collect(client, "one")
         text = report_md(collected, Verification((), None), plot=False)
         assert f"this is the one chosen by {by}, whatever its test score" in text
         assert f"this training is the one chosen by {by}." in card(collected, NOTHING)
+        assert ("| accuracy | validation | 96.00% | 94.00% to 97.00% |" in card(collected, NOTHING)) is bool(further)
+        assert card(collected, NOTHING).count("94.00% to 97.00%") == bool(further)
         found = client.get_search("one")
         lines = summary_lines(found, view_of(found, collected.trials), None)
         assert f"97.80%, the one of 2 final trainings, scored once each, chosen by {by}" in lines[1]

@@ -1,6 +1,5 @@
 """Writes card.md: what the model is, how it is loaded, how good it is, how it came to be, what is not known of it."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,8 +14,9 @@ from clients.cli.display.view import (
 )
 from clients.cli.report.artefacts import CHECKPOINT, INT8, LOADER, PYTHON, Artefacts
 from clients.cli.report.collect import Collected, split_text
-from clients.cli.report.figures import constraints_json, measurements, sample_counts
+from clients.cli.report.figures import SPLITS, constraints_json, measurements, sample_counts
 from clients.cli.report.finals import chosen_by
+from clients.cli.report.intervals import interval, measured_ends
 from clients.cli.report.verify import ModelFacts
 from nasmesh.v1 import dataset_pb2, training_pb2
 from nasmesh.v1.search_pb2 import Trial
@@ -149,7 +149,10 @@ def _scores(collected: Collected, artefacts: Artefacts) -> list[str]:
         metric, split = str(item["metric"]), str(item["split"])
         if metric.startswith(_HIDDEN):
             continue
-        low, high = interval(best, metric, artefacts.evaluation)
+        besides = bool(best.evaluate.further_split) and item["split"] == SPLITS[best.evaluate.further_split]
+        low, high = (
+            measured_ends(best, metric, besides=True) if besides else interval(best, metric, artefacts.evaluation)
+        )
         shown = f"{format_metric(metric, low)} to {format_metric(metric, high)}" if low is not None else ""
         rows.append(f"| {metric} | {split} | {format_metric(metric, float(str(item['value'])))} | {shown} |")
     confidence = best.evaluate.confidence if best.evaluate.HasField("confidence") else 0.95
@@ -173,22 +176,6 @@ def _by_target(collected: Collected, evaluation: Mapping[str, object]) -> list[s
         name = _cell(names[index]) if names else str(index)
         rows.append(f"| {name} | {mae['value']:.4g} | {ends} | {entry['rmse']:.4g} | {entry['r2']:.2%} |")
     return ["| target | mae | interval | rmse | r2 |", "| --- | --- | --- | --- | --- |", *rows, ""]
-
-
-def interval(trial: Trial, metric: str, evaluation: Mapping[str, object]) -> tuple[float | None, float | None]:
-    """Return the ends of a score's confidence interval, (None, None) where none was measured."""
-    ends = {item.metric: item.value for item in trial.measurements if not item.element}
-    if f"{metric}_low" in ends and f"{metric}_high" in ends:
-        return ends[f"{metric}_low"], ends[f"{metric}_high"]
-    targets = evaluation.get("targets")
-    # What is predicted is one number: its entry says what the whole's does, and the interval too.
-    of_target = targets[0] if isinstance(targets, list) and len(targets) == 1 else {}
-    if metric == "rmse" and isinstance(of_target.get("mse"), dict) and "low" in of_target["mse"]:
-        return math.sqrt(max(0.0, of_target["mse"]["low"])), math.sqrt(of_target["mse"]["high"])
-    found = of_target.get(metric, evaluation.get(metric))
-    if isinstance(found, dict) and {"low", "high"} <= found.keys():
-        return float(found["low"]), float(found["high"])
-    return None, None
 
 
 def _score_note(collected: Collected) -> str:
