@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nasmesh import limits
 from nasmesh.errors import Invalid
+from nasmesh.rpc.rates import AGENT_RATE, CLIENT_RATE, Rate, parse_rate
 
 KNOWN = {
     "NASMESH_HOME": "directory for journal, objects and work of local programs [./.nasmesh]",
@@ -32,11 +34,17 @@ KNOWN = {
     "NASMESH_TRACES": "where spans go: otlp:http://HOST:PORT or file:PATH [nowhere]",
     "NASMESH_TRACES_RATIO": "share of traces that are kept, 0 to 1; whoever starts a trace decides [1]",
     "NASMESH_GANG_LISTEN": "HOST:PORT where a train server meets others for one training over several [none]",
+    "NASMESH_OPEN_SEARCHES": "scheduler: searches of one client that have not ended [20]",
+    "NASMESH_QUEUED_NETWORKS": "scheduler: networks of one owner that wait or are in work [10000]",
+    "NASMESH_WATCHES": "scheduler: searches that one client watches at once [5]",
+    "NASMESH_CLIENT_RATE": "scheduler: calls a second of one client, and at once [10/40]",
+    "NASMESH_AGENT_RATE": "scheduler: the same of one agent [500/2000]",
     "NASMESH_FAILPOINT": "tests only: where a program kills itself, as NAME:kill [none]",
 }
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "json", "console")
 DEFAULT_SCHEDULER = "127.0.0.1:7400"
+MOST_COUNT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,11 @@ class Settings:
     """Where copies of S3's objects are kept; None: nowhere."""
     store_cache_bytes: int | None = None
     """None: limits.STORE_CACHE_BYTES."""
+    open_searches: int = limits.OPEN_SEARCHES
+    queued_networks: int = limits.QUEUED_NETWORKS
+    watches: int = limits.WATCHES
+    client_rate: Rate = CLIENT_RATE
+    agent_rate: Rate = AGENT_RATE
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -101,6 +114,11 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         store_credentials=_file(env, "NASMESH_STORE_CREDENTIALS"),
         store_cache=_file(env, "NASMESH_STORE_CACHE") or root / "cache" / "objects",
         store_cache_bytes=_bytes(env, "NASMESH_STORE_CACHE_BYTES"),
+        open_searches=_count(env, "NASMESH_OPEN_SEARCHES", limits.OPEN_SEARCHES),
+        queued_networks=_count(env, "NASMESH_QUEUED_NETWORKS", limits.QUEUED_NETWORKS),
+        watches=_count(env, "NASMESH_WATCHES", limits.WATCHES),
+        client_rate=_rate(env, "NASMESH_CLIENT_RATE", CLIENT_RATE),
+        agent_rate=_rate(env, "NASMESH_AGENT_RATE", AGENT_RATE),
     )
 
 
@@ -182,6 +200,24 @@ def _bytes(env: Mapping[str, str], name: str) -> int | None:
     if not (text.isascii() and text.isdigit()) or len(text) > 18:
         raise Invalid("SETTING_INVALID", f"{name}: {text[:80]!r} is not a whole number of bytes", field=name)
     return int(text)
+
+
+def parse_count(text: str, *, field: str) -> int:
+    """Return a whole number from 1 to a million; raises Invalid (SETTING_INVALID)."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 9 or not 1 <= int(text) <= MOST_COUNT:
+        message = f"{field}: {text[:80]!r} is not a whole number from 1 to {MOST_COUNT:,}"
+        raise Invalid("SETTING_INVALID", message, field=field)
+    return int(text)
+
+
+def _count(env: Mapping[str, str], name: str, otherwise: int) -> int:
+    """Return a whole number; `otherwise` where the variable is not set."""
+    return parse_count(env[name], field=name) if env.get(name) else otherwise
+
+
+def _rate(env: Mapping[str, str], name: str, otherwise: Rate) -> Rate:
+    """Return a rate of calls; `otherwise` where the variable is not set."""
+    return parse_rate(env[name], field=name) if env.get(name) else otherwise
 
 
 def _share(env: Mapping[str, str], name: str) -> float:

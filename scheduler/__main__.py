@@ -19,6 +19,7 @@ from nasmesh.settings import DEFAULT_SCHEDULER, Settings, read_settings
 from nasmesh.telemetry.tracing import configure_tracing, stop_tracing
 from nasmesh.unpickling import forbid_unpickling
 from scheduler import event_loop
+from scheduler.allowances import add_allowance_flags, quotas_of, rates_of
 from scheduler.program import Options, run
 
 
@@ -38,6 +39,7 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> Options:
     parser.add_argument("--insecure", action="store_true", help="serve other machines without TLS or identities")
     add_metrics_flag(parser, settings)
     add_server_flags(parser, settings)
+    add_allowance_flags(parser, settings)
     flags = parser.parse_args(argv)
     return Options(
         listen=flags.listen,
@@ -49,6 +51,8 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> Options:
         access=server_access(flags),
         metrics=metrics_address(flags.metrics, insecure=flags.insecure),
         standby=flags.standby,
+        quotas=quotas_of(flags),
+        rates=rates_of(flags),
     )
 
 

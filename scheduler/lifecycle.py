@@ -12,12 +12,13 @@ from nasmesh.rpc.identity import LOCAL, Identity
 from nasmesh.store.keys import ObjectKind, check_ref
 from nasmesh.v1 import generate_service_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
-from scheduler import convert, quotas, update_mask
+from scheduler import convert, update_mask
 from scheduler.domain import OPEN_SEARCHES, SearchRun, SearchState
 from scheduler.engine import Engine
 from scheduler.machine import searching
 from scheduler.once import once
 from scheduler.outcomes import merged_plan, merged_train
+from scheduler.quotas import check_queued_networks
 from scheduler.searches import Searches
 from scheduler.validate import check_changed
 from scheduler.wishes import AgentDrained, SearchDeleted, SearchPaused, SearchResumed, SearchUpdated, TrialEnqueued
@@ -168,7 +169,7 @@ class Lifecycle:
                 f"the {most} trials of {run.name} are under way or done; raise spec.budget.max_trials first",
                 field="parent",
             )
-        quotas.check_queued_networks(self._engine.state, run.owner)
+        check_queued_networks(self._engine.state, run.owner, self._searches.quotas.queued_networks)
         self._engine.record(TrialEnqueued(run.id, proposal))
         _log.info("trial_enqueued", search=run.id, trial=len(run.trials))
         reply = pb.EnqueueTrialResponse()

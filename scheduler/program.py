@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nasmesh import limits
@@ -15,6 +15,7 @@ from nasmesh.logs import get_logger
 from nasmesh.rpc.access import NO_SERVER_ACCESS, ServerAccess
 from nasmesh.rpc.expiring import certificates_watched
 from nasmesh.rpc.observing import metrics_served, observers
+from nasmesh.rpc.rates import Rates
 from nasmesh.rpc.server import Door, RunningAioServer, Service, serve_aio
 from nasmesh.store.base import ObjectStore
 from nasmesh.store.open import open_store
@@ -31,6 +32,7 @@ from scheduler.health import Health
 from scheduler.journal.base import Journal
 from scheduler.journal.places import journal_at
 from scheduler.metrics import source
+from scheduler.quotas import QUOTAS, Quotas
 from scheduler.service import SchedulerServicer
 from scheduler.standby import Led, Turn, take_turn
 
@@ -51,6 +53,8 @@ class Options:
     metrics: str = ""
     standby: bool = False
     """Wait while another scheduler leads on the same journal, instead of giving up."""
+    quotas: Quotas = QUOTAS
+    rates: Rates = field(default_factory=Rates)
 
 
 class Scheduler:
@@ -108,12 +112,13 @@ async def start(
     objects = store or open_store(options.store, check=True)
     engine = Engine(journal or journal_at(options.journal), SystemClock(), seed=new_seed())
     core = Core(engine, Failpoints(options.failpoint))
-    services = _services(core, objects)
+    services = _services(core, objects, options.quotas)
     calls = Calls()
     turn = Turn()
     turn.come = not options.standby
     around = (*observers(calls, options.metrics, aio=True), turn)
-    door = door or Door(options.access, options.insecure, around=around if options.standby else around[:-1])
+    around = around if options.standby else around[:-1]
+    door = door or Door(options.access, options.insecure, options.rates, around=around)
     server = await serve_aio(services, options.listen, serving=False, door=door)
     engine.activity.calls_denied = server.gate.refusals
     beside = ExitStack()
@@ -153,12 +158,12 @@ async def run(options: Options) -> None:
     _log.info("stopped")
 
 
-def _services(core: Core, store: ObjectStore) -> Sequence[Service]:
+def _services(core: Core, store: ObjectStore, quotas: Quotas) -> Sequence[Service]:
     return (
         Service(
             "nasmesh.v1.SchedulerService",
             scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server,
-            SchedulerServicer(core, store),
+            SchedulerServicer(core, store, quotas),
         ),
         Service(
             "nasmesh.v1.DispatchService",

@@ -10,7 +10,7 @@ from nasmesh.logs import get_logger
 from nasmesh.rpc.identity import LOCAL, Identity
 from nasmesh.v1 import generate_service_pb2, job_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
-from scheduler import convert, pages, quotas
+from scheduler import convert, pages
 from scheduler.datasets import visible
 from scheduler.domain import OPEN_SEARCHES, SearchRun, TaskKind
 from scheduler.engine import Engine
@@ -20,6 +20,7 @@ from scheduler.offers import Offers, has_data
 from scheduler.once import once
 from scheduler.origin import complete_transfer
 from scheduler.ownership import check_visible, check_writable, is_visible, unknown_search
+from scheduler.quotas import QUOTAS, Quotas, check_open_searches, check_queued_networks
 from scheduler.validate import complete_spec
 from scheduler.watch import Subscription
 
@@ -30,9 +31,10 @@ _log = get_logger("searches")
 class Searches:
     """The searches of an engine, as clients use them."""
 
-    def __init__(self, engine: Engine, offers: Offers | None = None) -> None:
+    def __init__(self, engine: Engine, offers: Offers | None = None, quotas: Quotas = QUOTAS) -> None:
         """Serve an engine; `offers`: servers that are not there, and start when there is work for them."""
         self._engine = engine
+        self.quotas = quotas
         self._offers = Offers(engine.clock) if offers is None else offers
 
     def create(
@@ -155,8 +157,8 @@ class Searches:
 
     def _create(self, request: pb.CreateSearchRequest, caller: Identity, traceparent: str) -> pb.CreateSearchResponse:
         identifier = self._free_id(request.search_id)
-        quotas.check_open_searches(self._engine.state, caller)
-        quotas.check_queued_networks(self._engine.state, caller.name)
+        check_open_searches(self._engine.state, caller, self.quotas.open_searches)
+        check_queued_networks(self._engine.state, caller.name, self.quotas.queued_networks)
         spec = complete_spec(request.spec, self._generators(), visible(self._engine.state, caller))
         self._check_offered(spec)
         complete_transfer(spec, self._engine.state, caller)

@@ -19,6 +19,7 @@ from scheduler.following import follow
 from scheduler.lifecycle import Lifecycle
 from scheduler.listings import Listings
 from scheduler.offers import Offers
+from scheduler.quotas import QUOTAS, Quotas
 from scheduler.searches import Searches
 from scheduler.sweep import Sweep
 
@@ -29,13 +30,13 @@ Answer = TypeVar("Answer")
 class SchedulerServicer(rpc.SchedulerServiceServicer):
     """Serves clients."""
 
-    def __init__(self, core: Core, store: ObjectStore) -> None:
-        """Serve from a core, and objects from a store."""
+    def __init__(self, core: Core, store: ObjectStore, quotas: Quotas = QUOTAS) -> None:
+        """Serve from a core, and objects from a store; each owner within `quotas`."""
         self._core = core
         self._store = store
         self._offers = Offers(core.engine.clock)
         core.engine.work.needs.offered = self._offers.servers
-        self._searches = Searches(core.engine, self._offers)
+        self._searches = Searches(core.engine, self._offers, quotas)
         self._listings = Listings(core.engine, self._searches, store.kind_name, self._offers)
         self._lifecycle = Lifecycle(core.engine, self._searches)
         self._datasets = Datasets(core, store)

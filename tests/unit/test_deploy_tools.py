@@ -14,6 +14,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from nasmesh import limits
+from nasmesh.rpc.rates import AGENT_RATE, Rate
+from nasmesh.settings import read_settings
 from nasmesh.telemetry.catalog import METRICS, Kind
 from tests.builders import deployments
 from tests.builders.deployments import DEPLOY, SYSTEMD, TOOLS, tool
@@ -25,6 +28,7 @@ KUBERNETES = ("1.29", "1.37")
 CUSTOM = {"ScaledObject", "TriggerAuthentication", "PodMonitor"}
 # Highest exposure that `systemd-analyze security` may find in a unit: its scale goes from 0 to 10, 2 is "OK".
 EXPOSURE = 20  # tenths
+ALLOWANCES = ("OPEN_SEARCHES", "QUEUED_NETWORKS", "WATCHES", "CLIENT_RATE", "AGENT_RATE")
 
 
 def run(*command: str, text: str = "", where: Path = DEPLOY, **more: str) -> subprocess.CompletedProcess[str]:
@@ -284,4 +288,16 @@ def test_the_example_of_a_larger_mesh_has_what_it_should() -> None:
     scheduler = next(found for found in made if found["kind"] == "StatefulSet")
     assert scheduler["spec"]["replicas"] == 2
     assert "volumeClaimTemplates" not in scheduler["spec"]
-    assert "--standby" in scheduler["spec"]["template"]["spec"]["containers"][0]["args"]
+    (program,) = scheduler["spec"]["template"]["spec"]["containers"]
+    assert "--standby" in program["args"]
+    told = {entry["name"]: entry["value"] for entry in program["env"]}
+    given = {f"NASMESH_{name}": told.get(f"NASMESH_{name}", "") for name in ALLOWANCES}
+    settings = read_settings(given)
+    assert (settings.open_searches, settings.queued_networks, settings.watches) == (50, 100_000, limits.WATCHES)
+    assert (settings.client_rate, settings.agent_rate) == (Rate(20, 100), AGENT_RATE)
+
+
+@pytest.mark.parametrize("wrong", ["{openSearchs: 5}", "{watches: 0}", "{clientRate: 10}", "{agentRate: 10}"])
+def test_allowances_that_make_no_sense_are_refused_by_the_chart(wrong: str) -> None:
+    told = deployments.helm({"scheduler": {"allowances": yaml.safe_load(wrong)}})
+    assert "allowances" in told["error"]

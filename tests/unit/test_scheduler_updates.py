@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import pytest
-
 from nasmesh.errors import Busy
 from nasmesh.v1 import scheduler_service_pb2 as api
 from nasmesh.v1 import search_pb2
 from scheduler.domain import SearchState, TaskState
+from scheduler.quotas import Quotas
 from tests.builders import scheduler_lifecycle as wish
 from tests.builders import scheduling as make
 from tests.builders.scheduler_lifecycle import LifecycleWorld
@@ -63,9 +62,9 @@ def test_question_when_the_search_takes_fewer_then_withdrawn_and_asked_again_und
     assert state.searches["s"].generate_task == "s-g1-2"  # it still fits: nothing is withdrawn
 
 
-def test_queued_networks_when_the_owner_has_its_quota_then_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nasmesh.limits.QUEUED_NETWORKS", 3)
+def test_queued_networks_when_the_owner_has_its_quota_then_no_more() -> None:
     found = world(make.make_spec(max_trials=50))
+    found.searches.quotas = Quotas(queued_networks=3)
     for number in range(3):
         assert not isinstance(found.wish(wish.enqueue("s", f"{number}")), Busy)
     refused: Any = found.wish(wish.enqueue("s", "one more"))

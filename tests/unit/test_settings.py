@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasmesh.errors import Invalid
+from nasmesh.rpc.rates import Rate
 from nasmesh.settings import KNOWN, format_address, home, parse_address, read_settings
 
 
@@ -54,6 +55,11 @@ def test_every_known_variable_is_read() -> None:
         "NASMESH_TRACES": "file:/t",
         "NASMESH_TRACES_RATIO": "0.25",
         "NASMESH_GANG_LISTEN": "127.0.0.1:7403",
+        "NASMESH_OPEN_SEARCHES": "3",
+        "NASMESH_QUEUED_NETWORKS": "1000000",
+        "NASMESH_WATCHES": "7",
+        "NASMESH_CLIENT_RATE": "0.5/1",
+        "NASMESH_AGENT_RATE": "900/3000",
         "NASMESH_FAILPOINT": "after_commit:kill",
         **ACCESS,
     }
@@ -65,6 +71,8 @@ def test_every_known_variable_is_read() -> None:
     assert (settings.log_level, settings.log_format) == ("debug", "json")
     assert (settings.metrics, settings.traces, settings.traces_ratio) == ("127.0.0.1:9400", "file:/t", 0.25)
     assert (settings.failpoint, settings.gang_listen) == ("after_commit:kill", "127.0.0.1:7403")
+    assert (settings.open_searches, settings.queued_networks, settings.watches) == (3, 1_000_000, 7)
+    assert (settings.client_rate, settings.agent_rate) == (Rate(0.5, 1), Rate(900, 3000))
     for name, path in ACCESS.items():
         assert getattr(settings, name.removeprefix("NASMESH_").lower()) == Path(path)
 
