@@ -21,7 +21,7 @@ from scheduler.journal.contents import write_file
 from scheduler.journal.places import Place, reader_of
 from scheduler.journal.postgres_url import PostgresPlace
 from scheduler.journal.reading import JournalReader
-from scheduler.journal.schema import SCHEMA_VERSION, UPGRADES
+from scheduler.journal.upgrading import upgrade
 from scheduler.replaying import replay_event
 
 # Restoring forgets boots that came after the backup. Agents refuse an epoch below the highest they saw, and tokens of
@@ -180,9 +180,7 @@ def copy_file(reader: JournalReader, part: Path) -> None:
         )
         # One file without a log beside it, which a copy of a copy could forget.
         copy.execute("PRAGMA journal_mode = DELETE")
-        version = int(copy.execute("PRAGMA user_version").fetchone()[0])
-        for older in range(version, SCHEMA_VERSION):
-            copy.executescript(f"BEGIN IMMEDIATE; {UPGRADES[older]} PRAGMA user_version = {older + 1}; COMMIT;")
+        upgrade(copy, int(copy.execute("PRAGMA user_version").fetchone()[0]))
         copy.execute("UPDATE epoch SET open = 0")
 
 

@@ -42,7 +42,7 @@ class Journal(Protocol):
         ...
 
     def open(self) -> int:
-        """Take the journal over and return the new epoch.
+        """Take the journal over and return the new epoch, once every answer has its checksum.
 
         Raises Unavailable (JOURNAL_LOCKED, JOURNAL_FULL, JOURNAL_IO), Invalid (JOURNAL_CORRUPT, JOURNAL_TOO_NEW).
         """
@@ -68,7 +68,7 @@ class Journal(Protocol):
         ...
 
     def answer(self, request_id: str) -> Answer | None:
-        """Return what was answered to a request id, if it is still kept."""
+        """Return what was answered to a request id, if it is still kept; raises Invalid (JOURNAL_CORRUPT)."""
         ...
 
     def forget_answers(self, before_s: float) -> None:
@@ -108,7 +108,7 @@ class Reader(Protocol):
         ...
 
     def answers(self) -> Iterator[tuple[str, Answer]]:
-        """Yield all answers in the order of request ids."""
+        """Yield all answers in the order of request ids; raises Invalid (JOURNAL_CORRUPT) at a spoilt one."""
         ...
 
     def oldest(self) -> int:

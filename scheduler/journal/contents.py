@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+from scheduler.journal.answers import answer_crc
 from scheduler.journal.base import Reader
 from scheduler.journal.inserting import insert
 from scheduler.journal.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, event_crc, row_crc
@@ -65,7 +66,7 @@ def write_file(reader: Reader, epoch: int, part: Path) -> None:
         base_at, base = reader.base()
         _write_rows(db, "base", base)
         for answers in chunks(reader.answers()):
-            rows = [(key, a.body_digest, a.reply, a.time_s) for key, a in answers]
+            rows = [(key, a.body_digest, a.reply, a.time_s, answer_crc(key, a)) for key, a in answers]
             insert(db, "INSERT INTO answer", rows)
         db.execute("UPDATE snapshot_at SET sequence = ?", (at,))
         db.execute("UPDATE base_at SET sequence = ?", (base_at,))

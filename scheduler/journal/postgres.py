@@ -7,15 +7,17 @@ whether the last batch was written is then unknown here, and known to whoever re
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import psycopg
 
-from nasmesh.errors import Compacted, Invalid, NasmeshError, Stale, Unavailable
+from nasmesh.errors import Compacted, NasmeshError, Stale, Unavailable
 from nasmesh.logs import get_logger
+from scheduler.journal.answers import answer_crc, checked_answer
 from scheduler.journal.base import Answer, Batch
 from scheduler.journal.postgres_arrays import bigint_array, bytea_array
-from scheduler.journal.postgres_schema import APPEND, FUNCTIONS, LOCK, SCHEMA, SCHEMA_VERSION
+from scheduler.journal.postgres_schema import ANSWERS, APPEND, EVENTS, FUNCTIONS, LOCK, SCHEMA, SCHEMA_VERSION, SNAPSHOT
 from scheduler.journal.postgres_session import (
     Connection,
     check_tables,
@@ -24,9 +26,13 @@ from scheduler.journal.postgres_session import (
     explain,
     incomplete,
     locked,
+    request_id_of,
     stale,
+    too_new,
+    unlock,
     warn,
 )
+from scheduler.journal.postgres_upgrading import upgrade
 from scheduler.journal.postgres_url import PostgresPlace
 from scheduler.journal.schema import event_crc, row_crc
 
@@ -88,12 +94,12 @@ class PostgresJournal:
 
     def snapshot(self) -> tuple[int, Iterator[tuple[str, bytes]]]:
         """Return the snapshot; see Journal."""
-        return self._snapshot_at(), self._rows(_SNAPSHOT)
+        return self._snapshot_at(), self._rows(SNAPSHOT)
 
     def events(self, after: int) -> Iterator[tuple[int, bytes]]:
         """Return events; see Journal."""
         expected = after
-        for sequence, body, crc in self._pages(_EVENTS, after):
+        for sequence, body, crc in self._pages(EVENTS, after):
             expected += 1
             if sequence != expected:
                 raise self._gap(after, expected, sequence)
@@ -125,6 +131,7 @@ class PostgresJournal:
                     bytea_array([answer.body_digest for _, answer in answers]),
                     bytea_array([answer.reply for _, answer in answers]),
                     [answer.time_s for _, answer in answers],
+                    bigint_array([answer_crc(key, answer) for key, answer in answers]),
                 ),
                 prepare=True,
                 binary=True,
@@ -132,13 +139,19 @@ class PostgresJournal:
 
     def answer(self, request_id: str) -> Answer | None:
         """Return an answer; see Journal. Who asks is not told that the leadership is lost, but to ask again."""
-        query = "SELECT body_digest, reply, time_s FROM nasmesh.answer WHERE request_id = %s"
+        query = "SELECT body_digest, reply, time_s, crc FROM nasmesh.answer WHERE request_id = %s"
         try:
             with self._explained(self._db()) as db:
                 row = db.execute(query, (request_id.encode(),), binary=True).fetchone()
         except Stale as error:
             raise Unavailable("SCHEDULER_STOPPING", f"{error.message}; try again") from error
-        return Answer(*row) if row else None
+        return None if row is None else checked_answer(request_id, row, partial(corrupt, self.place))
+
+    def answers(self) -> Iterator[tuple[str, Answer]]:
+        """Yield all answers in the order of request ids; raises Invalid (JOURNAL_CORRUPT) at a spoilt one."""
+        for key, *row in self._pages(ANSWERS, b""):
+            request_id = request_id_of(self.place, key)
+            yield request_id, checked_answer(request_id, row, partial(corrupt, self.place))
 
     def forget_answers(self, before_s: float) -> None:
         """Drop old answers; see Journal."""
@@ -161,6 +174,8 @@ class PostgresJournal:
     def close(self) -> None:
         """Let the database and the lock go."""
         self._over.set()
+        if self._lock is not None and self._lost is None:
+            unlock(self._lock)
         for connection in (self._connection, self._lock):
             if connection is not None:
                 with contextlib.suppress(psycopg.Error):
@@ -206,22 +221,19 @@ class PostgresJournal:
         """Check what is there, make what is not, and return the new epoch."""
         version = check_tables(self.place, db)
         if version > SCHEMA_VERSION:
-            raise Invalid(
-                "JOURNAL_TOO_NEW",
-                f"journal {self.place.shown}: written by a newer nasmesh (schema {version}, this one knows"
-                f" {SCHEMA_VERSION}); upgrade nasmesh, or use another --journal",
-                field="journal",
-            )
+            raise too_new(self.place, version, "upgrade nasmesh, or use another --journal")
         db.execute(f"SET lock_timeout = {_TAKE_OVER_MS}")
         with db.transaction():
-            if not version:
+            if version:
+                upgrade(self.place, db, version)
+            else:
                 db.execute(SCHEMA)
             db.execute(FUNCTIONS)
-        counts = self._row(
-            db, "SELECT (SELECT count(*) FROM nasmesh.epoch), (SELECT count(*) FROM nasmesh.snapshot_at)"
-        )
-        if counts != (1, 1):
+        counts = "SELECT (SELECT count(*) FROM nasmesh.epoch), (SELECT count(*) FROM nasmesh.snapshot_at)"
+        if self._row(db, counts) != (1, 1):
             raise incomplete(self.place, "its epoch or the place of its snapshot is missing")
+        for _ in self.answers():  # each against its checksum: what is asked for again is asked for much later
+            pass
         epoch = int(self._one(db, "UPDATE nasmesh.epoch SET number = number + 1 RETURNING number"))
         db.execute("SET lock_timeout = 0")
         return epoch
@@ -265,13 +277,14 @@ class PostgresJournal:
 
     def _pages(self, query: str, after: object) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query that takes the key after which, and how many; the key is a row's first value."""
+        rest, query = query, query.replace("> %s", ">= %s") if after == b"" else query  # only a spoilt key is empty
         while True:
             with self._explained(self._db()) as db:
                 page = db.execute(query, (after, _PAGE), binary=True).fetchall()
             yield from page
             if len(page) < _PAGE:
                 return
-            after = page[-1][0]
+            query, after = rest, page[-1][0]
 
     def _gap(self, after: int, expected: int, found: int) -> NasmeshError:
         """Return what a gap means: the oldest events may have been dropped on purpose, never those in between."""
@@ -283,6 +296,4 @@ class PostgresJournal:
         )
 
 
-_EVENTS = "SELECT sequence, body, crc FROM nasmesh.event WHERE sequence > %s ORDER BY sequence LIMIT %s"
-_SNAPSHOT = "SELECT key, body, crc FROM nasmesh.snapshot WHERE key > %s ORDER BY key LIMIT %s"
 _VACUUM = {table: f"VACUUM nasmesh.{table}" for table in ("event", "base", "snapshot")}

@@ -8,10 +8,11 @@ import psycopg
 from psycopg import sql
 
 from nasmesh.errors import Conflict
+from scheduler.journal.answers import answer_crc
 from scheduler.journal.base import Reader
 from scheduler.journal.postgres_reading import PostgresReader
 from scheduler.journal.postgres_schema import FUNCTIONS, LOCK, SCHEMA
-from scheduler.journal.postgres_session import Connection, check_tables, connect, explain, locked
+from scheduler.journal.postgres_session import Connection, check_tables, connect, explain, locked, unlock
 from scheduler.journal.postgres_url import PostgresPlace
 from scheduler.journal.schema import event_crc, row_crc
 
@@ -36,6 +37,7 @@ def led(place: PostgresPlace) -> Iterator[Connection]:
             raise locked(place)
         yield db
     finally:
+        unlock(db)
         db.close()
 
 
@@ -82,7 +84,8 @@ def _copy(db: Connection, reader: Reader, epoch: int) -> None:
     _load(db, "snapshot", ((key.encode(), body, row_crc(key, body)) for key, body in rows))
     base_at, base = reader.base()
     _load(db, "base", ((key.encode(), body, row_crc(key, body)) for key, body in base))
-    _load(db, "answer", ((key.encode(), a.body_digest, a.reply, float(a.time_s)) for key, a in reader.answers()))
+    answers = ((k.encode(), a.body_digest, a.reply, float(a.time_s), answer_crc(k, a)) for k, a in reader.answers())
+    _load(db, "answer", answers)
     db.execute("UPDATE nasmesh.snapshot_at SET sequence = %s", (at,))
     db.execute("UPDATE nasmesh.base_at SET sequence = %s", (base_at,))
     db.execute("UPDATE nasmesh.epoch SET number = %s", (epoch,))
@@ -92,7 +95,7 @@ _TYPES = {
     "event": ("int8", "bytea", "int8"),
     "snapshot": ("bytea", "bytea", "int8"),
     "base": ("bytea", "bytea", "int8"),
-    "answer": ("bytea", "bytea", "bytea", "float8"),
+    "answer": ("bytea", "bytea", "bytea", "float8", "int8"),
 }
 
 

@@ -9,7 +9,7 @@ from nasmesh.errors import Invalid, NotFound
 from scheduler.journal.base import Answer
 from scheduler.journal.postgres import PostgresJournal
 from scheduler.journal.postgres_schema import SCHEMA_VERSION
-from scheduler.journal.postgres_session import Connection, check_tables, connect, explain
+from scheduler.journal.postgres_session import Connection, check_tables, connect, explain, request_id_of, too_new
 from scheduler.journal.postgres_url import PostgresPlace
 
 
@@ -37,12 +37,7 @@ class PostgresReader(PostgresJournal):
                 if not self.schema:
                     raise NotFound("JOURNAL_MISSING", f"journal {self.place}: there is none in there", field="journal")
                 if self.schema > SCHEMA_VERSION:
-                    raise Invalid(
-                        "JOURNAL_TOO_NEW",
-                        f"journal {self.place}: written by a newer nasmesh (schema {self.schema}, this one knows"
-                        f" {SCHEMA_VERSION}); use the newer one",
-                        field="journal",
-                    )
+                    raise too_new(self.place, self.schema, "use the newer one")
                 return int(self._one(db, "SELECT number FROM nasmesh.epoch"))
         except BaseException:
             self.close()
@@ -101,9 +96,12 @@ class PostgresReader(PostgresJournal):
         return self._number("SELECT sequence FROM nasmesh.base_at"), self._rows(_BASE)
 
     def answers(self) -> Iterator[tuple[str, Answer]]:
-        """Yield all answers in the order of request ids."""
-        for key, digest, reply, time_s in self._pages(_ANSWERS, b""):
-            yield key.decode(), Answer(digest, reply, time_s)
+        """Yield all answers in the order of request ids; raises Invalid (JOURNAL_CORRUPT) at a spoilt one."""
+        if self.schema > 1:
+            yield from super().answers()
+            return
+        for key, *row in self._pages(_UNCHECKED_ANSWERS, b""):
+            yield request_id_of(self.place, key), Answer(*row)
 
     def damage(self) -> list[str]:
         """Return what is wrong with what no scheduler reads; nothing for a sound journal."""
@@ -111,6 +109,8 @@ class PostgresReader(PostgresJournal):
             for _ in self.base()[1]:
                 pass
             self.events_checked()
+            for _ in self.answers():
+                pass
         except Invalid as error:
             return [error.message]
         return []
@@ -125,7 +125,10 @@ class PostgresReader(PostgresJournal):
 
 
 _BASE = "SELECT key, body, crc FROM nasmesh.base WHERE key > %s ORDER BY key LIMIT %s"
-_ANSWERS = "SELECT request_id, body_digest, reply, time_s FROM nasmesh.answer WHERE request_id > %s ORDER BY 1 LIMIT %s"
+# Of schema 1, which had no checksums of them.
+_UNCHECKED_ANSWERS = (
+    "SELECT request_id, body_digest, reply, time_s FROM nasmesh.answer WHERE request_id > %s ORDER BY 1 LIMIT %s"
+)
 _LOST = """
 SELECT count(*) FROM nasmesh.base b WHERE length(b.body) = 0
 AND NOT EXISTS (SELECT 1 FROM nasmesh.snapshot s WHERE s.key = b.key)

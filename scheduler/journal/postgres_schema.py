@@ -1,6 +1,6 @@
 """The tables of the journal in PostgreSQL, and the two functions that write them: one round trip a batch."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # Both numbers of the advisory lock that the leader holds; the first is "NASM" as in the file of SQLite.
 LOCK = (0x4E41534D, 1)
 
@@ -9,7 +9,7 @@ LOCK = (0x4E41534D, 1)
 SCHEMA = """
 CREATE SCHEMA nasmesh;
 CREATE TABLE nasmesh.journal (version integer NOT NULL);
-INSERT INTO nasmesh.journal VALUES (1);
+INSERT INTO nasmesh.journal VALUES (2);
 CREATE TABLE nasmesh.epoch (number bigint NOT NULL);
 INSERT INTO nasmesh.epoch VALUES (0);
 CREATE TABLE nasmesh.event (sequence bigint PRIMARY KEY, body bytea NOT NULL, crc bigint NOT NULL);
@@ -20,7 +20,8 @@ CREATE TABLE nasmesh.base (key bytea PRIMARY KEY, body bytea NOT NULL, crc bigin
 CREATE TABLE nasmesh.base_at (sequence bigint NOT NULL);
 INSERT INTO nasmesh.base_at VALUES (0);
 CREATE TABLE nasmesh.answer (
-    request_id bytea PRIMARY KEY, body_digest bytea NOT NULL, reply bytea NOT NULL, time_s double precision NOT NULL
+    request_id bytea PRIMARY KEY, body_digest bytea NOT NULL, reply bytea NOT NULL, time_s double precision NOT NULL,
+    crc bigint NOT NULL
 );
 CREATE INDEX answer_by_time ON nasmesh.answer (time_s);
 """
@@ -41,7 +42,7 @@ END $$;
 CREATE OR REPLACE FUNCTION nasmesh.append(
     expected bigint, first bigint, bodies bytea[], crcs bigint[],
     keys bytea[], rows bytea[], row_crcs bigint[], gone bytea[], at bigint,
-    requests bytea[], digests bytea[], replies bytea[], times double precision[]
+    requests bytea[], digests bytea[], replies bytea[], times double precision[], answer_crcs bigint[]
 ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM nasmesh.fence(expected);
@@ -50,7 +51,7 @@ BEGIN
             SELECT first + n - 1, body, crc FROM unnest(bodies, crcs) WITH ORDINALITY AS e (body, crc, n);
     END IF;
     IF cardinality(requests) > 0 THEN
-        INSERT INTO nasmesh.answer SELECT * FROM unnest(requests, digests, replies, times);
+        INSERT INTO nasmesh.answer SELECT * FROM unnest(requests, digests, replies, times, answer_crcs);
     END IF;
     IF cardinality(keys) > 0 THEN
         INSERT INTO nasmesh.snapshot SELECT * FROM unnest(keys, rows, row_crcs)
@@ -65,4 +66,12 @@ BEGIN
 END $$;
 """
 STALE = "NM001"
-APPEND = "SELECT nasmesh.append(%s::bigint, %s::bigint, %s, %s, %s, %s, %s, %s, %s::bigint, %s, %s, %s, %s::float8[])"
+APPEND = (
+    "SELECT nasmesh.append(%s::bigint, %s::bigint, %s, %s, %s, %s, %s, %s, %s::bigint, %s, %s, %s, %s::float8[], %s)"
+)
+# Some rows after a key.
+EVENTS = "SELECT sequence, body, crc FROM nasmesh.event WHERE sequence > %s ORDER BY sequence LIMIT %s"
+SNAPSHOT = "SELECT key, body, crc FROM nasmesh.snapshot WHERE key > %s ORDER BY key LIMIT %s"
+ANSWERS = (
+    "SELECT request_id, body_digest, reply, time_s, crc FROM nasmesh.answer WHERE request_id > %s ORDER BY 1 LIMIT %s"
+)

@@ -1,5 +1,6 @@
 """Connections to the journal's database, and what its errors mean. Nothing of ours is written here."""
 
+import contextlib
 from typing import Any, TypeAlias
 
 import psycopg
@@ -50,6 +51,12 @@ def connect(place: PostgresPlace) -> Connection:
     return db
 
 
+def unlock(db: Connection) -> None:
+    """Have the lock of a connection free when this returns: once it is closed, the server does that in its own time."""
+    with contextlib.suppress(psycopg.Error):
+        db.execute("SELECT pg_advisory_unlock_all()")
+
+
 def warn(place: PostgresPlace, db: Connection) -> None:
     """Say in the log what makes a journal less safe than it could be."""
     if place.unverified:
@@ -62,7 +69,8 @@ def warn(place: PostgresPlace, db: Connection) -> None:
 def check_tables(place: PostgresPlace, db: Connection) -> int:
     """Return the version of the tables, 0 where there are none and may be some.
 
-    Raises Invalid (JOURNAL_CORRUPT: a database of something else, JOURNAL_INCOMPLETE: some tables are missing).
+    Raises Invalid (JOURNAL_CORRUPT: a database of something else, or a version that never was; JOURNAL_INCOMPLETE: some
+    tables are missing).
     """
     found = {str(row[0]) for row in db.execute(_TABLES_OF_OURS)}
     if not found:
@@ -79,6 +87,8 @@ def check_tables(place: PostgresPlace, db: Connection) -> int:
     version = None if "journal" in missing else db.execute("SELECT version FROM nasmesh.journal").fetchone()
     if version is None or (missing and version[0] <= SCHEMA_VERSION):
         raise incomplete(place, f"table {missing[0]} is missing" if missing else "it does not say its version")
+    if version[0] < 1:
+        raise corrupt(place, f"it has schema {version[0]}, which never was")
     return int(version[0])
 
 
@@ -100,6 +110,23 @@ def corrupt(place: PostgresPlace, what: str) -> Invalid:
         " in the store stay)",
         field="journal",
     )
+
+
+def too_new(place: PostgresPlace, version: int, way_out: str) -> Invalid:
+    """Return the refusal of a journal that a later version of ours has written."""
+    return Invalid(
+        "JOURNAL_TOO_NEW",
+        f"{_named(place)}: written by a newer nasmesh (schema {version}, this one knows {SCHEMA_VERSION}); {way_out}",
+        field="journal",
+    )
+
+
+def request_id_of(place: PostgresPlace, key: bytes) -> str:
+    """Return the request id of an answer's row; raises Invalid (JOURNAL_CORRUPT) where it is no text."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError as error:
+        raise corrupt(place, f"request id {key[:80]!r} of an answer is no text") from error
 
 
 def stale(place: PostgresPlace, why: str) -> Stale:

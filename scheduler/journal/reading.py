@@ -7,9 +7,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from nasmesh.errors import Invalid, NotFound, Unavailable
-from scheduler.journal.base import Answer
-from scheduler.journal.schema import APPLICATION_ID, SCHEMA_VERSION, UPGRADES
+from scheduler.journal.schema import APPLICATION_ID, SCHEMA_VERSION
 from scheduler.journal.sqlite import SqliteJournal
+from scheduler.journal.upgrading import UPGRADES, upgrade
 
 
 class JournalReader(SqliteJournal):
@@ -31,7 +31,7 @@ class JournalReader(SqliteJournal):
             raise NotFound("JOURNAL_MISSING", f"journal: there is no file {self.path}", field="journal")
         try:
             self._connection = self._connected()
-            epoch = int(self._connection.execute("SELECT number FROM epoch").fetchone()[0])
+            epoch = self._one("SELECT number FROM epoch")
         except sqlite3.Error as error:
             self.close()
             raise self._explain(error) from error
@@ -89,26 +89,24 @@ class JournalReader(SqliteJournal):
         at = self._number("SELECT sequence FROM base_at") or 0
         return at, self._rows("SELECT key, body, crc FROM base ORDER BY key")
 
-    def answers(self) -> Iterator[tuple[str, Answer]]:
-        """Yield all answers in the order of request ids."""
-        query = "SELECT request_id, body_digest, reply, time_s FROM answer ORDER BY request_id"
-        try:
-            for request_id, *answer in self._db().execute(query):
-                yield request_id, Answer(*answer)
-        except sqlite3.Error as error:
-            raise self._explain(error) from error
-
     def size_bytes(self) -> int:
         """Return the size of the file; what a log beside it holds is not counted."""
         return self.path.stat().st_size
 
     def damage(self) -> list[str]:
-        """Return what SQLite finds wrong with the file, every page read; nothing for a sound one."""
+        """Return what is wrong with the file, every page and every answer read; nothing for a sound one."""
         try:
             told = [str(row[0]) for row in self._db().execute("PRAGMA integrity_check(20)")]
         except sqlite3.Error as error:
             return [str(error)]
-        return [] if told == ["ok"] else told
+        if told != ["ok"]:
+            return told
+        try:
+            for _ in self.answers():
+                pass
+        except Invalid as error:
+            return [error.message]
+        return []
 
     def events_checked(self) -> int:
         """Read every event that is kept against its checksum and return how many there are."""
@@ -159,12 +157,10 @@ class JournalReader(SqliteJournal):
         return self.path.with_name(self.path.name + "-wal").exists()
 
     def _upgraded(self, db: sqlite3.Connection) -> sqlite3.Connection:
-        """Return an upgraded copy in memory of a journal of an older schema."""
-        copy = sqlite3.connect(":memory:", isolation_level=None)
+        """Return an upgraded copy of a journal of an older schema, in memory as far as that is small."""
+        copy = sqlite3.connect("", isolation_level=None)
         with closing(db):
             db.backup(copy)
-        for older in range(self.schema, SCHEMA_VERSION):
-            copy.executescript(UPGRADES[older])
-        copy.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        upgrade(copy, self.schema)
         copy.execute("BEGIN")
         return copy

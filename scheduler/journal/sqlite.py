@@ -8,22 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from nasmesh.errors import Compacted, Invalid, NasmeshError, Stale, Unavailable
-from nasmesh.logs import get_logger
+from scheduler.journal.answers import answer_crc, checked_answer
 from scheduler.journal.base import Answer, Batch
 from scheduler.journal.inserting import insert
 from scheduler.journal.logfile import read_log
-from scheduler.journal.schema import (
-    APPLICATION_ID,
-    QUICK_CHECK_BYTES,
-    SCHEMA,
-    SCHEMA_VERSION,
-    UPGRADES,
-    event_crc,
-    row_crc,
-)
+from scheduler.journal.schema import APPLICATION_ID, QUICK_CHECK_BYTES, SCHEMA, SCHEMA_VERSION, event_crc, row_crc
+from scheduler.journal.sqlite_errors import corrupt, explain, incomplete
 from scheduler.journal.transaction import Transaction
-
-_log = get_logger(__name__)
+from scheduler.journal.upgrading import UPGRADES, upgrade
 
 
 class SqliteJournal:
@@ -43,9 +35,11 @@ class SqliteJournal:
         self._take_lock()
         try:
             self._connect()
+            for _ in self.answers():  # each against its checksum: what is asked for again is asked for much later
+                pass
             with self._transaction() as db:
                 db.execute("UPDATE epoch SET number = number + 1, open = 1")
-                self._epoch = int(db.execute("SELECT number FROM epoch").fetchone()[0])
+                self._epoch = self._one("SELECT number FROM epoch")
             # So that the file alone, without its write-ahead log, says that it is not whole.
             self._db().execute("PRAGMA wal_checkpoint(PASSIVE)")
         except NasmeshError:
@@ -83,7 +77,7 @@ class SqliteJournal:
                 expected += 1
                 if sequence != expected:
                     raise self._gap(after, expected, sequence)
-                if crc is not None and crc != event_crc(sequence, body):
+                if not isinstance(body, bytes) or crc != event_crc(sequence, body):
                     raise self._corrupt(f"event {sequence} does not have its checksum")
                 yield sequence, body
             if expected == after < self._snapshot_at():
@@ -95,13 +89,13 @@ class SqliteJournal:
         """Write a batch in one transaction; see Journal."""
         try:
             with self._transaction() as db:
-                found = int(db.execute("SELECT number FROM epoch").fetchone()[0])
+                found = self._one("SELECT number FROM epoch")
                 if found != self._epoch:
                     raise Stale("EPOCH_STALE", f"journal: epoch {found} has taken over from {self._epoch}")
                 numbered = enumerate(batch.events, start=batch.first_sequence)
                 insert(db, "INSERT INTO event", [(n, body, event_crc(n, body)) for n, body in numbered])
                 if batch.answers:
-                    rows = [(key, a.body_digest, a.reply, a.time_s) for key, a in batch.answers.items()]
+                    rows = [(k, a.body_digest, a.reply, a.time_s, answer_crc(k, a)) for k, a in batch.answers.items()]
                     insert(db, "INSERT INTO answer", rows)
                 if batch.rows:
                     keyed = [(key, body, row_crc(key, body)) for key, body in batch.rows.items() if body]
@@ -115,15 +109,21 @@ class SqliteJournal:
 
     def answer(self, request_id: str) -> Answer | None:
         """Return an answer; see Journal."""
+        query = "SELECT body_digest, reply, time_s, crc FROM answer WHERE request_id = ?"
         try:
-            row = (
-                self._db()
-                .execute("SELECT body_digest, reply, time_s FROM answer WHERE request_id = ?", (request_id,))
-                .fetchone()
-            )
+            row = self._db().execute(query, (request_id,)).fetchone()
         except sqlite3.Error as error:
             raise self._explain(error) from error
-        return Answer(*row) if row else None
+        return None if row is None else checked_answer(request_id, row, self._corrupt)
+
+    def answers(self) -> Iterator[tuple[str, Answer]]:
+        """Yield all answers in the order of request ids; raises Invalid (JOURNAL_CORRUPT) at a spoilt one."""
+        query = "SELECT request_id, body_digest, reply, time_s, crc FROM answer ORDER BY request_id"
+        try:
+            for request_id, *row in self._db().execute(query):
+                yield request_id, checked_answer(request_id, row, self._corrupt)
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
 
     def forget_answers(self, before_s: float) -> None:
         """Drop old answers; see Journal."""
@@ -225,15 +225,11 @@ class SqliteJournal:
         damage = log.damage(int(db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]))
         if damage:
             raise self._corrupt(damage)
-        self._upgrade(db, version)
-        if not has_log and db.execute("SELECT open FROM epoch").fetchone()[0]:
-            raise self._incomplete()
-
-    def _upgrade(self, db: sqlite3.Connection, version: int) -> None:
         if version < SCHEMA_VERSION and version not in UPGRADES:
             raise self._corrupt(f"it has schema {version}, which never was")
-        for older in range(version, SCHEMA_VERSION):
-            db.executescript(f"BEGIN IMMEDIATE; {UPGRADES[older]} PRAGMA user_version = {older + 1}; COMMIT;")
+        upgrade(db, version)
+        if self._one("SELECT open FROM epoch") and not has_log:
+            raise incomplete(self._path)
 
     def _db(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -241,13 +237,20 @@ class SqliteJournal:
         return self._connection
 
     def _snapshot_at(self) -> int:
-        return int(self._db().execute("SELECT sequence FROM snapshot_at").fetchone()[0])
+        return self._one("SELECT sequence FROM snapshot_at")
+
+    def _one(self, query: str) -> int:
+        """Return the number in a table of one row."""
+        row = self._db().execute(query).fetchone()
+        if row is None or not isinstance(row[0], int):
+            raise self._corrupt(f"the number is missing of {query}")
+        return row[0]
 
     def _rows(self, query: str) -> Iterator[tuple[str, bytes]]:
         try:
             for key, body, crc in self._db().execute(query):
-                if crc is not None and crc != row_crc(key, body):
-                    raise self._corrupt(f"snapshot row {key[:80]} does not have its checksum")
+                if not (isinstance(key, str) and isinstance(body, bytes)) or crc != row_crc(key, body):
+                    raise self._corrupt(f"snapshot row {str(key)[:80]} does not have its checksum")
                 yield key, body
         except sqlite3.Error as error:
             raise self._explain(error) from error
@@ -258,23 +261,10 @@ class SqliteJournal:
     # --- below: errors ------------------------------------------------------------------------------------------
 
     def _explain(self, error: sqlite3.Error) -> NasmeshError:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        _log.error("journal_error", path=str(self._path), error=str(error), code=code)
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return self._corrupt(str(error))
-        if code == sqlite3.SQLITE_FULL:
-            return Unavailable(
-                "JOURNAL_FULL", f"journal {self._path}: no space left; free some space, work then goes on by itself"
-            )
-        return Unavailable("JOURNAL_IO", f"journal {self._path}: {error}; check disk and permissions")
+        return explain(self._path, error)
 
     def _corrupt(self, what: str) -> Invalid:
-        return Invalid(
-            "JOURNAL_CORRUPT",
-            f"journal {self._path} is damaged ({what}); restore it from a backup together with its -wal file, or move"
-            " it away to start with an empty one (objects in the store stay)",
-            field="journal",
-        )
+        return corrupt(self._path, what)
 
     def _gap(self, after: int, expected: int, found: int) -> NasmeshError:
         """Return what a gap means: the oldest events may have been dropped on purpose, never those in between."""
@@ -282,14 +272,4 @@ class SqliteJournal:
             return self._corrupt(f"event {expected} is missing")
         return Compacted(
             "JOURNAL_COMPACTED", f"journal {self._path}: events up to {found - 1} were dropped by nasmesh admin compact"
-        )
-
-    def _incomplete(self) -> Invalid:
-        return Invalid(
-            "JOURNAL_INCOMPLETE",
-            f"journal {self._path}: a scheduler was killed on it, and the file {self._path.name}-wal with what was"
-            " acknowledged last is not beside it; put it back. If it is lost, or another program has opened the journal"
-            " since and folded it in, go on with:"
-            f" nasmesh admin restore {self._path} --journal sqlite:{self._path} --force",
-            field="journal",
         )

@@ -125,6 +125,16 @@ def flipped_event(path: Path) -> None:
     flip(path, journals.events_of(path)[20])
 
 
+def spoilt_answer(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE answer SET body_digest = x'00' WHERE request_id = 'create-open'")
+
+
+def no_checksum(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE event SET crc = NULL WHERE sequence = 15")
+
+
 def low_epoch(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("UPDATE epoch SET number = 0")
@@ -148,6 +158,8 @@ CASES: list[tuple[Spoil, str, str]] = [
     (undecodable, "JOURNAL_CORRUPT", "event 12 cannot be read; restore the journal from a backup"),
     (contradiction, "JOURNAL_CORRUPT", "event 25 contradicts what is before it"),
     (flipped_event, "JOURNAL_CORRUPT", "event 20 does not have its checksum"),
+    (no_checksum, "JOURNAL_CORRUPT", "event 15 does not have its checksum"),
+    (spoilt_answer, "JOURNAL_CORRUPT", "the answer to request id 'create-open' does not have its checksum"),
     (low_epoch, "JOURNAL_CORRUPT", "epoch 1, which comes after 1"),
 ]
 
@@ -240,11 +252,13 @@ def test_journal_when_bits_flip_anywhere_then_refused_or_the_same_state(
 
 
 def recovered(path: Path) -> tuple[object, ...]:
-    engine = Engine(SqliteJournal(path), ManualClock(), seed=1)
+    journal = SqliteJournal(path)
+    engine = Engine(journal, ManualClock(), seed=1)
     try:
         engine.recover()
         state = engine.state
-        return dict(state.searches), list(state.tasks.items()), list(state.networks.items()), state.sequence
+        kept = list(journal.answers())
+        return dict(state.searches), list(state.tasks.items()), list(state.networks.items()), state.sequence, kept
     finally:
         engine.journal.close()
 

@@ -66,6 +66,11 @@ CASES: list[tuple[str, str, str]] = [
     ("DELETE FROM nasmesh.epoch", "JOURNAL_INCOMPLETE", "its epoch"),
     ("DELETE FROM nasmesh.event WHERE sequence = 6", "JOURNAL_CORRUPT", "event 6 is missing"),
     ("UPDATE nasmesh.event SET body = 'x' WHERE sequence = 7", "JOURNAL_CORRUPT", "event 7 does not have its checksum"),
+    (
+        "UPDATE nasmesh.answer SET time_s = 7",
+        "JOURNAL_CORRUPT",
+        "the answer to request id 'create-ended' does not have",
+    ),
     ("UPDATE nasmesh.epoch SET number = 0", "JOURNAL_CORRUPT", "epoch 1, which comes after 1"),
     ("DROP SCHEMA nasmesh CASCADE; CREATE TABLE recipes (name text)", "JOURNAL_CORRUPT", "public.recipes"),
 ]

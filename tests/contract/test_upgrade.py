@@ -1,12 +1,13 @@
 """Yesterday's journals and programs: every old schema opens and goes on; clients and agents of version 1 are served.
 
-`tests/assets/journal-v1.db` was written by tests/assets/make_journal_v1.py with the code of commit 12c3422, and
-`protos-v1.binpb` holds the contracts of that commit: no stub of today takes part on their side of the wire.
+`tests/assets/journal-v*.db` and `journal-postgres-v*.sql` were written by the code of then: make_journal.py beside them
+tells how. `protos-v1.binpb` holds the contracts of commit 12c3422: no stub of today takes part on that side.
 """
 
 import asyncio
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,32 +22,43 @@ from scheduler import invariants
 from scheduler.desk import Desk
 from scheduler.domain import OPEN_SEARCHES, SearchState, TaskState
 from scheduler.engine import Engine
-from scheduler.journal.sqlite import SqliteJournal
+from scheduler.journal import postgres_schema, schema
+from scheduler.journal.places import journal_of, reader_of
+from scheduler.journal.postgres_url import PostgresPlace
 from tests.builders import scheduling as make
+from tests.builders.old_journals import ASSETS, restored_database
 from tests.builders.scheduler_calls import go
 from tests.builders.scheduler_server import running
 
-ASSETS = Path(__file__).parents[1] / "assets"
-JOURNALS = sorted(ASSETS.glob("journal-v*.db"))
+FILES = sorted(ASSETS.glob("journal-v*.db"))
+DATABASES = sorted(ASSETS.glob("journal-postgres-v*.sql"))
+Place = Path | PostgresPlace
 
 
-@pytest.fixture(params=JOURNALS, ids=[path.stem for path in JOURNALS])
-def old_journal(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return Path(shutil.copy(request.param, tmp_path / "journal.db"))
+@pytest.fixture(params=[*FILES, *DATABASES], ids=lambda path: path.stem)
+def old_journal(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param in FILES:
+        return Path(shutil.copy(request.param, tmp_path / "journal.db"))
+    return restored_database(request.getfixturevalue("database"), request.param)
 
 
-def recovered(path: Path) -> Engine:
-    engine = Engine(SqliteJournal(path), ManualClock(monotonic=5.0), seed=2)
+def recovered(place: Place) -> Engine:
+    engine = Engine(journal_of(place), ManualClock(monotonic=5.0), seed=2)
     engine.recover()
     invariants.check(engine.state)
     return engine
 
 
-def test_journals_when_counted_then_every_schema_has_one() -> None:
-    assert [path.stem for path in JOURNALS][:1] == ["journal-v1"]
+def test_journals_when_counted_then_every_older_schema_has_one() -> None:
+    assert [path.stem for path in FILES] == [f"journal-v{n}" for n in range(1, schema.SCHEMA_VERSION)]
+    assert [path.stem for path in DATABASES] == [
+        f"journal-postgres-v{n}" for n in range(1, postgres_schema.SCHEMA_VERSION)
+    ]
 
 
-def test_old_journal_when_opened_then_everything_in_it_is_there(old_journal: Path) -> None:
+def test_old_journal_when_opened_then_everything_in_it_is_there(old_journal: Place) -> None:
+    with closing(reader_of(old_journal)) as reader:
+        epoch = reader.open()
     engine = recovered(old_journal)
     state = engine.state
     told = {run.id: (run.state, len(run.trials)) for run in state.searches.values()}
@@ -56,7 +68,7 @@ def test_old_journal_when_opened_then_everything_in_it_is_there(old_journal: Pat
         "cancelled": (SearchState.CANCELLED, 0),
         "open": (SearchState.RUNNING, 5),
     }
-    assert state.epoch == 2
+    assert state.epoch == epoch + 1
     assert state.tasks["quarantined-t1-train"].state is TaskState.QUARANTINED
     assert state.tasks["open-t5-train"].state is TaskState.QUEUED
     assert state.tasks["open-t3-train"].state is TaskState.RUNNING
@@ -65,7 +77,7 @@ def test_old_journal_when_opened_then_everything_in_it_is_there(old_journal: Pat
     engine.journal.close()
 
 
-def test_old_journal_when_gone_on_with_then_its_open_search_ends_from_the_kept_checkpoint(old_journal: Path) -> None:
+def test_old_journal_when_gone_on_with_then_its_open_search_ends_from_the_kept_checkpoint(old_journal: Place) -> None:
     engine = recovered(old_journal)
     desk, session = Desk(engine), make.Recorder()
     held = [task.id for task in engine.state.tasks.values() if task.state is TaskState.RUNNING]

@@ -73,6 +73,8 @@ GROUPS: dict[str, Group] = {
             "tests/contract/test_upgrade.py",
             "tests/contract/test_admin.py",
             "tests/contract/test_bad_journals.py",
+            "tests/contract/test_journal_answers.py",
+            "tests/contract/test_journal_upgrades.py",
             "tests/contract/test_admin_copies.py",
             "tests/contract/test_postgres_journals.py",
             "tests/contract/test_migration.py",

@@ -118,3 +118,37 @@ def test_open_when_of_an_older_schema_then_upgraded_for_good(tmp_path: Path) -> 
             assert journal.open() == epoch
         with closing(sqlite3.connect(path)) as db:
             assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM epoch",
+        "DELETE FROM snapshot_at",
+        "UPDATE event SET body = CAST(body AS TEXT)",
+        "UPDATE event SET body = CAST(x'ff' AS TEXT)",
+        "UPDATE event SET crc = NULL",
+        "UPDATE snapshot SET body = CAST(body AS TEXT)",
+        "UPDATE snapshot SET key = CAST(key AS BLOB)",
+        "UPDATE snapshot SET crc = NULL",
+    ],
+)
+def test_journal_when_a_number_is_missing_or_a_value_has_another_type_then_damaged_and_no_other_error(
+    tmp_path: Path, statement: str
+) -> None:
+    path = tmp_path / "journal.db"
+    with closing(SqliteJournal(path)) as journal:
+        journal.open()
+        journal.append(Batch(1, (b"a", b"b"), rows={"x": b"1"}, snapshot_sequence=1))
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(statement)
+    with pytest.raises(Invalid, match="restore it from a backup") as caught:
+        read_all(path)
+    assert caught.value.reason == "JOURNAL_CORRUPT"
+
+
+def read_all(path: Path) -> None:
+    with closing(SqliteJournal(path)) as journal:
+        journal.open()
+        list(journal.snapshot()[1])
+        list(journal.events(0))

@@ -92,15 +92,14 @@ def test_damage_when_an_index_and_its_table_differ_then_told_and_else_nothing(tm
     path = written(tmp_path / "journal.db")
     with reading(path) as reader:
         assert reader.damage() == []
-    spoil(path, "INSERT INTO answer VALUES ('r', x'00', x'00', 1.0)")
     with closing(sqlite3.connect(path)) as db:
         page_size = db.execute("PRAGMA page_size").fetchone()[0]
-        (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'answer_by_time'").fetchone()
+        (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_snapshot_1'").fetchone()
     content = bytearray(path.read_bytes())
     content[(root - 1) * page_size + 3 : (root - 1) * page_size + 5] = bytes(2)  # the index has no cells
     path.write_bytes(content)
     with reading(path) as reader:
-        assert any("answer_by_time" in line for line in reader.damage())
+        assert any("sqlite_autoindex_snapshot_1" in line for line in reader.damage())
 
 
 @pytest.mark.parametrize(

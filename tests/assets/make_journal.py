@@ -1,7 +1,14 @@
-"""Writes journal-v1.db: a journal as the first release of schema 1 wrote it. Run in a checkout of commit 12c3422.
+"""Writes journal-vN.db: a journal as the last commit with schema N wrote it. Run in a checkout of that commit.
 
-    git worktree add ../v1 12c3422 && cd ../v1
-    PYTHONPATH=. ../nasmesh/.venv/bin/python ../nasmesh/tests/assets/make_journal_v1.py journal-v1.db
+    git worktree add ../old COMMIT && cd ../old
+    PYTHONPATH=. ../nasmesh/.venv/bin/python ../nasmesh/tests/assets/make_journal.py journal-vN.db EVENTS
+
+    N  COMMIT   EVENTS between snapshots
+    1  12c3422  40
+    2  bb114dc  20
+
+journal-postgres-v1.sql is journal-v2.db after `nasmesh admin migrate` of bb114dc, written by `pg_dump --schema=nasmesh
+--inserts --no-owner --no-privileges`, without comments and settings.
 
 It holds a snapshot and events after it, and searches of every kind: ended with a final phase, cancelled, quarantined,
 and one in the middle, with an attempt in work, one queued, and a checkpoint to continue from.
@@ -29,7 +36,7 @@ class Old:
     """One scheduler of the old code with one agent that does as told."""
 
     def __init__(self, path: Path) -> None:
-        engine_module.SNAPSHOT_EVENTS = 40
+        engine_module.SNAPSHOT_EVENTS = int(sys.argv[2])
         self.clock = ManualClock()
         self.engine = Engine(SqliteJournal(path), self.clock, seed=1)
         self.engine.recover()
