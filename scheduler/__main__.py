@@ -32,7 +32,7 @@ def parse_flags(argv: Sequence[str] | None, settings: Settings) -> Options:
         "--journal",
         default=settings.journal,
         metavar="URL",
-        help="sqlite:PATH, postgresql://… or memory: [%(default)s]",
+        help="sqlite:PATH, a path, postgresql://… or memory: [%(default)s]",
     )
     parser.add_argument("--standby", action="store_true", help="while another scheduler has the journal, wait for it")
     parser.add_argument("--store", default=settings.store, metavar="URL", help="object store [%(default)s]")

@@ -61,13 +61,5 @@ def _shown(url: str) -> str:
 
 
 def journal_at(url: str) -> Journal:
-    """Return the journal at "sqlite:PATH", "postgresql://…" or "memory:"; raises Invalid (JOURNAL_URL_…)."""
-    if url == "memory:":
-        return MemoryJournal()
-    if ":" not in url:
-        raise Invalid(
-            "JOURNAL_URL_INVALID",
-            f"journal: {_shown(url)} is not sqlite:PATH, postgresql://… or memory:",
-            field="journal",
-        )
-    return journal_of(place_of(url))
+    """Return the journal at a place (place_of) or at "memory:"; raises Invalid (JOURNAL_URL_…)."""
+    return MemoryJournal() if url == "memory:" else journal_of(place_of(url))

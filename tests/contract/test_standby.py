@@ -168,7 +168,7 @@ def test_addresses_when_read_then_each_once_in_order_or_refused() -> None:
 
 
 def test_journal_at_when_no_place_then_refused() -> None:
-    for url in ("", "journal.db", "redis://h/1"):
+    for url in ("", "redis://h/1"):
         with pytest.raises(Invalid) as caught:
             journal_at(url)
         assert caught.value.reason == "JOURNAL_URL_INVALID"

@@ -180,3 +180,15 @@ def test_stop_when_a_stream_is_open_then_it_ends_with_unavailable(tmp_path: Path
     with started(tmp_path, "--journal", "memory:") as (process, address):
         asyncio.run(asyncio.wait_for(body(process, address), 20))
         assert process.wait(10) == 0
+
+
+def test_journal_when_named_by_a_plain_path_then_scheduler_and_admin_take_the_same(tmp_path: Path) -> None:
+    journal = str(tmp_path / "plain.db")
+    with started(tmp_path, "--journal", journal) as (process, address):
+        assert address
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert (tmp_path / "plain.db").stat().st_size
+    command = [sys.executable, "-m", "scheduler.admin", "check", "--journal", journal, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, json.loads(done.stdout)["violations"]) == (0, []), done.stderr
