@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from nasmesh.v1 import evaluation_pb2, training_pb2
+from nasmesh.v1 import evaluation_pb2, search_pb2, training_pb2
 
 _CLASS_ACCURACY = re.compile(r"class_(0|[1-9][0-9]{0,4})_accuracy")
 # What stands before a metric's name, since a block has statistics of its weights beside those of what it computes.
@@ -107,6 +107,17 @@ FURTHER: dict[str, Metric] = {**FURTHER_OF_CLASSES, **FURTHER_OF_NUMBERS}
 METRICS: dict[str, Metric] = {**ALWAYS, **CLASSIFICATION, **REGRESSION, **ON_REQUEST, **FURTHER}
 """What an objective or a constraint may name, with "class_{i}_accuracy" and "throughput_b{size}" besides."""
 
+PROXIES: dict[str, Metric] = dict(
+    (
+        _metric("synflow", "", Goal.MAXIMIZE, "synaptic flow of the untrained network (Tanaka et al. 2020)"),
+        _metric("naswot", "", Goal.MAXIMIZE, "how differently its activations tell samples (Mellor et al. 2021)"),
+        _metric("jacobian_covariance", "", Goal.MAXIMIZE, "how independent its input Jacobians are (2020)"),
+        _metric("grad_norm", "", Goal.MAXIMIZE, "norm of the untrained network's gradients of one batch"),
+        _metric("snip", "", Goal.MAXIMIZE, "connection sensitivity of the untrained network (Lee et al. 2019)"),
+    )
+)
+"""What training measures of the untrained network where its instrumentation asks for it; objectives may name them."""
+
 TRAINING_METRICS: dict[str, Metric] = dict(
     (
         _metric("train_loss", "", Goal.MINIMIZE, "mean loss over the last training window"),
@@ -132,14 +143,10 @@ TRAINING_METRICS: dict[str, Metric] = dict(
         _metric("evaluate_memory_bytes", "bytes", Goal.MINIMIZE, "memory of an evaluation; its bound is the server's"),
         _metric("forward_ms", "ms", Goal.MINIMIZE, "time of an element's forward pass of one batch"),
         _metric("activation_bytes", "bytes", Goal.MINIMIZE, "memory of what an element puts out for one batch"),
-        _metric("synflow", "", Goal.MAXIMIZE, "synaptic flow of the untrained network (Tanaka et al. 2020)"),
-        _metric("naswot", "", Goal.MAXIMIZE, "how differently its activations tell samples (Mellor et al. 2021)"),
-        _metric("jacobian_covariance", "", Goal.MAXIMIZE, "how independent its input Jacobians are (2020)"),
-        _metric("grad_norm", "", Goal.MAXIMIZE, "norm of the untrained network's gradients of one batch"),
-        _metric("snip", "", Goal.MAXIMIZE, "connection sensitivity of the untrained network (Lee et al. 2019)"),
+        *PROXIES.items(),
     )
 )
-"""What training reports; a generator may read these, an objective may not."""
+"""What training reports; a generator may read these, an objective only the proxies among them."""
 
 
 def is_learned(metric: str) -> bool:
@@ -157,6 +164,17 @@ def is_static(metric: str) -> bool:
 def is_known(metric: str) -> bool:
     """Say whether evaluation or admission can produce this metric, so that an objective or constraint may name it."""
     return metric in METRICS or any(form.fullmatch(metric) for form in (_CLASS_ACCURACY, _THROUGHPUT))
+
+
+def is_proxy(metric: str, evaluate: evaluation_pb2.EvaluateConfig) -> bool:
+    """Say whether a metric is a zero-cost proxy that training measures, and evaluation was not asked for the name."""
+    return metric in PROXIES and metric not in evaluate.metrics
+
+
+def first_scored(spec: search_pb2.SearchSpec) -> search_pb2.Objective:
+    """Return the first objective that evaluation measures: by it final networks are compared. The first if none is."""
+    scored = (objective for objective in spec.objectives if not is_proxy(objective.metric, spec.evaluate))
+    return next(scored, spec.objectives[0])
 
 
 def lacks(metric: str, evaluate: evaluation_pb2.EvaluateConfig) -> str:

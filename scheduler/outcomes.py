@@ -75,6 +75,8 @@ def check_of_gang(agents: Sequence[str], agent: str, checked: pb.AttemptOutcome)
 def invalid_outcome(outcome: pb.AttemptOutcome, error: Invalid) -> pb.AttemptOutcome:
     """Return what is recorded instead of an outcome that contradicts the contract: a failed attempt."""
     failure = search_pb2.Failure(reason=INVALID_REASON, message=error.message[:_TEXT], retryable=True, counted=True)
+    if error.reason == early.UNDEFINED:
+        failure.reason, failure.retryable = early.UNDEFINED, False
     return pb.AttemptOutcome(token=outcome.token, failure=failure)
 
 
@@ -151,7 +153,7 @@ def _check_evaluate(run: SearchRun, task: Task, result: evaluate_service_pb2.Eva
     if result.HasField("quantized"):
         _check_object(result.quantized, "evaluate.quantized", ObjectKind.CHECKPOINT)
     for metric in early.needed(run.spec, is_scored=is_scored, final=trial.final):
-        if metric not in whole:
+        if metric not in whole and not early.is_proxied(run.spec, trial, metric):
             hint = f"; {run.spec.evaluate.table} does not hold it" if run.spec.evaluate.table else ""
             raise _invalid("evaluate.measurements", f"{metric} was not measured, an objective or bounded{hint}")
 
@@ -235,8 +237,7 @@ def complete_train(config: training_pb2.TrainConfig) -> training_pb2.TrainConfig
 
 def merged_plan(run: SearchRun, more: training_pb2.InstrumentationPlan, field: str) -> training_pb2.InstrumentationPlan:
     """Return what the search's plan or a proposal's asks for."""
-    field = f"{field}.instrumentation"
-    table = run.spec.evaluate.table
+    field, table = f"{field}.instrumentation", run.spec.evaluate.table
     if table and more.ListFields():
         message = f"{field}: {table} has no statistics of elements; leave it out, or use another generator"
         raise Invalid("TRAIN_CONFIG_INVALID", message, field=field)

@@ -16,10 +16,15 @@ def objective_faults(spec: pb.SearchSpec, classes: int | None) -> Iterator[Fault
     """Yield what is wrong with the objectives; `classes`: 0 for regression, None where nothing is known of the data."""
     if not spec.objectives:
         yield "objectives", "name at least one metric to optimise, for example accuracy"
+    elif spec.HasField("final") and metrics.is_proxy(metrics.first_scored(spec).metric, spec.evaluate):
+        yield "objectives", "final networks are trained and compared by a score: add an objective that is no proxy"
     seen = set()
     for index, objective in enumerate(spec.objectives):
         field = f"objectives[{index}]"
-        yield from _metric_faults(spec, objective.metric, f"{field}.metric", classes)
+        if metrics.is_proxy(objective.metric, spec.evaluate):
+            yield from _proxy_faults(spec, objective.metric, f"{field}.metric")
+        else:
+            yield from _metric_faults(spec, objective.metric, f"{field}.metric", classes)
         if objective.goal not in (pb.GOAL_MAXIMIZE, pb.GOAL_MINIMIZE):
             yield f"{field}.goal", "say GOAL_MAXIMIZE or GOAL_MINIMIZE"
         if objective.metric in seen:
@@ -27,11 +32,22 @@ def objective_faults(spec: pb.SearchSpec, classes: int | None) -> Iterator[Fault
         seen.add(objective.metric)
 
 
+def _proxy_faults(spec: pb.SearchSpec, metric: str, field: str) -> Iterator[Fault]:
+    """Yield why no training will measure a zero-cost proxy."""
+    if spec.evaluate.table:
+        yield field, f"{metric} is measured by training, and {spec.evaluate.table} holds finished ones; leave it out"
+    elif metric not in map(metrics.proxy, spec.instrumentation.proxies):
+        asked = f"instrumentation.proxies: [ZERO_COST_PROXY_{metric.upper()}]"
+        yield field, f"{metric} is not measured unless the specification says {asked}"
+
+
 def _metric_faults(spec: pb.SearchSpec, metric: str, field: str, classes: int | None) -> Iterator[Fault]:
     """Yield why evaluation will not produce a metric; `classes`: 0 for regression, None where nothing is known."""
     if metric in spec.evaluate.metrics:
         return  # the evaluate server knows it, or says that it does not
-    if not metrics.is_known(metric):
+    if metric in metrics.PROXIES:
+        yield field, f"{metric} is a zero-cost proxy, which an objective may name and a bound may not"
+    elif not metrics.is_known(metric):
         yield field, f"evaluation does not produce {metric[:80]!r}; did you mean {metrics.suggest(metric)}?"
     elif missing := metrics.lacks(metric, spec.evaluate):
         yield field, f"{metric} is not measured unless the specification says evaluate.{missing}"

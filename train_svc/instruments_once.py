@@ -45,7 +45,8 @@ def measurements(training: Training, plan: pb.InstrumentationPlan) -> Iterator[m
     scores = once.get(_PROXIES, {}).get("scores", torch.empty(0)).tolist()
     for proxy, value in zip(plan.proxies, scores, strict=False):
         if math.isfinite(value):
-            yield measured(metrics.proxy(proxy), value, "", 0)
+            # Tied to no split: it says something of the network, and nothing of how well it does on samples.
+            yield measurement_pb2.Measurement(metric=metrics.proxy(proxy), value=value)
     if _PROFILE in once:
         step = min(PROFILE_STEPS, training.length.total_steps)
         for name, unit in ((_MS, "ms"), (_BYTES, "bytes")):

@@ -114,7 +114,9 @@ class _FinalChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinalChoi
     FINAL_CHOICE_UNSPECIFIED: _FinalChoice.ValueType  # 0
     """Only in searches that were created before there was a choice: the test split's score chose."""
     FINAL_CHOICE_VALIDATION: _FinalChoice.ValueType  # 1
-    """The first objective on the validation split, after the final training; where none was measured there, as RANK."""
+    """The first objective on the validation split, after the final training, proxies apart; where none was measured there, as
+    RANK.
+    """
     FINAL_CHOICE_RANK: _FinalChoice.ValueType  # 2
     """Its place in the search phase; of several seeds, the first that was scored."""
 
@@ -124,7 +126,9 @@ class FinalChoice(_FinalChoice, metaclass=_FinalChoiceEnumTypeWrapper):
 FINAL_CHOICE_UNSPECIFIED: FinalChoice.ValueType  # 0
 """Only in searches that were created before there was a choice: the test split's score chose."""
 FINAL_CHOICE_VALIDATION: FinalChoice.ValueType  # 1
-"""The first objective on the validation split, after the final training; where none was measured there, as RANK."""
+"""The first objective on the validation split, after the final training, proxies apart; where none was measured there, as
+RANK.
+"""
 FINAL_CHOICE_RANK: FinalChoice.ValueType  # 2
 """Its place in the search phase; of several seeds, the first that was scored."""
 Global___FinalChoice: _TypeAlias = FinalChoice  # noqa: Y015
@@ -441,7 +445,9 @@ class SearchSpec(_message.Message):
 
     @_builtins.property
     def objectives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Objective]:
-        """What is optimised; at least one. The first ranks the leaderboard and picks the final network."""
+        """What is optimised; at least one. The first ranks the leaderboard and picks the networks of the final phase. With a
+        final phase one of them must be no zero-cost proxy: by the first such one the final networks are compared.
+        """
 
     @_builtins.property
     def constraints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Constraint]:
@@ -767,7 +773,9 @@ class Objective(_message.Message):
     METRIC_FIELD_NUMBER: _builtins.int
     GOAL_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
-    """Metric name, for example "accuracy", "parameters", "latency_p50"; must be one that evaluation produces."""
+    """Metric name, for example "accuracy", "parameters", "latency_p50"; must be one that evaluation produces, or a zero-cost
+    proxy that SearchSpec.instrumentation asks for: "synflow", "naswot", "jacobian_covariance", "grad_norm", "snip".
+    """
     goal: Global___Goal.ValueType
     """Direction."""
     def __init__(

@@ -811,8 +811,8 @@ class InstrumentationPlan(_message.Message):
 
     @_builtins.property
     def proxies(self) -> _containers.RepeatedScalarFieldContainer[Global___ZeroCostProxy.ValueType]:
-        """What is computed once from the network as it starts and the first batch, before the first step; whole-network
-        measurements.
+        """What is computed once from the network as it starts and the first batch, before the first step; measurements of the
+        whole network, without a split.
         """
 
     def __init__(

@@ -1,7 +1,14 @@
-"""Bounds on what is measured but not learned: judged on the untrained network, none outside is trained. Pure."""
+"""What is measured but not learned: bounds on it, judged on the untrained network so that none outside is trained, and
+proxies, which training measures before it begins. Pure.
+"""
 
 from nasmesh import metrics
+from nasmesh.errors import Invalid
 from nasmesh.v1 import search_pb2 as pb
+from scheduler.machine import reuse
+
+UNDEFINED = "PROXY_UNDEFINED"
+"""Why a trial failed whose network has no finite value of a proxy that is an objective."""
 
 
 def bounds(spec: pb.SearchSpec) -> list[pb.Constraint]:
@@ -29,3 +36,16 @@ def wanted(spec: pb.SearchSpec, trial: pb.Trial) -> bool:
         # A specification of a version before this one says nothing: its journal must replay as it was recorded.
         return False
     return any(not metrics.is_static(bound.metric) for bound in bounds(spec))
+
+
+def is_proxied(spec: pb.SearchSpec, trial: pb.Trial, metric: str) -> bool:
+    """Say whether an objective is not for evaluation to measure: a zero-cost proxy, which no final trial needs.
+
+    Raises Invalid (PROXY_UNDEFINED) where training did not measure it either: another attempt would do the same.
+    """
+    if not metrics.is_proxy(metric, spec.evaluate):
+        return False
+    if not trial.final and reuse.measured(trial, metric) is None:
+        message = f"{metric}, an objective, is no finite number for this network, or its training did not measure it"
+        raise Invalid(UNDEFINED, message, field="train.measurements")
+    return True

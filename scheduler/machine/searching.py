@@ -2,7 +2,7 @@
 
 import math
 
-from nasmesh import limits
+from nasmesh import limits, metrics
 from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
 from nasmesh.v1 import search_pb2 as pb
 from scheduler.domain import OPEN_SEARCHES, OPEN_TASKS, Ask, SearchRun, SearchState, TaskKind
@@ -211,31 +211,33 @@ def _no_success(run: SearchRun) -> str:
 
 
 def _finish_final(work: Work, run: SearchRun) -> None:
+    objective = metrics.first_scored(run.spec)
     scored = {
         number: value
         for number in run.final_trials
-        if (value := trials.objective_value(run.spec, run.trials[number - 1])) is not None
+        if (value := reuse.measured(run.trials[number - 1], objective.metric)) is not None
     }
-    keys = {number: _choice_key(run, number, value) for number, value in scored.items()}
+    keys = {number: _choice_key(run, objective, number, value) for number, value in scored.items()}
     # Numbers follow the order of the search phase, so they decide where nothing else does.
     run.final_trials.sort(key=lambda number: (number not in keys, keys.get(number, 0.0), number))
     if scored:
         best = run.final_trials[0]
-        told = f"final trial {best} has {_metric(run)} {scored[best]:.6g} on the test split, scored once"
+        told = f"final trial {best} has {objective.metric} {scored[best]:.6g} on the test split, scored once"
         _finish(work, run, SearchState.SUCCEEDED, f"{run.stop_reason}; {told}")
     else:
         _finish(work, run, SearchState.FAILED, f"{run.stop_reason}; no final trial was scored: {_no_success(run)}")
 
 
-def _choice_key(run: SearchRun, number: int, tested: float) -> float:
-    """Return a number that is smaller for final trials that are chosen first."""
+def _choice_key(run: SearchRun, objective: pb.Objective, number: int, tested: float) -> float:
+    """Return a number that is smaller for final trials that are chosen first, by an objective."""
+    sign = -1.0 if objective.goal == pb.GOAL_MAXIMIZE else 1.0
     if run.spec.final.choice == pb.FINAL_CHOICE_RANK:
         return 0.0
     if run.spec.final.choice == pb.FINAL_CHOICE_UNSPECIFIED:
-        return trials.rank_key(run.spec, tested)
+        return sign * tested
     trial = run.trials[number - 1]
-    value = reuse.measured_on(trial, _metric(run), trial.evaluate.further_split)
-    return math.inf if value is None else trials.rank_key(run.spec, value)
+    value = reuse.measured_on(trial, objective.metric, trial.evaluate.further_split)
+    return math.inf if value is None else sign * value
 
 
 def _finish(work: Work, run: SearchRun, state: SearchState, reason: str) -> None:

@@ -104,6 +104,7 @@ def train_samples(config: training_pb2.TrainConfig, data: Data) -> float:
 def readings(trial: pb.Trial, elements: dict[str, list[str]], seed: int) -> list[measurement_pb2.Measurement]:
     """Return a value for every statistic and proxy that a trial's plan asks for; `elements` names scales by block."""
     asked = [(metrics.proxy(proxy), "", 0) for proxy in trial.instrumentation.proxies]
+    no_split, train = measurement_pb2.SPLIT_UNSPECIFIED, measurement_pb2.SPLIT_TRAIN
     for probe in trial.instrumentation.probes:
         scales = probe.tap == training_pb2.TAP_EDGE_SCALE
         for block in probe.elements:
@@ -115,7 +116,7 @@ def readings(trial: pb.Trial, elements: dict[str, list[str]], seed: int) -> list
             value=derive_seed(seed, trial.number, element, metric) / 2**63,
             element=element,
             step=step,
-            split=measurement_pb2.SPLIT_TRAIN,
+            split=train if step else no_split,
         )
         for metric, element, step in asked
     ]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from nasmesh import spaces
+from nasmesh import metrics, spaces
 from nasmesh.clock import ManualClock
 from nasmesh.errors import Invalid, NasmeshError
 from nasmesh.store.keys import ObjectKind, object_ref
@@ -220,9 +220,8 @@ class World:
         accuracy = self._model.score(trial, self._data, spec.seed, share=share_of(spec, trial, trial.steps))
         outcome = pb.AttemptOutcome()
         outcome.evaluate.device_time_s = seconds
-        wanted = dict.fromkeys(
-            ["accuracy", *(o.metric for o in spec.objectives), *(c.metric for c in spec.constraints)]
-        )
+        asked = (o.metric for o in spec.objectives if not metrics.is_proxy(o.metric, spec.evaluate))
+        wanted = dict.fromkeys(["accuracy", *asked, *(c.metric for c in spec.constraints)])
         splits = dict.fromkeys(filter(None, (trial.evaluate.further_split, trial.evaluate.split)))
         for split, metric in itertools.product(splits, wanted):
             outcome.evaluate.measurements.add(

@@ -6,6 +6,7 @@ from clients.cli.display.view import (
     format_duration,
     format_metric,
     outcome_word,
+    ranking_proxy,
     score,
     short,
     stages,
@@ -37,6 +38,10 @@ class PlainLines:
             self._said_s = now_s
         return lines
 
+    def waiting(self, known: SearchView, why: str) -> list[str]:
+        """Return the line that a cause deserves for which nothing happens; none where there is none any more."""
+        return [f"{_stamp(known.search, pb.WatchSearchResponse(), self._clock)}  {why}"] if why else []
+
 
 def _progress(before: SearchView, progress: pb.TrialProgress) -> str:
     number = int(progress.trial.rpartition("/")[2] or 0)
@@ -58,7 +63,7 @@ def describe(before: SearchView, change: pb.WatchSearchResponse, clock: Clock) -
     if kind == "trial":
         stamp = _stamp(before.search, change, clock)
         known = before.trials.get(change.trial.number)
-        return [f"{stamp}  {line}" for line in _trial_lines(known, change.trial)]
+        return [f"{stamp}  {line}" for line in _trial_lines(known, change.trial, ranking_proxy(before.search))]
     return []
 
 
@@ -82,7 +87,7 @@ def _search_lines(before: Search, now: Search) -> list[str]:
     return lines
 
 
-def _trial_lines(before: Trial | None, now: Trial) -> list[str]:
+def _trial_lines(before: Trial | None, now: Trial, proxy: str) -> list[str]:
     title = f"final trial {now.number}" if now.final else f"trial {now.number}"
     lines = []
     if before is None:
@@ -100,6 +105,8 @@ def _trial_lines(before: Trial | None, now: Trial) -> list[str]:
     accuracy = score(now, "accuracy", split)
     if accuracy is not None and now.outcome != search_pb2.TRIAL_OUTCOME_STOPPED:
         text = f"{title} {outcome_word(now)}: {word} accuracy {format_metric('accuracy', accuracy)}"
+        if proxy and not now.final:
+            text = f"{title} {outcome_word(now)}: {proxy} {format_metric(proxy, score(now, proxy))}"
         lines.append(f"{text}, {format_duration(now.device_time_s)} of device time")
     else:
         lines.append(f"{title} {outcome_word(now)}{_why(now)}")

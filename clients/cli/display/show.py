@@ -10,6 +10,7 @@ from clients.cli.display.view import (
     is_partly_trained,
     outcome_word,
     plural,
+    ranking_proxy,
     score,
     told_note,
     told_partly_trained,
@@ -52,6 +53,12 @@ def print_search(search: Search, trials: Sequence[Trial]) -> None:
         "note",
     )
     rows = [_row(trial, metric) for trial in trials]
+    if ranked := ranking_proxy(search):
+        headers = (*headers[:5], f">{ranked}", *headers[5:])
+        rows = [
+            (*row[:5], format_metric(ranked, score(trial, ranked)), *row[5:])
+            for row, trial in zip(rows, trials, strict=True)
+        ]
     if search.spec.HasField("early_stopping"):
         compared = search.spec.objectives[0].metric
         headers = (*headers[:-1], "rungs", headers[-1])

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from nasmesh.clock import Clock
-from nasmesh.metrics import METRICS
+from nasmesh.metrics import METRICS, is_proxy
 from nasmesh.v1 import measurement_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1.search_pb2 import Search, Trial
@@ -33,11 +33,12 @@ class StageSize:
 
 @dataclass(slots=True)
 class SearchView:
-    """The search, its trials by number and the progress of those at work."""
+    """The search, its trials by number and the progress of those at work; `waits`: why nothing of it happens."""
 
     search: Search = field(default_factory=Search)
     trials: dict[int, Trial] = field(default_factory=dict)
     progress: dict[str, pb.TrialProgress] = field(default_factory=dict)
+    waits: str = ""
 
     def apply(self, change: pb.WatchSearchResponse) -> None:
         """Take in one message of the watch stream."""
@@ -170,6 +171,12 @@ def score(trial: Trial, metric: str, split: measurement_pb2.Split.ValueType | No
     if found is None and metric in static and trial.outcome == search_pb2.TRIAL_OUTCOME_SUCCEEDED:
         return float(static[metric])
     return found
+
+
+def ranking_proxy(search: Search) -> str:
+    """Return the zero-cost proxy that ranks a search's trials; empty where a score does."""
+    first = search.spec.objectives[0].metric if search.spec.objectives else ""
+    return first if is_proxy(first, search.spec.evaluate) else ""
 
 
 def stages(network: search_pb2.Network) -> Sequence[StageSize]:

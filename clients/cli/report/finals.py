@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from clients.cli.display.view import format_metric, score
+from nasmesh import metrics
 from nasmesh.v1 import dataset_pb2, measurement_pb2, search_pb2
 from nasmesh.v1.search_pb2 import Search, Trial
 
@@ -46,7 +47,12 @@ class Final:
 
 def headline(search: Search, dataset: dataset_pb2.Dataset | None = None) -> str:
     """Return the metric that says how good a network of a search is: accuracy, or for regression what is optimised."""
-    measured = [item.metric for item in search.spec.objectives if item.metric not in _STATIC]
+    spec = search.spec
+    measured = [
+        item.metric
+        for item in spec.objectives
+        if item.metric not in _STATIC and not metrics.is_proxy(item.metric, spec.evaluate)
+    ]
     regression = dataset is not None and dataset.task == dataset_pb2.LEARNING_TASK_REGRESSION
     if regression or (measured and measured[0] in ("mse", "rmse", "mae", "r2")):
         return next((name for name in measured if not name.startswith(("latency_", "throughput_"))), "rmse")
@@ -70,7 +76,7 @@ def chosen_by(search: Search, best: Trial) -> str | None:
     """
     if search.spec.final.choice == search_pb2.FINAL_CHOICE_UNSPECIFIED:
         return None
-    metric = search.spec.objectives[0].metric
+    metric = metrics.first_scored(search.spec).metric
     further = best.evaluate.further_split
     found = {item.split for item in best.measurements if item.metric == metric and not item.element}
     if further and further in found:

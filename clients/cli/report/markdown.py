@@ -9,6 +9,7 @@ from clients.cli.display.view import (
     format_metric,
     is_partly_trained,
     outcome_word,
+    ranking_proxy,
     score,
     short,
     stages,
@@ -99,6 +100,7 @@ def _tested(collected: Collected) -> str:
 
 
 def _networks(collected: Collected) -> list[str]:
+    proxy = ranking_proxy(collected.search)
     headers = (
         "trial",
         "iteration",
@@ -106,14 +108,16 @@ def _networks(collected: Collected) -> list[str]:
         "cells, branches by stage",
         "parameters",
         "MACs",
+        *([proxy] if proxy else []),
         "validation",
         "test",
         "device",
     )
-    return ["## Networks", "", *_table(headers, (_network_row(trial, collected.metric) for trial in collected.trials))]
+    rows = (_network_row(trial, collected.metric, proxy) for trial in collected.trials)
+    return ["## Networks", "", *_table(headers, rows)]
 
 
-def _network_row(trial: Trial, metric: str) -> tuple[str, ...]:
+def _network_row(trial: Trial, metric: str, proxy: str) -> tuple[str, ...]:
     sizes = " · ".join(f"{size.cells}, {size.branches}" for size in stages(trial.network))
     return (
         str(trial.number),
@@ -122,6 +126,7 @@ def _network_row(trial: Trial, metric: str) -> tuple[str, ...]:
         sizes,
         format_count(trial.network.parameters),
         format_count(trial.network.macs),
+        *([format_metric(proxy, score(trial, proxy))] if proxy else []),
         format_metric(metric, score(trial, metric, measurement_pb2.SPLIT_VALIDATION)),
         format_metric(metric, score(trial, metric, measurement_pb2.SPLIT_TEST)),
         format_duration(trial.device_time_s),
