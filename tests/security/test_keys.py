@@ -100,6 +100,7 @@ def check_key(text: str, draw: random.Random) -> int:
     return 1
 
 
+@pytest.mark.timeout(3600)  # the long count takes a quarter of an hour
 def test_ids_and_keys(request: pytest.FixtureRequest, record_property: Any) -> None:
     draw = random.Random(derive_seed(SEED, "keys"))
     cases = LONG if request.config.getoption("long") else CASES

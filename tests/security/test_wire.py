@@ -108,6 +108,7 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+@pytest.mark.timeout(3600)  # the long count takes a quarter of an hour
 def test_messages_filled_from_descriptors_always_get_a_status(
     everything: Everything, texts: tuple[str, ...], request: pytest.FixtureRequest, record_property: Any
 ) -> None:
@@ -234,6 +235,7 @@ def rubbish(number: int) -> bytes:
     return kinds[number % len(kinds)]
 
 
+@pytest.mark.timeout(1800)
 def test_rubbish_on_the_port_does_no_harm(
     everything: Everything, request: pytest.FixtureRequest, record_property: Any
 ) -> None:
