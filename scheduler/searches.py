@@ -21,6 +21,7 @@ from scheduler.once import once
 from scheduler.origin import complete_transfer
 from scheduler.ownership import check_visible, check_writable, is_visible, unknown_search
 from scheduler.quotas import QUOTAS, Quotas, check_open_searches, check_queued_networks
+from scheduler.standing import why_idle
 from scheduler.validate import complete_spec
 from scheduler.watch import Subscription
 
@@ -53,7 +54,11 @@ class Searches:
 
     def get(self, name: str, *, caller: Identity = LOCAL) -> search_pb2.Search:
         """Return a search; raises NotFound (SEARCH_UNKNOWN)."""
-        return self._message(self.run(name, caller=caller))
+        run = self.run(name, caller=caller)
+        message = self._message(run)
+        if run.state in OPEN_SEARCHES and message.reason == run.reason:
+            _add_reason(message, why_idle(self._engine.state, run, self._engine.agents, self._offers))
+        return message
 
     def run(self, name: str, *, field: str = "name", caller: Identity = LOCAL) -> SearchRun:
         """Return the search of a resource name; raises NotFound (SEARCH_UNKNOWN), also for one of somebody else."""
@@ -108,8 +113,7 @@ class Searches:
         """Return a search as clients see it now; one whose work needs more agents than are there says so."""
         message = convert.search_message(run)
         why = self._engine.work.lacking(self._engine.state, run) if run.state in OPEN_SEARCHES else ""
-        if why:
-            message.reason = f"{message.reason}; {why}" if message.reason else why
+        _add_reason(message, why)
         return message
 
     def _validated(self, request: pb.CreateSearchRequest, caller: Identity) -> pb.CreateSearchResponse:
@@ -196,3 +200,9 @@ def _matches(run: SearchRun, name: str, value: str) -> bool:
         return run.spec.generator.generator == value
     key = name.partition(".")[2]
     return key in run.spec.labels and run.spec.labels[key] == value
+
+
+def _add_reason(message: search_pb2.Search, why: str) -> None:
+    """Have a search say why it waits, after whatever it says."""
+    if why:
+        message.reason = f"{message.reason}; {why}" if message.reason else why

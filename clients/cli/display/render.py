@@ -44,7 +44,7 @@ def render(view: SearchView, *, clock: Clock) -> RenderableType:
 
 
 def header(view: SearchView, *, clock: Clock) -> Text:
-    """Return one or two lines: search, data and generator, state, iteration, elapsed and remaining time."""
+    """Return the search, data and generator, state, iteration, elapsed and remaining time; why nothing happens."""
     search = view.search
     budget = search.spec.budget
     line = Text()
@@ -69,6 +69,8 @@ def header(view: SearchView, *, clock: Clock) -> Text:
     if remaining is not None:
         phase = "the final network" if search.state == search_pb2.SEARCH_STATE_FINALIZING else "the search phase"
         line.append(f"   about {format_duration(remaining)} left of {phase}", style="dim")
+    if view.waits:
+        line.append(f"\n{view.waits}", style="yellow")
     return line
 
 
