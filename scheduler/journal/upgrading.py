@@ -39,9 +39,9 @@ def upgrade(db: sqlite3.Connection, version: int) -> None:
     """Bring a journal of schema `version` up to today's; the connection is in no transaction. Raises sqlite3.Error."""
     if version == SCHEMA_VERSION:
         return
-    db.create_function("event_crc", 2, event_crc, deterministic=True)
-    db.create_function("row_crc", 2, _row_crc, deterministic=True)
-    db.create_function("answer_crc", 4, _answer_crc, deterministic=True)
+    db.create_function("event_crc", 2, event_crc)
+    db.create_function("row_crc", 2, _row_crc)
+    db.create_function("answer_crc", 4, _answer_crc)
     for older in range(version, SCHEMA_VERSION):
         db.executescript(f"BEGIN IMMEDIATE; {UPGRADES[older]} PRAGMA user_version = {older + 1}; COMMIT;")
 

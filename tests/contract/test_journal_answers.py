@@ -172,6 +172,18 @@ def test_answer_when_a_value_has_another_type_then_damaged_and_no_other_error(tm
     assert check(path).violations[0].invariant == "FILE"
 
 
+def test_answer_when_a_value_cannot_be_read_then_the_log_does_not_show_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "journal.db"
+    written(path)
+    by_hand(path, "UPDATE answer SET reply = CAST('private' || x'ff' AS TEXT) WHERE request_id = 'r'")
+    assert "a value in it cannot be read" in refusal(journal_of(path).open)
+    told = capsys.readouterr().err
+    assert "journal_error" in told
+    assert "private" not in told
+
+
 def test_answer_when_a_request_id_in_the_database_is_no_text_then_damaged(database: str) -> None:
     place = parse(database)
     written(place)

@@ -189,12 +189,16 @@ def test_journal_when_upgraded_then_every_row_has_a_checksum_and_is_refused_wher
             found = db.execute("SELECT request_id, crc FROM nasmesh.answer").fetchall()
             assert {key.decode(): crc for key, crc in found} == sums
             assert db.execute("SELECT version FROM nasmesh.journal").fetchone() == (postgres_schema.SCHEMA_VERSION,)
+            with pytest.raises(psycopg.errors.NotNullViolation):
+                db.execute("INSERT INTO nasmesh.answer VALUES ('x', 'x', 'x', 1.0, NULL)")
             db.execute("UPDATE nasmesh.answer SET reply = 'x' WHERE request_id = 'create-open'")
     else:
         with closing(sqlite3.connect(place)) as file, file:
             assert dict(file.execute("SELECT request_id, crc FROM answer")) == sums
             for table in ("event", "snapshot"):
                 assert file.execute(f"SELECT count(*) FROM {table} WHERE crc IS NULL").fetchone() == (0,)
+            with pytest.raises(sqlite3.IntegrityError, match="NOT NULL"):
+                file.execute("INSERT INTO answer VALUES ('x', x'00', x'00', 1.0, NULL)")
             file.execute("UPDATE answer SET reply = x'00' WHERE request_id = 'create-open'")
     with closing(journal_of(place)) as refused, pytest.raises(Invalid, match="request id 'create-open' does not have"):
         refused.open()
