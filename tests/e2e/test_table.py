@@ -1,12 +1,15 @@
 """A search over a benchmark table: real scheduler, generator, agents and evaluate server, and nobody who trains."""
 
+import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from nasmesh.client import Client, parse_spec
 from nasmesh.errors import Invalid
 from nasmesh.tables import shelf
+from nasmesh.tables.table import to_bytes
 from nasmesh.v1 import measurement_pb2, search_pb2
 from tests.e2e.mesh import OPEN, Mesh
 
@@ -31,6 +34,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     mesh = Mesh(tmp_path_factory.mktemp("mesh"))
     OPEN.append(mesh)
     try:
+        _put_untested(mesh.home / "tables")
         mesh.start("scheduler")
         for name in ("generate", "evaluate"):
             mesh.spawn(name)
@@ -87,6 +91,25 @@ def test_search_over_a_table_when_that_cannot_answer_it_then_is_not_made(
         client.create_search(parse_spec(SPEC.replace(old, new)), search_id="other")
     assert (caught.value.reason, caught.value.field) == (reason, field)
     assert not [search.name for search in client.list_searches() if search.name == "searches/other"]
+
+
+def test_final_when_the_table_has_no_test_split_then_refused_and_without_it_the_search_is_made(client: Client) -> None:
+    spec = SPEC.replace("digits-cell", "untested").replace("maxTrials: 79", "maxTrials: 3")
+    with pytest.raises(Invalid) as caught:
+        client.create_search(parse_spec(spec), search_id="untested")
+    assert (caught.value.reason, caught.value.field) == ("TABLE_SPLIT_ABSENT", "spec.final")
+    assert "only on SPLIT_VALIDATION; leave final out" in caught.value.message
+    search = _run(client, "untested", spec.replace("final: { topK: 1 }", ""))
+    assert (search.state, search.trials.succeeded) == (search_pb2.SEARCH_STATE_SUCCEEDED, 3), search.reason
+
+
+def _put_untested(folder: Path) -> None:
+    """Write our own table without what was measured on the test split, as NAS-Bench-201 has none."""
+    table = shelf.load("tables/digits-cell")
+    figures = {figure: values for figure, values in table.figures.items() if figure == VALIDATION}
+    folder.mkdir(parents=True)
+    about = dataclasses.replace(table.about, table_id="untested")
+    (folder / "untested.npz").write_bytes(to_bytes(dataclasses.replace(table, about=about, figures=figures)))
 
 
 def test_bound_on_latency_when_no_network_keeps_it_then_none_is_trained(client: Client) -> None:
