@@ -3,13 +3,12 @@
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nasmesh import limits
 from nasmesh.errors import Invalid
-from nasmesh.rpc.rates import AGENT_RATE, CLIENT_RATE, Rate, parse_rate
 
 KNOWN = {
     "NASMESH_HOME": "directory for journal, objects and work of local programs [./.nasmesh]",
@@ -45,6 +44,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "json", "console")
 DEFAULT_SCHEDULER = "127.0.0.1:7400"
 MOST_COUNT = 1_000_000
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +76,12 @@ class Settings:
     """Where copies of S3's objects are kept; None: nowhere."""
     store_cache_bytes: int | None = None
     """None: limits.STORE_CACHE_BYTES."""
-    open_searches: int = limits.OPEN_SEARCHES
-    queued_networks: int = limits.QUEUED_NETWORKS
-    watches: int = limits.WATCHES
-    client_rate: Rate = CLIENT_RATE
-    agent_rate: Rate = AGENT_RATE
+    open_searches: int | None = None
+    queued_networks: int | None = None
+    watches: int | None = None
+    client_rate: tuple[float, float] | None = None
+    agent_rate: tuple[float, float] | None = None
+    """Calls a second, and at once. None, as of those before it: what nasmesh/limits.py says."""
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -114,11 +115,11 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         store_credentials=_file(env, "NASMESH_STORE_CREDENTIALS"),
         store_cache=_file(env, "NASMESH_STORE_CACHE") or root / "cache" / "objects",
         store_cache_bytes=_bytes(env, "NASMESH_STORE_CACHE_BYTES"),
-        open_searches=_count(env, "NASMESH_OPEN_SEARCHES", limits.OPEN_SEARCHES),
-        queued_networks=_count(env, "NASMESH_QUEUED_NETWORKS", limits.QUEUED_NETWORKS),
-        watches=_count(env, "NASMESH_WATCHES", limits.WATCHES),
-        client_rate=_rate(env, "NASMESH_CLIENT_RATE", CLIENT_RATE),
-        agent_rate=_rate(env, "NASMESH_AGENT_RATE", AGENT_RATE),
+        open_searches=_count(env, "NASMESH_OPEN_SEARCHES"),
+        queued_networks=_count(env, "NASMESH_QUEUED_NETWORKS"),
+        watches=_count(env, "NASMESH_WATCHES"),
+        client_rate=_rate(env, "NASMESH_CLIENT_RATE"),
+        agent_rate=_rate(env, "NASMESH_AGENT_RATE"),
     )
 
 
@@ -210,14 +211,27 @@ def parse_count(text: str, *, field: str) -> int:
     return int(text)
 
 
-def _count(env: Mapping[str, str], name: str, otherwise: int) -> int:
-    """Return a whole number; `otherwise` where the variable is not set."""
-    return parse_count(env[name], field=name) if env.get(name) else otherwise
+def parse_rate(text: str, *, field: str) -> tuple[float, float]:
+    """Return calls a second and at once of "CALLS/BURST"; raises Invalid (SETTING_INVALID)."""
+    found = [float(part) if _NUMBER.fullmatch(part) else 0.0 for part in text.split("/")]
+    if len(found) != 2 or not 0 < found[0] <= MOST_COUNT or not 1 <= found[1] <= MOST_COUNT:
+        raise Invalid(
+            "SETTING_INVALID",
+            f"{field}: {text[:80]!r} is not CALLS/BURST, calls a second and at once, for example 10/40;"
+            f" each above 0, the burst at least 1, at most {MOST_COUNT:,}",
+            field=field,
+        )
+    return found[0], found[1]
 
 
-def _rate(env: Mapping[str, str], name: str, otherwise: Rate) -> Rate:
-    """Return a rate of calls; `otherwise` where the variable is not set."""
-    return parse_rate(env[name], field=name) if env.get(name) else otherwise
+def _count(env: Mapping[str, str], name: str) -> int | None:
+    """Return a whole number; None where the variable is not set."""
+    return parse_count(env[name], field=name) if env.get(name) else None
+
+
+def _rate(env: Mapping[str, str], name: str) -> tuple[float, float] | None:
+    """Return a rate of calls; None where the variable is not set."""
+    return parse_rate(env[name], field=name) if env.get(name) else None
 
 
 def _share(env: Mapping[str, str], name: str) -> float:

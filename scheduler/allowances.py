@@ -4,9 +4,10 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
-from nasmesh.rpc.rates import Rate, Rates, parse_rate
-from nasmesh.settings import Settings, parse_count
-from scheduler.quotas import Quotas
+from nasmesh import limits
+from nasmesh.rpc.rates import AGENT_RATE, CLIENT_RATE, Rate, Rates
+from nasmesh.settings import Settings, parse_count, parse_rate
+from scheduler.quotas import QUOTAS, Quotas
 
 
 def add_allowance_flags(parser: argparse.ArgumentParser, settings: Settings) -> None:
@@ -17,18 +18,34 @@ def add_allowance_flags(parser: argparse.ArgumentParser, settings: Settings) -> 
         read = partial(parse, field=flag.removeprefix("--"))
         group.add_argument(flag, type=read, default=default, metavar=metavar, help=f"{what} [%(default)s]")
 
-    add("--open-searches", parse_count, settings.open_searches, "N", "searches of one client that have not ended")
+    add(
+        "--open-searches",
+        parse_count,
+        settings.open_searches or QUOTAS.open_searches,
+        "N",
+        "searches of one client that have not ended",
+    )
     add(
         "--queued-networks",
         parse_count,
-        settings.queued_networks,
+        settings.queued_networks or QUOTAS.queued_networks,
         "N",
         "networks of one owner that wait or are in work",
     )
-    add("--watches", parse_count, settings.watches, "N", "searches that one client watches at once")
-    add("--client-rate", parse_rate, settings.client_rate, "CALLS/BURST", "calls a second of one client, and at once")
+    add("--watches", parse_count, settings.watches or limits.WATCHES, "N", "searches that one client watches at once")
     add(
-        "--agent-rate", parse_rate, settings.agent_rate, "CALLS/BURST", "the same of one agent; its work is not counted"
+        "--client-rate",
+        _rate,
+        _given(settings.client_rate, CLIENT_RATE),
+        "CALLS/BURST",
+        "calls a second of one client, and at once",
+    )
+    add(
+        "--agent-rate",
+        _rate,
+        _given(settings.agent_rate, AGENT_RATE),
+        "CALLS/BURST",
+        "the same of one agent; its work is not counted",
     )
 
 
@@ -40,3 +57,11 @@ def quotas_of(flags: argparse.Namespace) -> Quotas:
 def rates_of(flags: argparse.Namespace) -> Rates:
     """Return the rates that add_allowance_flags found."""
     return Rates(client=flags.client_rate, agent=flags.agent_rate, watches=flags.watches)
+
+
+def _rate(text: str, *, field: str) -> Rate:
+    return Rate(*parse_rate(text, field=field))
+
+
+def _given(found: tuple[float, float] | None, otherwise: Rate) -> Rate:
+    return Rate(*found) if found is not None else otherwise

@@ -1,16 +1,12 @@
 """How often a caller may call: a token bucket each, remembered for a bounded number of callers."""
 
-import re
 import threading
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
 from nasmesh import limits
 from nasmesh.clock import Clock, SystemClock
-from nasmesh.errors import Busy, Invalid
-
-MOST_CALLS = 1_000_000
-_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+from nasmesh.errors import Busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,26 +17,12 @@ class Rate:
     burst: float
 
     def __str__(self) -> str:
-        """Return it as parse_rate reads it."""
+        """Return it as people write it, "10/40"."""
         return f"{self.per_s:g}/{self.burst:g}"
 
 
 CLIENT_RATE = Rate(limits.CLIENT_CALLS_PER_S, limits.CLIENT_BURST)
 AGENT_RATE = Rate(limits.AGENT_CALLS_PER_S, limits.AGENT_BURST)
-
-
-def parse_rate(text: str, *, field: str) -> Rate:
-    """Return the rate of "CALLS/BURST", calls a second and at once; raises Invalid (SETTING_INVALID)."""
-    numbers = [part if _NUMBER.fullmatch(part) else "0" for part in text.split("/")]
-    found = [float(number) for number in numbers]
-    if len(found) != 2 or not 0 < found[0] <= MOST_CALLS or not 1 <= found[1] <= MOST_CALLS:
-        raise Invalid(
-            "SETTING_INVALID",
-            f"{field}: {text[:80]!r} is not CALLS/BURST, calls a second and at once, for example 10/40;"
-            f" each above 0, the burst at least 1, at most {MOST_CALLS:,}",
-            field=field,
-        )
-    return Rate(found[0], found[1])
 
 
 @dataclass(frozen=True, slots=True)
