@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from nasmesh.client import Client, read_spec
+from nasmesh.v1 import measurement_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
-from nasmesh.v1 import search_pb2
 from tests.e2e.mesh import Mesh
 from tests.e2e.specs import TINY
 
@@ -20,7 +20,8 @@ Change = pb.WatchSearchResponse
 @dataclass(frozen=True, slots=True)
 class Result:
     network: str
-    accuracy: float
+    accuracy: dict[int, float]
+    """By split: of a final network on the validation split too."""
     model: str
     """SHA-256 of the network as served: its trained weights."""
     checkpoint: str
@@ -62,11 +63,13 @@ def results(client: Client, search_id: str) -> Results:
     found: Results = {}
     for trial in client.list_trials(search_id):
         assert trial.outcome == search_pb2.TRIAL_OUTCOME_SUCCEEDED, trial.failure.message
-        accuracy = [m.value for m in trial.measurements if m.metric == "accuracy"]
-        assert len(accuracy) == 1, "one score a trial, whatever was repeated"
+        scored = [(int(m.split), m.value) for m in trial.measurements if m.metric == "accuracy"]
+        validation, test = measurement_pb2.SPLIT_VALIDATION, measurement_pb2.SPLIT_TEST
+        splits = [validation, test] if trial.final else [validation]
+        assert sorted(split for split, _ in scored) == splits, "one score a trial and split, whatever was repeated"
         assert trial.number not in found
         state = timeless_digest(client.export(trial.name, pb.EXPORT_FORM_CHECKPOINT).content)
-        found[trial.number] = Result(trial.network.name, accuracy[0], trial.model.sha256, state, trial.final)
+        found[trial.number] = Result(trial.network.name, dict(scored), trial.model.sha256, state, trial.final)
     return found
 
 

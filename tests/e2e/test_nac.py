@@ -109,7 +109,8 @@ def test_the_final_network_is_enlarged_and_the_test_split_used_once(
         for measurement in trial.measurements
         if measurement.metric == "accuracy"
     )
-    assert splits == {(False, measurement_pb2.SPLIT_VALIDATION): 3, (True, measurement_pb2.SPLIT_TEST): 1}
+    validation, test = measurement_pb2.SPLIT_VALIDATION, measurement_pb2.SPLIT_TEST
+    assert splits == {(False, validation): 3, (True, validation): 1, (True, test): 1}
     assert not [m for trial in of_search(trials) for m in trial.measurements if m.split == measurement_pb2.SPLIT_TEST]
 
 
