@@ -119,7 +119,7 @@ def main() -> None:
                 **thread_environment(1),
                 **heap_environment(os.environ),
             },
-            memory=Memory(2048 * MIB, METRIC),
+            memory=Memory(8192 * MIB, METRIC),
         )
         try:
             for kind in _KINDS:

@@ -246,7 +246,8 @@ def _check_ready(ready: pb.AgentReady) -> None:
 
 
 def _no_attempt(task_id: str, number: int) -> NotFound:
-    return NotFound("ATTEMPT_UNKNOWN", f"there is no attempt {number or ''} at task {task_id!r}", field="task")
+    which = f"attempt {number}" if number else "attempt"
+    return NotFound("ATTEMPT_UNKNOWN", f"there is no {which} at task {task_id!r}", field="task")
 
 
 def _check_same(before: AgentEntry | None, hello: pb.AgentHello) -> None:

@@ -7,6 +7,7 @@ trainings on equal hosts have equal bits. Only a precision of AUTO is timed (and
 import contextlib
 import copy
 import hashlib
+import math
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -22,8 +23,11 @@ from nasmesh.model.engine.modules import Network
 from nasmesh.v1 import training_pb2 as pb
 
 PROBE_STEPS = 2
-_PROBE_SAMPLES = 8
-# Times the best so far. Set-up makes a first step dearer, but on large batches never by that.
+# With so few samples an option is tried first, where more would take seconds: bfloat16 on processors without the
+# instructions for it is ten times as slow. They do not tell which of two good options is faster: where 64 samples of a
+# depthwise-heavy network took 0.6 of float32's time, 8 took 1.2 of it.
+_SIEVE_SAMPLES = 8
+# Times the best so far. Set-up makes a first step dearer, but not by that where the one compared with had its own.
 _HOPELESS = 4.0
 # The same for a step after the first: one that took so much longer is not made up for by the next.
 _BEATEN = 1.25
@@ -31,7 +35,7 @@ OBSERVERS = "_observers"
 """Scope of the modules that watch a network's values: they are no part of what it computes."""
 # Below this many multiply-accumulates a forward pass, threads wait for each other longer than they compute.
 THREADS_FROM_MACS = 500_000_000
-# Below this many updates a probe of six passes costs more than its answer saves; the first candidate is taken.
+# Below this many updates a probe of six passes costs more than 1.5 % of them; the first candidate is taken.
 PROBE_FROM_STEPS = 400
 # Times faster than the first candidate; what is less may be chance, and is not worth results of another precision.
 CLEARLY_FASTER = 1.1
@@ -174,38 +178,48 @@ def timer_of(device: torch.device, clock: Clock) -> Callable[[], float]:
 
 
 def probe_seconds(module: fx.GraphModule, x: Tensor, timer: Callable[[], float]) -> Callable[[Choice, float], float]:
-    """Return a function that times one forward and backward pass of a copy of the module, the best of a few."""
+    """Return a function that times one forward and backward pass of a copy of the module over `x`, the best of a few.
+
+    Infinite where a few samples show that the option is hopeless beside the first that was timed.
+    """
     copied = (module.replica() if isinstance(module, Network) else copy.deepcopy(module)).train()
+    few = x[:_SIEVE_SAMPLES] if x.device.type == "cpu" and len(x) > _SIEVE_SAMPLES else None
+    first: list[float] = []
+
+    def one_pass(choice: Choice, batch: Tensor) -> float:
+        finish(x.device)
+        begin = timer()
+        with choice.arithmetic(x.device):
+            outputs = copied(choice.arrange(batch))
+        logits = outputs if isinstance(outputs, Tensor) else outputs[0]
+        logits.float().square().mean().backward()
+        finish(x.device)
+        took = timer() - begin
+        copied.zero_grad()
+        return took
+
+    def is_hopeless(choice: Choice) -> bool:
+        if few is None:
+            return False
+        if not first:
+            first.extend([one_pass(choice, few), one_pass(choice, few)])
+            return False
+        return all(one_pass(choice, few) > _HOPELESS * others for others in first)
 
     def seconds(choice: Choice, others: float) -> float:
         choice.place(copied)
-        best = float("inf")
+        if is_hopeless(choice):
+            return math.inf
+        best = math.inf
         for number in range(1 + PROBE_STEPS):  # the first pays for set-up and is not counted
-            finish(x.device)
-            begin = timer()
-            with choice.arithmetic(x.device):
-                outputs = copied(choice.arrange(x))
-            logits = outputs if isinstance(outputs, Tensor) else outputs[0]
-            logits.float().square().mean().backward()
-            finish(x.device)
-            took = timer() - begin
-            copied.zero_grad()
+            took = one_pass(choice, x)
             if number:
                 best = min(best, took)
-            # Bfloat16 without the instructions for it: ten times as slow, and so is every further step.
             if took > (_BEATEN if number else _HOPELESS) * others:
                 return took
         return best
 
     return seconds
-
-
-def piece_for_probe(x: Tensor) -> Tensor:
-    """Return as much of a batch as options need to be told apart: all of it on a GPU, which a piece would not fill.
-
-    On processors, 8 samples of networks that take longer than a few milliseconds gave the answer that 64 give.
-    """
-    return x[:_PROBE_SAMPLES] if x.device.type == "cpu" else x
 
 
 def finish(device: torch.device) -> None:

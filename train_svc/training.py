@@ -207,7 +207,7 @@ def _choose_arithmetic(policy: training_pb2.ComputePolicy, probed: _Probed, cloc
     choice, directory = options[0], home() / "probes"
     if len(options) > 1:
         memory = compute.ProbeMemory(directory, f"{probed.question} {options}")
-        measure = compute.probe_seconds(probed.module, compute.piece_for_probe(x), compute.timer_of(x.device, clock))
+        measure = compute.probe_seconds(probed.module, x, compute.timer_of(x.device, clock))
         choice = compute.fastest(options, measure, memory)
     asked = compiling.Question(probed.module, choice, x, probed.length.total_steps * parts, probed.observed)
     memory = compute.ProbeMemory(directory, f"compile {probed.question} {choice}")

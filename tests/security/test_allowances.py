@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from nasmesh.errors import Busy, Invalid
+from nasmesh.errors import Busy, Invalid, NotFound
 from nasmesh.rpc.channel import open_aio_channel
 from nasmesh.rpc.rates import Rates
 from nasmesh.settings import read_settings
+from nasmesh.v1 import dispatch_service_pb2 as dispatch_pb
+from nasmesh.v1 import dispatch_service_pb2_grpc as dispatch_rpc
 from nasmesh.v1 import scheduler_service_pb2 as pb
 from nasmesh.v1 import scheduler_service_pb2_grpc as rpc
 from scheduler.__main__ import main, parse_flags
@@ -91,6 +93,28 @@ def test_rate_when_given_then_calls_beyond_its_burst_are_refused(tmp_path: Path)
                 await ann.GetServerInfo(pb.GetServerInfoRequest())
             error = await busy(ann.GetServerInfo(pb.GetServerInfoRequest()))
             assert (error.reason, "0.001 times a second" in error.message) == ("RATE_EXCEEDED", True)
+
+    go(body())
+
+
+def test_agents_rate_when_given_then_its_stream_is_not_counted_and_calls_beyond_the_burst_are_refused(
+    tmp_path: Path,
+) -> None:
+    mesh = make_mesh(tmp_path)
+
+    async def body() -> None:
+        async with serving(mesh, {"NASMESH_AGENT_RATE": "0.001/2"}) as address:
+            token = mesh.client(token=mesh.token("other", "agent"))
+            async with open_aio_channel(address, access=token) as channel:
+                agent = ScriptedAgent(channel)
+                await agent.greet(make.make_hello("other"))
+                stub = dispatch_rpc.DispatchServiceStub(channel)
+                unknown = dispatch_pb.GetAttemptRequest(task="a-t1-train")
+                for _ in range(2):
+                    error = await refused(stub.GetAttempt(unknown), NotFound)
+                    assert error.message == "there is no attempt at task 'a-t1-train'"
+                error = await busy(stub.GetAttempt(unknown))
+                assert (error.reason, "0.001 times a second" in error.message) == ("RATE_EXCEEDED", True)
 
     go(body())
 

@@ -70,7 +70,6 @@ def test_train_when_a_batch_is_computed_in_parts_then_arithmetic_is_measured_on_
     probed, asked = [], []
     monkeypatch.setattr(compute, "PROBE_FROM_STEPS", 1)
     monkeypatch.setattr(compute, "probe_seconds", lambda _, x, *_rest: probed.append(len(x)) or (lambda *_: 1.0))
-    monkeypatch.setattr(compute, "piece_for_probe", lambda x: x)
     monkeypatch.setattr(compiling, "worthwhile", lambda _, question, *_rest: asked.append(question) or False)
     policy = pb.ComputePolicy(precision=pb.PRECISION_AUTO, compile=pb.COMPILE_MODE_AUTO)
     config = {"steps": 3, "batch_size": 40, "compute": policy}

@@ -149,24 +149,50 @@ def test_compiling_when_auto_then_measures_once_and_only_what_can_pay(tmp_path, 
     assert compiling.worthwhile(pb.ComputePolicy(compile=pb.COMPILE_MODE_ALWAYS), watched, memory, clock)
 
 
-def test_probe_when_an_option_is_hopeless_then_gives_up_after_one_step(tmp_path):
-    clock, calls = ManualClock(), []
+class _Timed(torch.nn.Module):
+    """Takes as long as a table says: by (is it in bfloat16, samples), seconds by a clock set by hand."""
 
-    class Network(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.ones(1))
+    def __init__(self, clock, times):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.calls = []
+        self._clock, self._times = clock, times
 
-        def forward(self, x):
-            slow = torch.is_autocast_enabled("cpu")
-            clock.advance(1.0 if slow else 0.05)
-            calls.append(slow)
-            return x * self.weight
+    def __deepcopy__(self, memo):
+        return self
 
-    seconds = compute.probe_seconds(Network(), torch.ones(2, 2), clock.monotonic)
+    def forward(self, x):
+        asked = (torch.is_autocast_enabled("cpu"), len(x))
+        self.calls.append(asked)
+        self._clock.advance(self._times[asked])
+        return x * self.weight
+
+
+def _probed(tmp_path, times, samples):
+    clock = ManualClock()
+    network = _Timed(clock, times)
+    seconds = compute.probe_seconds(network, torch.ones(samples, 2), clock.monotonic)
     chosen = compute.fastest([Choice("float32"), Choice("bfloat16")], seconds, ProbeMemory(tmp_path, "question"))
-    assert chosen.precision == "float32"
-    assert calls == [False] * 3 + [True]
+    return chosen.precision, network.calls
+
+
+def test_probe_when_an_option_is_hopeless_then_gives_up_after_one_step(tmp_path):
+    chosen, calls = _probed(tmp_path, {(False, 2): 0.05, (True, 2): 1.0}, 2)
+    assert chosen == "float32"
+    assert calls == [(False, 2)] * 3 + [(True, 2)]
+
+
+def test_probe_when_few_samples_show_that_an_option_is_hopeless_then_no_whole_batch_is_spent_on_it(tmp_path):
+    chosen, calls = _probed(tmp_path, {(False, 8): 0.01, (False, 64): 0.05, (True, 8): 0.1}, 64)
+    assert chosen == "float32"
+    assert calls == [(False, 8)] * 2 + [(False, 64)] * 3 + [(True, 8)] * 2
+
+
+def test_probe_when_few_samples_are_slower_and_the_batch_is_faster_then_the_batch_decides(tmp_path):
+    times = {(False, 8): 0.01, (False, 64): 0.5, (True, 8): 0.013, (True, 64): 0.3}
+    chosen, calls = _probed(tmp_path, times, 64)
+    assert chosen == "bfloat16"
+    assert calls == [(False, 8)] * 2 + [(False, 64)] * 3 + [(True, 8)] + [(True, 64)] * 3
 
 
 @pytest.mark.parametrize(("halved_s", "chosen"), [(0.96, "float32"), (0.92, "float32"), (0.9, "bfloat16")])
