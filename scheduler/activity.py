@@ -122,6 +122,10 @@ class Activity:
         self.commit_s += seconds
         self.commit_buckets[bisect_left(COMMIT_BOUNDS_S, seconds)] += 1
 
+    def settled(self) -> None:
+        """Note that what began as a commit does was none, and is over."""
+        self._writing_since = None
+
     def commit_failed(self, now: float) -> None:
         """Note that the commit that began was refused."""
         self._writing_since = None

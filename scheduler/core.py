@@ -95,6 +95,8 @@ class Core:
                     raise
                 for (_, done), result in zip(taken, step.results, strict=True):
                     done(result)
+                if step.batch is not None and step.batch.snapshot_sequence:
+                    await self._settle()
         finally:
             self._close()
 
@@ -150,6 +152,17 @@ class Core:
         self._pace.committed(took)
         if took > STANDSTILL_S:
             # Heartbeats may have come in meanwhile, but a step takes no more than MOST_WORK before it counts.
+            self.engine.stood_still(took)
+
+    async def _settle(self) -> None:
+        """Put the journal in order after its largest commits, while the loop sends the replies and reads on."""
+        clock, activity = self.engine.clock, self.engine.activity
+        began = clock.monotonic()
+        activity.writing(began)
+        await asyncio.wrap_future(self._writer.submit(self.engine.journal.settle))
+        activity.settled()
+        took = clock.monotonic() - began
+        if took > STANDSTILL_S:
             self.engine.stood_still(took)
 
     def _waited_for(self, writing: Future[None]) -> bool:

@@ -14,7 +14,7 @@ from scheduler.journal import codec, ended
 from scheduler.journal.base import Journal
 
 # So often the state is taken within the events that a start replays at least.
-PARTS = 2
+PARTS = 4
 # A scheduler that is restarted again and again before a snapshot's time comes writes one after so many times as much.
 LATE = 4
 # Trials that ended last and are kept as values: their results go to the generator and their tasks are asked for again.

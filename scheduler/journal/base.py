@@ -67,6 +67,13 @@ class Journal(Protocol):
         """
         ...
 
+    def settle(self) -> None:
+        """Do now, when nobody waits for a reply, what a later commit would do besides; raises nothing.
+
+        Never called while anything else of the journal is.
+        """
+        ...
+
     def answer(self, request_id: str) -> Answer | None:
         """Return what was answered to a request id, if it is still kept; raises Invalid (JOURNAL_CORRUPT)."""
         ...

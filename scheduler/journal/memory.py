@@ -68,6 +68,9 @@ class MemoryJournal:
             del self._disk.rows[key]
         self._disk.snapshot_sequence = batch.snapshot_sequence or self._disk.snapshot_sequence
 
+    def settle(self) -> None:
+        """Do nothing: memory has nothing to put in order; see Journal."""
+
     def answer(self, request_id: str) -> Answer | None:
         """Return an answer; see Journal."""
         return self._disk.answers.get(request_id)

@@ -14,9 +14,9 @@ import psycopg
 
 from nasmesh.errors import Compacted, NasmeshError, Stale, Unavailable
 from nasmesh.logs import get_logger
-from scheduler.journal.answers import answer_crc, checked_answer
+from scheduler.journal.answers import checked_answer
 from scheduler.journal.base import Answer, Batch
-from scheduler.journal.postgres_arrays import bigint_array, bytea_array
+from scheduler.journal.postgres_batches import values
 from scheduler.journal.postgres_schema import ANSWERS, APPEND, EVENTS, FUNCTIONS, LOCK, SCHEMA, SCHEMA_VERSION, SNAPSHOT
 from scheduler.journal.postgres_session import (
     Connection,
@@ -112,30 +112,11 @@ class PostgresJournal:
     def append(self, batch: Batch) -> None:
         """Write a batch in one statement; see Journal. Raises Stale (LEADERSHIP_LOST) too: see the module."""
         self._check_leading()
-        answers = list(batch.answers.items())
-        kept = [(key.encode(), body, row_crc(key, body)) for key, body in batch.rows.items() if body]
         with self._explained(self._db()) as db:
-            db.execute(
-                APPEND,
-                (
-                    self._epoch,
-                    batch.first_sequence,
-                    bytea_array(batch.events),
-                    bigint_array([event_crc(n, body) for n, body in enumerate(batch.events, batch.first_sequence)]),
-                    bytea_array([key for key, _, _ in kept]),
-                    bytea_array([body for _, body, _ in kept]),
-                    bigint_array([crc for _, _, crc in kept]),
-                    bytea_array([key.encode() for key, body in batch.rows.items() if not body]),
-                    batch.snapshot_sequence,
-                    bytea_array([key.encode() for key, _ in answers]),
-                    bytea_array([answer.body_digest for _, answer in answers]),
-                    bytea_array([answer.reply for _, answer in answers]),
-                    [answer.time_s for _, answer in answers],
-                    bigint_array([answer_crc(key, answer) for key, answer in answers]),
-                ),
-                prepare=True,
-                binary=True,
-            )
+            db.execute(APPEND, values(self._epoch, batch), prepare=True, binary=True)
+
+    def settle(self) -> None:
+        """Do nothing: the database puts itself in order; see Journal."""
 
     def answer(self, request_id: str) -> Answer | None:
         """Return an answer; see Journal. Who asks is not told that the leadership is lost, but to ask again."""

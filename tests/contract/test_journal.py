@@ -63,6 +63,58 @@ def test_snapshot_when_written_again_then_rows_are_merged_and_empty_ones_go(open
     journal.close()
 
 
+def test_settle_when_called_at_any_time_then_what_is_there_stays_and_writing_goes_on(open_again: Open) -> None:
+    journal = open_again()
+    journal.open()
+    journal.settle()
+    journal.append(batch(1, b"a", rows={"x": b"1"}, answers={"r": Answer(b"d", b"r", 1.0)}, snapshot_sequence=1))
+    journal.settle()
+    journal.settle()
+    journal.append(batch(2, b"b"))
+    journal.close()
+    journal = open_again()
+    assert journal.open() == 2
+    assert list(journal.events(0)) == [(1, b"a"), (2, b"b")]
+    at, rows = journal.snapshot()
+    assert (at, list(rows), journal.answer("r")) == (1, [("x", b"1")], Answer(b"d", b"r", 1.0))
+    journal.close()
+
+
+def test_settle_when_the_log_has_grown_then_the_file_holds_all_of_it_and_the_next_commit_need_not(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "journal.db"
+    journal = SqliteJournal(path)
+    journal.open()
+    for number in range(1, 200):
+        journal.append(batch(number, bytes(4096)))
+    log = path.with_name("journal.db-wal")
+    grown = log.stat().st_size
+    journal.settle()
+    for number in range(200, 399):
+        journal.append(batch(number, bytes(4096)))
+    assert log.stat().st_size <= 1.2 * grown, "the log begins anew where all of it is in the file"
+    journal.close()
+
+
+def test_settle_when_the_disk_is_in_the_way_then_it_says_nothing_and_commits_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = SqliteJournal(path)
+    journal.open()
+    journal.append(batch(1, b"a"))
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN")
+    other.execute("SELECT count(*) FROM event").fetchone()  # a reader, whose moment must stay in the log
+    journal.append(batch(2, b"b"))
+    journal.settle()
+    journal.append(batch(3, b"c"))
+    assert other.execute("SELECT count(*) FROM event").fetchone() == (1,)
+    other.execute("COMMIT")
+    other.close()
+    assert [body for _, body in journal.events(0)] == [b"a", b"b", b"c"]
+    journal.close()
+
+
 def test_open_when_another_holds_it_then_locked(open_again: Open) -> None:
     first = open_again()
     first.open()
