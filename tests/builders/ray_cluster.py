@@ -100,6 +100,9 @@ def main() -> None:
     alike = {"node_ip_address": "127.0.0.1", "object_store_memory": _OBJECTS, "include_dashboard": False}
     # Of its own, as Ray leaves its logs; and a short path, as sockets are below it.
     own = tempfile.mkdtemp(prefix="ray-")
+    # Its address is noted in the default folder whatever "temp_dir" says, and that is there only where some Ray ran.
+    os.environ["RAY_TMPDIR"] = own
+    os.mkdir(os.path.join(own, "ray"))
     cluster = Cluster(initialize_head=True, head_node_args={**alike, "num_cpus": 0, "memory": _MIB, "temp_dir": own})
     try:
         nodes = {name: cluster.add_node(wait=False, **{"memory": 2**30, **alike, **has}) for name, has in NODES.items()}

@@ -34,10 +34,10 @@ Results = dict[int, Result]
 EPOCHS = 20
 
 
-def create(mesh: Mesh, search_id: str) -> None:
+def create(mesh: Mesh, search_id: str, epochs: int = EPOCHS) -> None:
     path = mesh.home / f"{search_id}.yaml"
     path.write_text(TINY)
-    overrides = [f"train.epochs={EPOCHS}", "train.checkpointIntervalS=0.05", "budget.maxTrials=2"]
+    overrides = [f"train.epochs={epochs}", "train.checkpointIntervalS=0.05", "budget.maxTrials=2"]
     # Each test runs the same search: measured before, it would train nothing.
     spec = read_spec(path, [*overrides, "cache=CACHE_MODE_REPEAT"])
     with mesh.client() as client:
