@@ -11,9 +11,9 @@ from nasmesh.v1 import generate_service_pb2 as generate_pb
 from nasmesh.v1 import job_pb2
 from scheduler.domain import TaskKind
 
-KEEP_GONE_US = 24 * 3600 * 1_000_000
-"""So long an agent that is gone is shown to people, in microseconds."""
-SWEEP_US = 3600 * 1_000_000
+KEEP_GONE_S = 24 * 3600.0
+"""So long an agent that is gone is shown to people, in seconds of uptime: a clock set forward forgets nobody."""
+SWEEP_S = 3600.0
 
 
 class Session(Protocol):
@@ -118,7 +118,7 @@ class Agents:
 
     def __init__(self) -> None:
         """Know none."""
-        self._swept_us = 0
+        self._swept = 0.0
         self._entries: dict[str, AgentEntry] = {}
         self._held: dict[str, dict[str, TaskKind]] = {}
 
@@ -126,11 +126,14 @@ class Agents:
         """Return an agent by name."""
         return self._entries.get(name)
 
-    def put(self, entry: AgentEntry) -> None:
-        """Add or replace an agent; what it holds stays. Those that are gone for long are forgotten now and then."""
-        if entry.last_seen_us - self._swept_us > SWEEP_US:
-            self._swept_us = entry.last_seen_us
-            self._forget_gone(entry.last_seen_us - KEEP_GONE_US)
+    def put(self, entry: AgentEntry, now: float) -> None:
+        """Add or replace an agent, which came now, in monotonic seconds; what it holds stays.
+
+        Those that are gone for long are forgotten now and then.
+        """
+        if now - self._swept > SWEEP_S:
+            self._swept = now
+            self._forget_gone(now - KEEP_GONE_S)
         self._entries[entry.name] = entry
         self._book(entry)
 
@@ -138,10 +141,10 @@ class Agents:
         entry.held = self._held.setdefault(entry.name, {})
         entry.used = dict(Counter(entry.held.values()))
 
-    def _forget_gone(self, before_us: int) -> None:
-        """Forget agents that hold nothing and were last heard of before a time: names of deployers come once only."""
+    def _forget_gone(self, before: float) -> None:
+        """Forget agents that hold nothing and whose stream ended before a time: names of deployers come once only."""
         for name, known in list(self._entries.items()):
-            if known.session is None and not self._held.get(name) and known.last_seen_us < before_us:
+            if known.session is None and not self._held.get(name) and known.gone_s < before:
                 del self._entries[name]
                 self._held.pop(name, None)
 

@@ -70,7 +70,7 @@ class Desk:
             address=address,
             gives_bytes=given_bytes(hello.server),
         )
-        engine.agents.put(entry)
+        engine.agents.put(entry, engine.now)
         welcome = pb.Welcome(epoch=engine.state.epoch, superseded=superseded, version=__version__, accepts_reports=True)
         welcome.lease.FromMilliseconds(round(engine.lease_s * 1000))
         engine.send(session, pb.WorkResponse(welcome=welcome))

@@ -6,7 +6,7 @@ from nasmesh.clock import ManualClock
 from nasmesh.errors import Invalid, Unavailable
 from nasmesh.v1 import job_pb2, search_pb2
 from nasmesh.v1 import scheduler_service_pb2 as pb
-from scheduler.agents import KEEP_GONE_US, AgentEntry, Agents
+from scheduler.agents import KEEP_GONE_S, AgentEntry, Agents
 from scheduler.domain import TaskKind
 from scheduler.offers import OFFER_KEEP_S, Offers
 from tests.builders import scheduling as make
@@ -134,17 +134,20 @@ def test_an_offer_holds_for_a_minute_and_is_checked() -> None:
 
 
 def test_agents_that_left_long_ago_are_forgotten_unless_they_hold_work() -> None:
-    agents, day = Agents(), KEEP_GONE_US
+    agents, day = Agents(), KEEP_GONE_S
 
-    def entry(name: str, seen_us: int) -> AgentEntry:
-        return AgentEntry(name, {TaskKind.TRAIN: 1}, job_pb2.Server(), {}, None, seen_us)
+    def come(name: str, at: float, seen_us: int = 0) -> None:
+        """Come and go at once."""
+        agents.put(AgentEntry(name, {TaskKind.TRAIN: 1}, job_pb2.Server(), {}, None, seen_us, gone_s=at), at)
 
     for number in range(50):
-        agents.put(entry(f"agents/train-{number:06x}", number))
+        come(f"agents/train-{number:06x}", number)
     agents.grant("agents/train-000007", "t1", TaskKind.TRAIN)
-    agents.put(entry("agents/train-new", day // 2))
+    come("agents/train-new", day / 2)
     assert len(list(agents.all())) == 51
-    agents.put(entry("agents/train-newer", 2 * day))
+    come("agents/train-later", 0.6 * day, seen_us=10**18)
+    assert len(list(agents.all())) == 52, "a wall clock that was set forward makes nobody be gone for long"
+    come("agents/train-newer", 2 * day)
     left = [known.name for known in agents.all()]
     assert left == ["agents/train-000007", "agents/train-newer"]
     assert agents.release("agents/train-000007", "t1") is not None

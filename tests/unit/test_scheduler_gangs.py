@@ -27,7 +27,7 @@ class Mesh:
         entry.gang_address = gang or f"{name}.example:7500"
         entry.free = {TRAIN: slots, EVALUATE: slots}
         entry.most_ahead = entry.ahead = {TRAIN: ahead}
-        self.agents.put(entry)
+        self.agents.put(entry, 0.0)
         self.placement.offer(entry)
         return entry
 

@@ -25,7 +25,7 @@ def agent(agents: Agents, name: str, *, slots: int = 1, datasets: tuple[str, ...
         server.datasets.add(name=dataset, available=True)
     entry = AgentEntry(name, {TRAIN: slots, GENERATE: slots}, server, {}, make.Recorder(), 0)
     entry.free = {TRAIN: slots, GENERATE: slots}
-    agents.put(entry)
+    agents.put(entry, 0.0)
     return entry
 
 

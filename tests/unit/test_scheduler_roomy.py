@@ -25,7 +25,7 @@ class Mesh:
         entry = AgentEntry(name, {TRAIN: slots}, server, {}, make.Recorder(), 0, gives_bytes=gives)
         entry.gang_address = f"{name}.example:7500"
         entry.free, entry.ahead, entry.most_ahead = {TRAIN: free}, {TRAIN: ahead}, {TRAIN: ahead}
-        self.agents.put(entry)
+        self.agents.put(entry, 0.0)
         self.placement.offer(entry)
         return entry
 
