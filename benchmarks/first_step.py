@@ -119,7 +119,7 @@ def main() -> None:
                 **thread_environment(1),
                 **heap_environment(os.environ),
             },
-            memory=Memory(8192 * MIB, METRIC),
+            memory=Memory(8192 * MIB, METRIC),  # 2 GiB refuse the largest of the depthwise networks that are drawn
         )
         try:
             for kind in _KINDS:

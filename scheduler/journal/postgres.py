@@ -16,7 +16,7 @@ from nasmesh.errors import Compacted, NasmeshError, Stale, Unavailable
 from nasmesh.logs import get_logger
 from scheduler.journal.answers import checked_answer
 from scheduler.journal.base import Answer, Batch
-from scheduler.journal.postgres_batches import values
+from scheduler.journal.postgres_batches import append_values
 from scheduler.journal.postgres_schema import ANSWERS, APPEND, EVENTS, FUNCTIONS, LOCK, SCHEMA, SCHEMA_VERSION, SNAPSHOT
 from scheduler.journal.postgres_session import (
     Connection,
@@ -113,7 +113,7 @@ class PostgresJournal:
         """Write a batch in one statement; see Journal. Raises Stale (LEADERSHIP_LOST) too: see the module."""
         self._check_leading()
         with self._explained(self._db()) as db:
-            db.execute(APPEND, values(self._epoch, batch), prepare=True, binary=True)
+            db.execute(APPEND, append_values(self._epoch, batch), prepare=True, binary=True)
 
     def settle(self) -> None:
         """Do nothing: the database puts itself in order; see Journal."""

@@ -6,7 +6,7 @@ from scheduler.journal.postgres_arrays import bigint_array, bytea_array
 from scheduler.journal.schema import event_crc, row_crc
 
 
-def values(epoch: int, batch: Batch) -> tuple[object, ...]:
+def append_values(epoch: int, batch: Batch) -> tuple[object, ...]:
     """Return the values, in the statement's order; each column of rows is an array."""
     answers = list(batch.answers.items())
     kept = [(key.encode(), body, row_crc(key, body)) for key, body in batch.rows.items() if body]

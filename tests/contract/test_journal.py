@@ -97,7 +97,7 @@ def test_settle_when_the_log_has_grown_then_the_file_holds_all_of_it_and_the_nex
     journal.close()
 
 
-def test_settle_when_the_disk_is_in_the_way_then_it_says_nothing_and_commits_go_on(tmp_path: Path) -> None:
+def test_settle_when_a_reader_needs_the_log_then_it_keeps_its_moment_and_commits_go_on(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     journal = SqliteJournal(path)
     journal.open()

@@ -44,9 +44,11 @@ def create(mesh: Mesh, search_id: str, epochs: int = EPOCHS) -> None:
         client.create_search(spec, search_id=search_id)
 
 
-def run(mesh: Mesh, search_id: str, when: Callable[[Change], bool], strike: Callable[[], None]) -> Results:
+def run(
+    mesh: Mesh, search_id: str, when: Callable[[Change], bool], strike: Callable[[], None], epochs: int = EPOCHS
+) -> Results:
     """Run a search, strike once at the first change that `when` accepts, and return its results."""
-    create(mesh, search_id)
+    create(mesh, search_id, epochs)
     struck = False
     with mesh.client() as client:
         for change in client.watch(search_id):

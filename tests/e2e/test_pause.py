@@ -31,11 +31,7 @@ def epochs(mesh: Mesh) -> int:
 @pytest.fixture(scope="module")
 def reference(mesh: Mesh, epochs: int) -> Results:
     """Return what the search gives when nobody holds it."""
-    create(mesh, "undisturbed", epochs)
-    with mesh.client() as client:
-        for _ in client.watch("undisturbed"):
-            pass
-        return results(client, "undisturbed")
+    return run(mesh, "undisturbed", lambda _: True, lambda: None, epochs)
 
 
 def trained_a_while(number: int) -> Callable[[pb.WatchSearchResponse], bool]:
